@@ -1,0 +1,169 @@
+"""The manifest of a compiled network: what the runtime must know, as typed records that map one to one to JSON.
+
+Every size is in bytes and every offset counts from the start of its buffer, unless a field says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Union
+
+import msgspec
+from msgspec import Meta, Struct
+
+FORMAT_MAJOR = 1
+FORMAT_MINOR = 0
+
+Natural = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(gt=0)]
+Text = Annotated[str, Meta(max_length=65536)]
+Rank = 16
+
+
+class Record(Struct, frozen=True, forbid_unknown_fields=False, omit_defaults=True):
+    """Base of the records. Fields that a newer minor version added are ignored."""
+
+
+class TensorSpec(Record):
+    """An input or output of the network: dense, in ONNX order. A dimension of 0 elements is allowed."""
+
+    name: Text
+    dtype: Text
+    shape: Annotated[tuple[Natural, ...], Meta(max_length=Rank)]
+
+
+class WeightSpec(Record):
+    """One tensor of the weights section and where it goes in the ``weights`` buffer."""
+
+    name: Text
+    offset: Natural
+    nbytes: Natural
+
+
+class ViewSpec(Record):
+    """A constant of the graph as a strided view of a weight tensor: shape and strides in elements."""
+
+    weight: Text
+    dtype: Text
+    shape: tuple[Natural, ...]
+    strides: tuple[int, ...]
+
+
+class BufferArgument(Record, tag="buffer"):
+    """A pointer argument: ``buffer`` is ``arena``, ``weights``, ``counters``, ``input:I`` or ``output:I``."""
+
+    buffer: Text
+    offset: Natural = 0
+
+
+class IntegerArgument(Record, tag="int"):
+    """An ``i32`` argument."""
+
+    value: int
+
+
+Argument = Union[BufferArgument, IntegerArgument]
+
+
+class Parameter(Record):
+    """A kernel parameter in Triton's spelling: ``*fp16``, ``*fp32``, ``*i64``, ``i32`` …"""
+
+    name: Text
+    type: Text
+
+
+class Binary(Record):
+    """A compiled kernel: the section that holds the cubin, how to launch it, and what the compiled code is like."""
+
+    section: Text
+    threads: Positive
+    shared_bytes: Natural
+    registers: Natural
+    spill_bytes: Natural
+    tensor_core_instructions: Natural
+    global_scratch_bytes: Natural = 0
+    global_scratch_align: Positive = 1
+
+
+class KernelSpec(Record):
+    """A distinct emitted kernel. ``source`` names the section with its Triton source."""
+
+    name: Text
+    family: Text
+    source: Text
+    parameters: tuple[Parameter, ...]
+    binary: Union[Binary, None] = None
+
+
+class LaunchSpec(Record):
+    """One launch: which kernel (index), its grid and arguments, and what it stands for.
+
+    origins: names of the user's nodes. rules: fusion rules applied. equation: what it computes. tile: the tile and why.
+    The byte counts are of distinct bytes asked of each kind of memory, each once.
+    """
+
+    kernel: Natural
+    grid: tuple[Positive, Positive, Positive]
+    arguments: tuple[Argument, ...]
+    origins: tuple[Text, ...] = ()
+    rules: tuple[Text, ...] = ()
+    equation: Text = ""
+    tile: Text = ""
+    activation_bytes: Natural = 0
+    weight_bytes: Natural = 0
+    workspace_bytes: Natural = 0
+    macs: Natural = 0
+    predicted_us: float = 0.0
+
+
+class ProgramSpec(Record):
+    """The network for one target: kernels, launches in order, and the buffers that they need."""
+
+    target: Text
+    kernels: tuple[KernelSpec, ...]
+    launches: tuple[LaunchSpec, ...]
+    arena_bytes: Natural
+    arena_lower_bound: Natural
+    counter_bytes: Natural = 0
+
+
+class SectionSpec(Record):
+    """A blob in the file, after the manifest: offset from the end of the manifest, length and SHA-256 (hexadecimal)."""
+
+    name: Text
+    offset: Natural
+    nbytes: Natural
+    sha256: Annotated[str, Meta(min_length=64, max_length=64)]
+
+
+class Manifest(Record):
+    """Everything about a compiled network except its blobs.
+
+    graph: section with the graph's text. constants: label in that text → the view that holds it.
+    programs: one per target. dtype: the numeric mode (fp32, tf32, fp16, bf16).
+    """
+
+    format: tuple[Natural, Natural]
+    convc: Text
+    triton: Text
+    model: Text
+    dtype: Text
+    opt: Text
+    disabled: tuple[Text, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    weights: tuple[WeightSpec, ...]
+    weights_bytes: Natural
+    programs: tuple[ProgramSpec, ...]
+    constants: dict[str, ViewSpec] = {}
+    graph: Text = ""
+    sections: tuple[SectionSpec, ...] = ()
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The manifest as deterministic JSON."""
+    return msgspec.json.encode(manifest)
+
+
+def decode(data: bytes) -> Manifest:
+    """The manifest from JSON, strictly typed. Raises ``msgspec.DecodeError`` or ``msgspec.ValidationError``."""
+    return msgspec.json.decode(data, type=Manifest)
