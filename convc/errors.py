@@ -94,9 +94,16 @@ class ArtifactError(ConvcError):
 
 
 class DeviceError(ConvcError):
-    """A device that is missing, of another kind than compiled for, or failing."""
+    """A device that is missing, of another kind than compiled for, or failing.
+
+    Attributes:
+        code: the driver's error code, None where no driver call failed.
+        sticky: whether the GPU stays unusable for this process.
+    """
 
     kind = "device"
+    code: int | None = None
+    sticky = False
 
 
 class OutputError(ConvcError):
@@ -107,11 +114,12 @@ class OutputError(ConvcError):
 
 @dataclass(frozen=True)
 class Unsupported:
-    """One operator that convc cannot compile, with the nodes that use it."""
+    """One operator that convc cannot compile, with the nodes that use it; ``reason`` where only some form of it is."""
 
     op: str
     domain: str
     nodes: tuple[str, ...]
+    reason: str = ""
 
 
 class UnsupportedModelError(ConvcError):
@@ -129,7 +137,8 @@ def _unsupported_message(entries: Sequence[Unsupported]) -> str:
         name = f"{entry.domain}::{entry.op}" if entry.domain else entry.op
         shown = ", ".join(repr(node) for node in entry.nodes[:3])
         more = f" and {len(entry.nodes) - 3} more" if len(entry.nodes) > 3 else ""
-        return f"{name} (node {shown}{more})"
+        reason = f": {entry.reason}" if entry.reason else ""
+        return f"{name} (node {shown}{more}){reason}"
 
     return "unsupported: " + "; ".join(described(entry) for entry in entries)
 
@@ -137,3 +146,516 @@ def _unsupported_message(entries: Sequence[Unsupported]) -> str:
 def one_of(found: object, choices: Iterable[object], what: str) -> UsageError:
     """An option outside its choices."""
     return UsageError(f"unknown {what} {str(found)!r}; choose from {', '.join(str(choice) for choice in choices)}")
+
+
+# -- frontends: ONNX ----------------------------------------------------------------------------------------------------
+def file_unreadable(file: str, why: str) -> LoadError:
+    """A model file that cannot be opened or is not a regular file."""
+    return LoadError(f"cannot read the model: {why}", file=file)
+
+
+def file_not_onnx(file: str | None, found: str, remedy: str) -> LoadError:
+    """A file of another kind."""
+    return LoadError(f"not an ONNX model: found {found}; {remedy}", file=file)
+
+
+def file_too_large(file: str, size: int, limit: int) -> LimitError:
+    """A model file past the limit."""
+    return LimitError(f"the file has {size} bytes, more than {limit}; store the weights as external data", file=file)
+
+
+def model_without(what: str) -> LoadError:
+    """A model that lacks a required part."""
+    return LoadError(f"the model has no {what}; export it again")
+
+
+def version_out_of_range(what: str, found: int, lowest: int, highest: int) -> LoadError:
+    """An IR or operator set version that convc does not read."""
+    return LoadError(f"{what} {found} is not supported; convc reads {lowest} to {highest}")
+
+
+def domain_imported_twice(domain: str) -> LoadError:
+    """Two versions of one operator set."""
+    return LoadError(f"operator set {domain or 'ai.onnx'!r} is imported twice")
+
+
+def duplicate_name(what: str, name: str) -> LoadError:
+    """A name that must be unique and is not."""
+    return LoadError(f"{what} {name!r} is defined twice; every value must have one definition")
+
+
+def undefined_value(name: str, *, node: str | None = None) -> LoadError:
+    """A name that is used and never defined."""
+    return LoadError(f"value {name!r} is used but nothing defines it", node=node)
+
+
+def cyclic_graph(nodes: Sequence[str]) -> LoadError:
+    """Nodes that wait for each other."""
+    return LoadError(f"the graph has a cycle through {', '.join(repr(node) for node in nodes[:3])}")
+
+
+def recursive_function(name: str) -> LoadError:
+    """A local function that calls itself."""
+    return LoadError(f"local function {name!r} calls itself, directly or through others")
+
+
+def too_many(what: str, found: int, limit: int) -> LimitError:
+    """A count past its limit."""
+    return LimitError(f"{found} {what}; convc accepts {limit}")
+
+
+def tensor_too_large(shape: Sequence[object], size: int, limit: int) -> LimitError:
+    """A tensor past the budget."""
+    return LimitError(f"a tensor of shape {list(shape)} takes {size} bytes; the limit is {limit}")
+
+
+def bad_tensor(name: str, what: str) -> LoadError:
+    """Tensor data that contradicts its own description."""
+    return LoadError(f"tensor {name!r}: {what}")
+
+
+def payload_length(name: str, found: int, expected: int, unit: str) -> LoadError:
+    """Tensor data of another length than its shape says."""
+    return bad_tensor(name, f"holds {found} {unit} where its shape and element type need {expected}")
+
+
+def element_type(name: str, code: str) -> LoadError:
+    """An element type that convc does not have."""
+    return bad_tensor(name, f"has element type {code}, which convc does not read")
+
+
+def external_data(name: str, what: str) -> LoadError:
+    """External tensor data that is refused or damaged."""
+    return bad_tensor(name, f"external data {what}")
+
+
+def bad_input(name: str, what: str) -> LoadError:
+    """A graph input that cannot be compiled for."""
+    return LoadError(f"input {name!r} {what}")
+
+
+def unknown_dims(names: Iterable[str], known: Iterable[str]) -> UsageError:
+    """Values given to dimensions that the model does not have."""
+    have = ", ".join(sorted(known)) or "none"
+    return UsageError(f"no such dimension: {', '.join(sorted(names))}; the model's symbolic dimensions: {have}")
+
+
+def bad_dim(name: str, value: object) -> UsageError:
+    """A dimension bound to something else than a size."""
+    return UsageError(f"dimension {name} must be an integer of 0 or more, not {value!r}")
+
+
+def bad_attribute(name: str, what: str) -> LoadError:
+    """An attribute that the operator does not have, lacks, or has with another type or value."""
+    return LoadError(f"attribute {name!r} {what}")
+
+
+def attribute_type(name: str, found: str, expected: str) -> LoadError:
+    """An attribute of the wrong type."""
+    return bad_attribute(name, f"has type {found}; expected {expected}")
+
+
+def attribute_length(name: str, found: int, expected: int) -> ShapeError:
+    """A list attribute that does not fit the rank."""
+    return ShapeError(f"{name} has {found} entries; expected {expected}")
+
+
+def attribute_below(name: str, found: object, least: int) -> ShapeError:
+    """A number below its least value."""
+    return ShapeError(f"{name} is {found}; it must be at least {least}")
+
+
+def operator_version(op: str, opset: int, since: int) -> LoadError:
+    """An operator that its operator set does not have yet."""
+    return LoadError(f"{op} exists from opset {since} on, and the model declares opset {opset}")
+
+
+def operator_removed(op: str, opset: int, since: int) -> LoadError:
+    """An operator that its operator set has no more."""
+    return LoadError(f"{op} was removed in opset {since}, and the model declares opset {opset}")
+
+
+def operand_count(what: str, found: int, least: int, most: int) -> LoadError:
+    """Too few or too many inputs or outputs."""
+    bounds = f"{least}" if least == most else f"{least} to {most}"
+    return LoadError(f"{found} {what}; expected {bounds}")
+
+
+def operand_missing(op: str, position: int) -> LoadError:
+    """A required input that is left out."""
+    return LoadError(f"input {position} of {op} is required and is left out")
+
+
+def operand_shape(what: str, found: object, expected: str) -> ShapeError:
+    """An operand of the wrong shape."""
+    return ShapeError(f"{what} has shape {found}; expected {expected}")
+
+
+def axis_out_of_range(axis: int, rank: int) -> ShapeError:
+    """An axis outside the rank."""
+    return ShapeError(f"axis {axis} is outside a tensor of rank {rank}")
+
+
+def axes_repeated(axes: Sequence[int]) -> ShapeError:
+    """The same axis twice."""
+    return ShapeError(f"axes {list(axes)} name one axis twice")
+
+
+def index_out_of_range(index: int, size: int) -> ShapeError:
+    """A constant index outside its axis."""
+    return ShapeError(f"index {index} is outside an axis of size {size}")
+
+
+def reshape_misfit(source: Sequence[object], target: Sequence[object]) -> ShapeError:
+    """A reshape that does not keep the number of elements."""
+    return ShapeError(f"cannot reshape {list(source)} to {list(target)}")
+
+
+def split_misfit(sizes: Sequence[object], size: object) -> ShapeError:
+    """Pieces that do not add up."""
+    return ShapeError(f"pieces {list(sizes)} do not add up to the axis of size {size}")
+
+
+def node_failed(op: str, error: BaseException) -> LoadError:
+    """Anything unforeseen while reading one node."""
+    return LoadError(f"{op} could not be read: {type(error).__name__}: {str(error)[:200] or 'no detail'}")
+
+
+def model_failed(error: BaseException) -> LoadError:
+    """Anything unforeseen while reading a model."""
+    return LoadError(f"the model could not be read: {type(error).__name__}: {str(error)[:200] or 'no detail'}")
+
+
+FORM_RUNTIME = "its {what} is computed from the network's input values"
+FORM_SYMBOLIC = "its {what} depends on the symbolic size {dim}; give that dimension a number"
+FORM_SYMBOLIC_DATA = "a symbolic size is used as tensor data; give that dimension a number"
+FORM_OUTPUT = "its output {position} is used"
+FORM_ATTRIBUTE = "with {name}={value}"
+FORM_TRAINING = "in training mode"
+FORM_DTYPE = "on element type {dtype}"
+
+
+# -- Runtime: the artifact -------------------------------------------------------------------------------------------
+
+RESTART = "restart the process"
+
+
+def not_an_artifact(what: str, file: str | None) -> ArtifactError:
+    """A file that convc did not write, or that cannot be read."""
+    return ArtifactError(f"not a compiled network: {what}", file=file)
+
+
+def damaged(section: str, what: str, file: str | None = None) -> ArtifactError:
+    """A part of a compiled file that contradicts the rest."""
+    return ArtifactError(f"section {section!r}: {what}; the file is damaged, compile the model again", file=file)
+
+
+def format_version(found: tuple[int, int], supported: tuple[int, int], file: str | None = None) -> ArtifactError:
+    """A compiled file of another major version."""
+    return ArtifactError(
+        f"format version {found[0]}.{found[1]}, but this convc reads {supported[0]}.x; "
+        "compile the model again with this convc, or load it with the convc that wrote it",
+        file=file,
+    )
+
+
+def not_written(path: object, reason: object) -> OutputError:
+    """A file that could not be written; nothing was left behind."""
+    return OutputError(f"cannot write: {reason}", file=str(path))
+
+
+# -- Runtime: inputs -------------------------------------------------------------------------------------------------
+
+
+def too_many_inputs(found: int, names: Sequence[str]) -> InputError:
+    return InputError(f"{found} arrays given, but the network has {len(names)} inputs: {_names(names)}")
+
+
+def missing_inputs(missing: Sequence[str], names: Sequence[str]) -> InputError:
+    return InputError(f"no array for input {_names(missing)}; the network's inputs are {_names(names)}")
+
+
+def unexpected_input(name: str, names: Sequence[str]) -> InputError:
+    return InputError(f"the network has no input {name!r}; its inputs are {_names(names)}")
+
+
+def repeated_input(name: str) -> InputError:
+    return InputError(f"input {name!r} is given twice, by position and by name")
+
+
+def input_not_array(name: str, found: str, dtype: str) -> InputError:
+    return InputError(
+        f"input {name!r}: expected an array, found {found}; convert it with numpy.asarray(value, dtype={dtype!r})"
+    )
+
+
+def input_dtype(name: str, expected: str, found: str) -> InputError:
+    return InputError(
+        f"input {name!r}: expected dtype {expected}, found {found}; "
+        f"nothing is cast silently, use array.astype({expected!r})"
+    )
+
+
+def input_shape(name: str, expected: Sequence[int], found: Sequence[int]) -> InputError:
+    if len(expected) != len(found):
+        what = f"expected {len(expected)} dimensions {list(expected)}, found {len(found)} {list(found)}"
+    else:
+        what = f"expected shape {list(expected)}, found {list(found)}"
+    return InputError(f"input {name!r}: {what}; give an array of that shape, or compile the model for this one")
+
+
+def input_on_device(name: str, what: str) -> InputError:
+    """An array in a GPU's memory that cannot be used where it is."""
+    return InputError(f"input {name!r}: {what}")
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in names) or "none"
+
+
+# -- Runtime: the engine and devices -----------------------------------------------------------------------------------
+
+
+def engine_closed() -> ConvcError:
+    return UsageError("the engine is closed; load the network again")
+
+
+def engine_forked(made: int, here: int) -> ConvcError:
+    return UsageError(
+        f"the engine belongs to process {made} and cannot run in its fork {here}; load the network in each process"
+    )
+
+
+def no_program(found: str, programs: Iterable[str]) -> DeviceError:
+    return DeviceError(f"the network is not compiled for {found!r}; it holds {_names(programs)}")
+
+
+def executor_missing(device: str, reason: object) -> DeviceError:
+    return DeviceError(f"device {device!r} cannot be used here: {reason}")
+
+
+def no_bindings(reason: object) -> DeviceError:
+    return DeviceError(f"CUDA needs the package cuda-bindings ({reason}); install it with: pip install 'convc[cuda]'")
+
+
+def no_driver(reason: object) -> DeviceError:
+    return DeviceError(
+        f"no CUDA driver found ({reason}); install the NVIDIA driver, or use device='interpreter' or 'numpy'"
+    )
+
+
+def old_driver(found: int | None, needed: int) -> DeviceError:
+    here = "the CUDA driver here is older" if found is None else f"the driver here supports CUDA {_cuda(found)}"
+    return DeviceError(f"a driver for CUDA {_cuda(needed)} or newer is needed, but {here}; update the NVIDIA driver")
+
+
+def _cuda(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+def no_device(ordinal: int, count: int) -> DeviceError:
+    have = "the driver sees no GPU" if count == 0 else f"the driver sees {count} (0 to {count - 1})"
+    return DeviceError(f"there is no GPU number {ordinal}: {have}; check CUDA_VISIBLE_DEVICES")
+
+
+def no_binary(built: Sequence[str], present: str, name: str, model: str) -> DeviceError:
+    return DeviceError(
+        f"the network is compiled for {', '.join(built) or 'no GPU'}, but this GPU ({name}) is {present}; "
+        f"rebuild it with: convc compile {model or 'MODEL'} --target {present} -o FILE.convc"
+    )
+
+
+def out_of_memory(what: str, asked: int, free: int, total: int) -> DeviceError:
+    return DeviceError(
+        f"out of GPU memory for {what}: {asked} bytes asked, {free} of {total} bytes free; "
+        "use a smaller batch or free memory on the GPU"
+    )
+
+
+def over_limit(kernel: str, what: str, found: int, limit: int) -> DeviceError:
+    return DeviceError(f"kernel {kernel!r} needs {found} {what}, but this GPU allows {limit}")
+
+
+def not_loadable(kernel: str, error: object, driver: int) -> DeviceError:
+    return DeviceError(
+        f"kernel {kernel!r} could not be loaded by the driver (CUDA {_cuda(driver)}): {error}; "
+        "update the NVIDIA driver or compile the model again"
+    )
+
+
+def driver_call(call: str, code: int, name: str, text: str) -> DeviceError:
+    """A driver call that failed. Sticky codes are those after which the process cannot use the GPU any more."""
+    sticky = code in STICKY_CODES
+    error = DeviceError(f"{call} failed: {name} ({code}), {text}" + (f"; {RESTART}" if sticky else ""))
+    error.code, error.sticky = code, sticky
+    return error
+
+
+def engine_dead(cause: object) -> DeviceError:
+    error = DeviceError(f"the engine is unusable since an earlier failure ({cause}); {RESTART}")
+    error.sticky = True
+    return error
+
+
+STICKY_CODES = frozenset({214, 220, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721})
+
+
+# -- frontends: the DSL and the zoo -----------------------------------------------------------------------------------
+def shown(shape: Iterable[object]) -> str:
+    """A shape as messages print it: 1×3×224×224."""
+    return "×".join(str(dim) for dim in shape) or "scalar"
+
+
+def duplicate_layer(layer: str, network: str) -> UsageError:
+    """A name that is taken."""
+    return UsageError(f"network {network!r} already has a layer of this name; choose another", node=layer)
+
+
+def foreign_tensor(tensor: str, owner: str, network: str) -> UsageError:
+    """A tensor used in a network that it is not part of."""
+    return UsageError(f"{tensor!r} belongs to network {owner!r} and cannot be used in {network!r}", node=tensor)
+
+
+def weight_misfit(layer: str, part: str, expected: Iterable[int], found: Iterable[int]) -> ShapeError:
+    """Given weights of the wrong shape."""
+    return ShapeError(f"{part} should have shape {shown(expected)}, but {shown(found)} was given", node=layer)
+
+
+def groups_misfit(layer: str, channels: int, filters: int, groups: int) -> ShapeError:
+    """Channels or filters that the groups do not divide."""
+    return ShapeError(
+        f"{groups} groups do not divide {channels} input channels and {filters} filters evenly", node=layer
+    )
+
+
+def wrong_length(layer: str, what: str, found: Iterable[int], lengths: Sequence[int]) -> ShapeError:
+    """A tuple of as many numbers as fits no reading of it."""
+    choices = " or ".join(str(length) for length in lengths)
+    return ShapeError(f"{what} {tuple(found)} should have {choices} numbers for this input's rank", node=layer)
+
+
+def same_needs_sizes(layer: str, extent: object) -> ShapeError:
+    """Padding that follows from a size which is not known."""
+    return ShapeError(f'padding "same" with a stride needs a numeric input size, found {extent}', node=layer)
+
+
+def does_not_fit(
+    layer: str, extent: Iterable[object], kernel: Iterable[int], stride: Iterable[int], pads: Iterable[int]
+) -> ShapeError:
+    """Windows that do not cover their input evenly, in a strict network."""
+    return ShapeError(
+        f"does not fit: {shown(kernel)} windows with stride {shown(stride)} and padding {tuple(pads)} leave part of the "
+        f"{shown(extent)} input unread; change the padding, or build without strict=True",
+        node=layer,
+    )
+
+
+def needs_channels(layer: str, shape: Iterable[object]) -> ShapeError:
+    """An input without a channel axis."""
+    return ShapeError(f"expected an input of shape N×C or N×C×spatial, found {shown(shape)}", node=layer)
+
+
+def needs_positions(layer: str, shape: Iterable[object]) -> ShapeError:
+    """A window over an input without spatial axes."""
+    return ShapeError(f"expected an input of shape N×C×spatial, found {shown(shape)}", node=layer)
+
+
+def needs_number(layer: str, dim: object, shape: Iterable[object]) -> ShapeError:
+    """A symbolic dimension where weights depend on it."""
+    return ShapeError(f"dimension {dim} of the input {shown(shape)} must be a number here", node=layer)
+
+
+def parts_misfit(layer: str, shape: Iterable[object], axis: int, parts: Iterable[int]) -> ShapeError:
+    """Parts that do not add up."""
+    return ShapeError(f"parts {tuple(parts)} do not add up to axis {axis} of {shown(shape)}", node=layer)
+
+
+def bad_slice(layer: str, shape: Iterable[object]) -> ShapeError:
+    """An index that is not a range for each axis."""
+    return ShapeError(f"slicing {shown(shape)} takes one range for each axis at most, such as x[:, 0:8]", node=layer)
+
+
+# -- frontends: ONNX export -------------------------------------------------------------------------------------------
+def opset_out_of_range(found: int, least: int, newest: int) -> UsageError:
+    """An opset that the exporter does not write."""
+    return UsageError(f"opset {found} cannot be written; choose one from {least} to {newest}")
+
+
+def needs_opset(layer: str, what: str, least: int, found: int) -> UsageError:
+    """A form of an operator that is younger than the opset asked for."""
+    return UsageError(f"{what} needs opset {least} or newer, but opset {found} was asked for", node=layer)
+
+
+def cannot_express(layer: str, dim: object) -> ShapeError:
+    """A dimension that no input of the graph shows."""
+    return ShapeError(f"dimension {dim} cannot be computed from the shapes of the graph's inputs", node=layer)
+
+
+# -- ir: operators ----------------------------------------------------------------------------------------------------
+def wrong_input_count(op: str, expected: str, found: int) -> ShapeError:
+    """Too many or too few inputs."""
+    return ShapeError(f"{op} expects {expected} input(s), found {found}")
+
+
+def wrong_dtype(op: str, what: str, expected: str, found: object) -> ShapeError:
+    """An element type that an operator does not take."""
+    return ShapeError(f"{op} expects {what} of type {expected}, found {found}")
+
+
+def dtypes_differ(op: str, found: Sequence[object]) -> ShapeError:
+    """Inputs that must have one element type and do not."""
+    return ShapeError(f"{op} expects inputs of one element type, found {', '.join(str(dtype) for dtype in found)}")
+
+
+def wrong_rank(op: str, what: str, expected: str, found: object) -> ShapeError:
+    """A tensor of the wrong number of dimensions."""
+    return ShapeError(f"{op} expects {what} of rank {expected}, found {found}")
+
+
+def wrong_dimension(op: str, what: str, expected: object, found: object) -> ShapeError:
+    """A dimension, or a shape, that does not match."""
+    return ShapeError(f"{op} expects {what} to be {expected}, found {found}")
+
+
+def not_broadcastable(op: str, shapes: Sequence[object]) -> ShapeError:
+    """Shapes that do not broadcast."""
+    return ShapeError(f"{op} expects shapes that broadcast together, found {' and '.join(map(_listed, shapes))}")
+
+
+def not_divisible(op: str, what: str, groups: int, found: object) -> ShapeError:
+    """Channels or filters that the number of groups does not divide."""
+    return ShapeError(f"{op} expects groups={groups} to divide the {what}, found {found} {what}")
+
+
+def wrong_attribute(op: str, name: str, expected: str, found: object) -> ShapeError:
+    """An attribute value outside what the operator allows."""
+    return ShapeError(f"{op} expects attribute {name} to be {expected}, found {found!r}")
+
+
+def window_too_large(op: str, axis: int, window: object, padded: object) -> ShapeError:
+    """A kernel that does not fit into the padded input once."""
+    return ShapeError(
+        f"{op} expects its window to fit into the padded input, found a window of {window} (kernel with dilation) "
+        f"over {padded} on spatial axis {axis}"
+    )
+
+
+def elements_differ(op: str, source: Sequence[object], target: Sequence[object]) -> ShapeError:
+    """A reshape that changes the number of elements."""
+    return ShapeError(f"{op} expects as many elements as it reads, found {_listed(source)} into {_listed(target)}")
+
+
+def slice_outside(op: str, axis: int, start: object, size: object, step: object, extent: object) -> ShapeError:
+    """A slice that reads outside its tensor."""
+    return ShapeError(
+        f"{op} expects indices in 0..{extent}-1 on axis {axis}, found start {start}, size {size}, step {step}"
+    )
+
+
+def index_outside(op: str, axis: int, extent: int, found: object) -> ShapeError:
+    """A gathered index outside its tensor."""
+    return ShapeError(f"{op} expects indices in -{extent}..{extent - 1} on axis {axis}, found {found}")
+
+
+def _listed(shape: object) -> str:
+    return f"[{', '.join(str(dim) for dim in shape)}]" if isinstance(shape, (tuple, list)) else str(shape)

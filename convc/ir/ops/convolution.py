@@ -1,0 +1,138 @@
+"""Convolution of rank 1 to 3 with strides, dilations, zero padding and groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ... import errors
+from ..dims import DimLike, product
+from ..operator import REQUIRED, Attributes, Kind, Operator, define
+from ..types import TensorType
+from . import checks, windows
+from .arrays import narrow, widen
+
+PATCH_BYTES = 1 << 23
+"""Patches are gathered and multiplied in blocks of about this size, which stay in the last-level cache."""
+
+
+def _infer(attributes: Attributes, inputs: Sequence[TensorType]) -> list[TensorType]:
+    """x[N, C, spatial], w[K, C/groups, kernel], optional b[K] → [N, K, windows]; b may be wider than x."""
+    checks.arity("Conv", inputs, 2, 3)
+    x, w = inputs[:2]
+    checks.floating("Conv", "inputs", checks.one_dtype("Conv", inputs[:2]))
+    rank = windows.spatial_rank("Conv", x)
+    windows.check_attributes("Conv", attributes, rank)
+    if w.rank != x.rank:
+        raise errors.wrong_rank("Conv", "weights", f"{x.rank}, the input's", w)
+    _check_channels(x, w, attributes["groups"])
+    _check_bias(w, inputs[2:])
+    if any(dim == 0 for dim in w.shape[2:]):
+        raise errors.wrong_dimension("Conv", "the kernel", "at least 1 on every axis", list(w.shape[2:]))
+    found = windows.axes(x.shape[2:], w.shape[2:], attributes)
+    windows.check_fit("Conv", found)
+    return [TensorType(x.dtype, (x.shape[0], w.shape[0], *(window.count for window in found)))]
+
+
+def _check_channels(x: TensorType, w: TensorType, groups: int) -> None:
+    if not checks.is_integer(groups) or groups < 1:
+        raise errors.wrong_attribute("Conv", "groups", "an integer >= 1", groups)
+    for what, count in (("input channels", x.shape[1]), ("filters", w.shape[0])):
+        if isinstance(count, int) and count % groups:
+            raise errors.not_divisible("Conv", what, groups, count)
+    expected = x.shape[1] // groups
+    checks.same_dimension("Conv", f"weight dimension 1 (input channels / {groups} groups)", expected, w.shape[1])
+
+
+def _check_bias(w: TensorType, bias: Sequence[TensorType]) -> None:
+    for b in bias:
+        checks.floating("Conv", "a bias", b.dtype)
+        if b.rank != 1:
+            raise errors.wrong_rank("Conv", "a bias", "1", b)
+        checks.same_dimension("Conv", "the bias length (one per filter)", w.shape[0], b.shape[0])
+
+
+def _macs(attributes: Attributes, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> DimLike:
+    return outputs[0].size * product(inputs[1].shape[1:])
+
+
+def _conv(attributes: Attributes, x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
+    """Pointwise as one matrix product, depthwise tap by tap, all else as patches times filters; halves in fp32."""
+    dtype = x.dtype
+    x, w = widen(x), widen(w)
+    found = windows.axes(x.shape[2:], w.shape[2:], attributes)
+    x = windows.padded(x, found, 0)
+    groups = attributes["groups"]
+    if w.shape[1] == 1 and groups > 1:
+        result = _depthwise(x, w, found)
+    else:
+        counts = [window.count for window in found]
+        result = np.empty((len(x), w.shape[0], *counts), x.dtype)
+        for image, out in zip(x, result, strict=True):
+            for part in range(groups):
+                _convolve(image, w, found, part, groups, out)
+    if b is not None:
+        result = result + b.astype(result.dtype).reshape(-1, *(1,) * len(found))
+    return narrow(result, dtype)
+
+
+def _depthwise(x: np.ndarray, w: np.ndarray, found: Sequence[windows.Axis]) -> np.ndarray:
+    """One input channel per group, any number of filters per group."""
+    channels, multiplier = x.shape[1], len(w) // x.shape[1]
+    ones = (1,) * len(found)
+    result = np.zeros((len(x), channels, multiplier, *(window.count for window in found)), x.dtype)
+    term = np.empty_like(result)
+    for index, slices in windows.taps(found):
+        weights = w[(slice(None), 0, *index)].reshape(channels, multiplier, *ones)
+        np.multiply(x[(slice(None), slice(None), None, *slices)], weights, out=term)
+        result += term
+    return result.reshape(len(x), -1, *result.shape[3:])
+
+
+def _convolve(
+    image: np.ndarray, w: np.ndarray, found: Sequence[windows.Axis], part: int, groups: int, out: np.ndarray
+) -> None:
+    """One group of one image: writes ``out[K of this group]``."""
+    depth, filters = len(image) // groups, len(w) // groups
+    channels = image[part * depth : (part + 1) * depth]
+    chosen = slice(part * filters, (part + 1) * filters)
+    matrix = w[chosen].reshape(filters, -1)
+    target = out[chosen].reshape(filters, len(out[0]), -1)
+    if all(window.kernel == 1 and window.stride == 1 for window in found):
+        np.matmul(matrix, channels.reshape(depth, -1), out=target.reshape(filters, -1))
+        return
+    patches = _patches(channels, found)
+    rows = patches.shape[depth_axes(found)]
+    block = max(1, int(PATCH_BYTES * rows // max(1, patches.nbytes)))
+    for start in range(0, rows, block):
+        stop = min(start + block, rows)
+        columns = patches[(slice(None), *(slice(None),) * len(found), slice(start, stop))].reshape(matrix.shape[1], -1)
+        target[:, start:stop] = (matrix @ columns).reshape(filters, stop - start, -1)
+
+
+def depth_axes(found: Sequence[windows.Axis]) -> int:
+    """Axis of the first output dimension in the patches [C, kernel, windows]."""
+    return 1 + len(found)
+
+
+def _patches(channels: np.ndarray, found: Sequence[windows.Axis]) -> np.ndarray:
+    """A view [C, kernel, windows] of the padded ``channels`` [C, spatial]."""
+    spatial = channels.strides[1:]
+    kernel = [stride * window.dilation for stride, window in zip(spatial, found, strict=True)]
+    steps = [stride * window.stride for stride, window in zip(spatial, found, strict=True)]
+    shape = (len(channels), *(window.kernel for window in found), *(window.count for window in found))
+    strides = (channels.strides[0], *kernel, *steps)
+    return np.lib.stride_tricks.as_strided(channels, shape, strides, writeable=False)
+
+
+define(
+    Operator(
+        "Conv",
+        Kind.CONTRACTION,
+        _infer,
+        _conv,
+        {"strides": REQUIRED, "pads": REQUIRED, "dilations": REQUIRED, "groups": 1},
+        _macs,
+    )
+)

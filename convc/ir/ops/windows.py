@@ -1,0 +1,118 @@
+"""Sliding windows, shared by convolution and pooling: checks, output sizes and strided views.
+
+Attributes ``strides`` and ``dilations`` have one entry per spatial axis, ``pads`` all begins, then all ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from ... import errors
+from ..dims import DimLike
+from ..operator import Attributes
+from ..types import TensorType
+from . import checks
+
+MAX_SPATIAL_RANK = 3
+
+
+def spatial_rank(op: str, x: TensorType) -> int:
+    """Number of axes after N and C; one to three."""
+    rank = x.rank - 2
+    if not 1 <= rank <= MAX_SPATIAL_RANK:
+        raise errors.wrong_rank(op, "an input (N, C, spatial axes)", "3 to 5", x)
+    return rank
+
+
+def check_attributes(op: str, attributes: Attributes, rank: int) -> None:
+    """Positive strides and dilations, pads that are not negative."""
+    checks.integers(op, "strides", attributes["strides"], rank, 1)
+    checks.integers(op, "dilations", attributes["dilations"], rank, 1)
+    checks.integers(op, "pads", attributes["pads"], 2 * rank, 0)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The windows along one spatial axis: ``extent`` elements read, ``count`` outputs."""
+
+    extent: DimLike
+    kernel: DimLike
+    stride: int
+    dilation: int
+    begin: int
+    end: int
+    ceil_mode: bool = False
+
+    @property
+    def span(self) -> DimLike:
+        """Elements from the first to the last tap."""
+        return self.dilation * (self.kernel - 1) + 1
+
+    @property
+    def padded(self) -> DimLike:
+        return self.extent + self.begin + self.end
+
+    @property
+    def count(self) -> DimLike:
+        """Number of windows: floor((padded - span) / stride) + 1.
+
+        In ceil mode the quotient is rounded up, but a window must start before the end padding (ONNX Runtime's rule).
+        Both limits have the form floor(x / stride) + 1, so the smaller x decides, whatever the extent is.
+        """
+        if not self.ceil_mode:
+            return (self.padded - self.span) // self.stride + 1
+        rounded_up = self.end - self.span + self.stride
+        last_start = self.extent + self.begin - 1
+        if isinstance(rounded_up, int):
+            return (last_start + min(rounded_up, 0)) // self.stride + 1
+        return (last_start + rounded_up) // self.stride + 1
+
+
+def axes(shape: Sequence[DimLike], kernel: Sequence[DimLike], attributes: Attributes) -> list[Axis]:
+    """The windows along each spatial axis of a tensor of spatial shape ``shape``."""
+    strides, dilations, pads = attributes["strides"], attributes["dilations"], attributes["pads"]
+    rank = len(shape)
+    return [
+        Axis(
+            shape[i], kernel[i], strides[i], dilations[i], pads[i], pads[rank + i], attributes.get("ceil_mode", False)
+        )
+        for i in range(rank)
+    ]
+
+
+def check_fit(op: str, windows: Sequence[Axis]) -> None:
+    """Every window fits into the padded input once."""
+    for number, window in enumerate(windows):
+        room = window.padded - window.span
+        if isinstance(room, int) and room < 0:
+            raise errors.window_too_large(op, number, window.span, window.padded)
+
+
+def padded(x: np.ndarray, windows: Sequence[Axis], fill: float) -> np.ndarray:
+    """``x[..., spatial]`` with borders of ``fill``, wide enough for the last window; ``x`` itself where none is needed."""
+    borders = []
+    for window in windows:
+        needed = (window.count - 1) * window.stride + window.span - window.extent - window.begin
+        borders.append((window.begin, max(window.end, needed)))
+    if not any(any(border) for border in borders):
+        return x
+    lead = x.ndim - len(windows)
+    shape = (*x.shape[:lead], *(n + sum(border) for n, border in zip(x.shape[lead:], borders, strict=True)))
+    result = np.full(shape, fill, x.dtype) if fill else np.zeros(shape, x.dtype)
+    inner = tuple(slice(begin, begin + n) for n, (begin, _) in zip(x.shape[lead:], borders, strict=True))
+    result[(..., *inner)] = x
+    return result
+
+
+def taps(windows: Sequence[Axis]) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+    """For every kernel position its index and the slices of the padded input that it reads, one element per window."""
+    for index in product(*(range(window.kernel) for window in windows)):
+        starts = [tap * window.dilation for tap, window in zip(index, windows, strict=True)]
+        yield index, tuple(
+            slice(start, start + (window.count - 1) * window.stride + 1, window.stride)
+            for start, window in zip(starts, windows, strict=True)
+        )
