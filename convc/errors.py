@@ -501,11 +501,6 @@ STICKY_CODES = frozenset({214, 220, 700, 702, 709, 710, 714, 715, 716, 717, 718,
 
 
 # -- frontends: the DSL and the zoo -----------------------------------------------------------------------------------
-def shown(shape: Iterable[object]) -> str:
-    """A shape as messages print it: 1×3×224×224."""
-    return "×".join(str(dim) for dim in shape) or "scalar"
-
-
 def duplicate_layer(layer: str, network: str) -> UsageError:
     """A name that is taken."""
     return UsageError(f"network {network!r} already has a layer of this name; choose another", node=layer)
@@ -518,7 +513,7 @@ def foreign_tensor(tensor: str, owner: str, network: str) -> UsageError:
 
 def weight_misfit(layer: str, part: str, expected: Iterable[int], found: Iterable[int]) -> ShapeError:
     """Given weights of the wrong shape."""
-    return ShapeError(f"{part} should have shape {shown(expected)}, but {shown(found)} was given", node=layer)
+    return ShapeError(f"{part} should have shape {_listed(expected)}, but {_listed(found)} was given", node=layer)
 
 
 def groups_misfit(layer: str, channels: int, filters: int, groups: int) -> ShapeError:
@@ -544,35 +539,35 @@ def does_not_fit(
 ) -> ShapeError:
     """Windows that do not cover their input evenly, in a strict network."""
     return ShapeError(
-        f"does not fit: {shown(kernel)} windows with stride {shown(stride)} and padding {tuple(pads)} leave part of the "
-        f"{shown(extent)} input unread; change the padding, or build without strict=True",
+        f"does not fit: {_listed(kernel)} windows with stride {_listed(stride)} and padding {tuple(pads)} leave part "
+        f"of the {_listed(extent)} input unread; change the padding, or build without strict=True",
         node=layer,
     )
 
 
 def needs_channels(layer: str, shape: Iterable[object]) -> ShapeError:
     """An input without a channel axis."""
-    return ShapeError(f"expected an input of shape N×C or N×C×spatial, found {shown(shape)}", node=layer)
+    return ShapeError(f"expected an input of shape [N, C] or [N, C, spatial ...], found {_listed(shape)}", node=layer)
 
 
 def needs_positions(layer: str, shape: Iterable[object]) -> ShapeError:
     """A window over an input without spatial axes."""
-    return ShapeError(f"expected an input of shape N×C×spatial, found {shown(shape)}", node=layer)
+    return ShapeError(f"expected an input of shape [N, C, spatial ...], found {_listed(shape)}", node=layer)
 
 
 def needs_number(layer: str, dim: object, shape: Iterable[object]) -> ShapeError:
     """A symbolic dimension where weights depend on it."""
-    return ShapeError(f"dimension {dim} of the input {shown(shape)} must be a number here", node=layer)
+    return ShapeError(f"dimension {dim} of the input {_listed(shape)} must be a number here", node=layer)
 
 
 def parts_misfit(layer: str, shape: Iterable[object], axis: int, parts: Iterable[int]) -> ShapeError:
     """Parts that do not add up."""
-    return ShapeError(f"parts {tuple(parts)} do not add up to axis {axis} of {shown(shape)}", node=layer)
+    return ShapeError(f"parts {tuple(parts)} do not add up to axis {axis} of {_listed(shape)}", node=layer)
 
 
 def bad_slice(layer: str, shape: Iterable[object]) -> ShapeError:
     """An index that is not a range for each axis."""
-    return ShapeError(f"slicing {shown(shape)} takes one range for each axis at most, such as x[:, 0:8]", node=layer)
+    return ShapeError(f"slicing {_listed(shape)} takes one range for each axis at most, such as x[:, 0:8]", node=layer)
 
 
 # -- frontends: ONNX export -------------------------------------------------------------------------------------------

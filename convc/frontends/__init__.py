@@ -1,0 +1,1 @@
+"""Readers of networks: each turns something that users have into a `Graph`."""

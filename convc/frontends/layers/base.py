@@ -1,0 +1,67 @@
+"""What every group of layers builds on: a value of a network, its shape, and adding one operator to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Union, cast
+
+import numpy as np
+
+from ... import errors
+from ...ir.dims import Dim, DimLike
+from ...ir.graph import Value
+from ...ir.types import Shape
+
+if TYPE_CHECKING:
+    from ..dsl import Network
+    from .tensor import Tensor
+
+Operand = Union["Base", np.ndarray, float, int]
+
+
+class Base:
+    """A value of a network; its methods add layers and return their results."""
+
+    def __init__(self, network: Network, value: Value, name: str) -> None:
+        self.network = network
+        self.value = value
+        self.name = name
+
+    @property
+    def shape(self) -> Shape:
+        """Dimensions in ONNX order, batch first."""
+        return self.network.graph.type(self.value).shape
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    @property
+    def channels(self) -> int:
+        """Number of channels (axis 1)."""
+        return self._channels(self.name)
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.name!r}, {list(self.shape)})"
+
+    def _unary(self, op: str, kind: str, name: str | None, **attributes: Any) -> Tensor:
+        return self.network.add(op, [self.value], attributes, name=self.network.unique(kind, name))
+
+    def _operand(self, operand: Operand, name: str) -> Value:
+        if not isinstance(operand, Base):
+            return self.network.constant(np.asarray(operand), name)
+        if operand.network is not self.network:
+            raise errors.foreign_tensor(operand.name, operand.network.name, self.network.name)
+        return operand.value
+
+    def _channels(self, layer: str) -> int:
+        if self.rank < 2:
+            raise errors.needs_channels(layer, self.shape)
+        return self._static(self.shape[1], layer)
+
+    def _static(self, dim: DimLike, layer: str) -> int:
+        if isinstance(dim, Dim):
+            raise errors.needs_number(layer, dim, self.shape)
+        return dim
+
+    def _same(self) -> Tensor:
+        return cast("Tensor", self)

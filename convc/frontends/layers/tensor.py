@@ -1,0 +1,201 @@
+"""`Tensor`: convolution, dense, batch normalisation and pooling, on top of the other groups of layers."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from ... import errors
+from .. import windows
+from ..windows import Padding, Window
+from .elementwise import Elementwise
+from .shaping import Shaping
+
+
+class Tensor(Elementwise, Shaping):
+    """A value of a network; its methods add layers and return their results."""
+
+    def conv(
+        self,
+        filters: int,
+        kernel: Window,
+        stride: Window = 1,
+        padding: Padding = 0,
+        *,
+        dilation: Window = 1,
+        groups: int = 1,
+        bias: bool | np.ndarray = True,
+        weight: np.ndarray | None = None,
+        gain: float = 1.0,
+        name: str | None = None,
+    ) -> Tensor:
+        """Convolution in as many spatial dimensions as the input has: [N, C, H, W] → [N, filters, P, Q].
+
+        padding: see `windows.pads`. weight: [filters, C/groups, *kernel], drawn by default. bias: drawn (True), absent
+        (False) or [filters]. gain: factor on drawn filters.
+
+        Raises:
+            ShapeError: C or filters that groups do not divide, given weights of another shape, a window larger than
+                the padded input; in a strict network also windows that leave rows or columns unread.
+        """
+        name = self.network.unique("conv", name)
+        window = self._window(kernel, stride, padding, dilation, name)
+        return self._convolve(name, filters, window, groups, bias, weight, gain)
+
+    def depthwise(
+        self,
+        kernel: Window,
+        stride: Window = 1,
+        padding: Padding = 0,
+        *,
+        multiplier: int = 1,
+        dilation: Window = 1,
+        bias: bool | np.ndarray = True,
+        weight: np.ndarray | None = None,
+        gain: float = 1.0,
+        name: str | None = None,
+    ) -> Tensor:
+        """Convolution of each channel by itself, with ``multiplier`` filters each; see `conv`."""
+        name = self.network.unique("depthwise", name)
+        window = self._window(kernel, stride, padding, dilation, name)
+        channels = self._channels(name)
+        return self._convolve(name, channels * multiplier, window, channels, bias, weight, gain)
+
+    def separable(
+        self, filters: int, kernel: Window, stride: Window = 1, padding: Padding = 0, *, name: str | None = None
+    ) -> Tensor:
+        """Depthwise convolution, then a 1x1 convolution to ``filters`` channels."""
+        name = self.network.unique("separable", name)
+        spatial = self.depthwise(kernel, stride, padding, bias=False, name=f"{name}.depthwise")
+        return spatial.conv(filters, 1, name=f"{name}.pointwise")
+
+    def _convolve(
+        self,
+        name: str,
+        filters: int,
+        window: dict[str, tuple[int, ...]],
+        groups: int,
+        bias: bool | np.ndarray,
+        weight: np.ndarray | None,
+        gain: float,
+    ) -> Tensor:
+        net, channels = self.network, self._channels(name)
+        if channels % groups or filters % groups:
+            raise errors.groups_misfit(name, channels, filters, groups)
+        shape = (filters, channels // groups, *window["kernel_shape"])
+        attributes = {**window, "groups": groups}
+        del attributes["kernel_shape"]
+        inputs = [self.value, net.filters(weight, name, shape, gain), *net.shift(bias, name, (filters,))]
+        return net.add("Conv", inputs, attributes, name=name)
+
+    def dense(
+        self,
+        units: int,
+        *,
+        bias: bool | np.ndarray = True,
+        weight: np.ndarray | None = None,
+        gain: float = 1.0,
+        name: str | None = None,
+    ) -> Tensor:
+        """Fully connected layer: [N, ...] → [N, units]; an input of higher rank is flattened first.
+
+        weight: [units, inputs], drawn by default. bias: drawn (True), absent (False) or [units].
+        """
+        net = self.network
+        name = net.unique("dense", name)
+        flat = self if self.rank <= 2 else self.flatten(name=f"{name}.flatten")
+        inputs = [flat.value, net.filters(weight, name, (units, flat._channels(name)), gain)]
+        return net.add("Gemm", inputs + net.shift(bias, name, (units,)), {"trans_b": True}, name=name)
+
+    def batch_norm(
+        self,
+        *,
+        epsilon: float = 1e-5,
+        scale: np.ndarray | None = None,
+        shift: np.ndarray | None = None,
+        mean: np.ndarray | None = None,
+        var: np.ndarray | None = None,
+        gain: float = 1.0,
+        name: str | None = None,
+    ) -> Tensor:
+        """Batch normalisation with running statistics; parameters of shape [C], drawn by default.
+
+        gain: factor on a drawn scale and shift; below 1 at the end of a residual branch it keeps deep networks O(1).
+        """
+        net = self.network
+        name = net.unique("batch_norm", name)
+        shape, weights = (self._channels(name),), net.weights
+        parts = {
+            "scale": (scale, partial(weights.uniform, low=0.5 * gain, high=1.5 * gain)),
+            "shift": (shift, partial(weights.normal, scale=0.1 * gain)),
+            "mean": (mean, partial(weights.normal, scale=0.1)),
+            "var": (var, partial(weights.uniform, low=0.5, high=1.5)),
+        }
+        inputs = [self.value]
+        for part, (array, draw) in parts.items():
+            full = f"{name}.{part}"
+            inputs.append(net.given(array, full, shape, partial(draw, full, shape), name))
+        return net.add("BatchNormalization", inputs, {"epsilon": float(epsilon)}, name=name)
+
+    # -- pooling ------------------------------------------------------------------------------------------------------
+    def max_pool(
+        self,
+        kernel: Window,
+        stride: Window | None = None,
+        padding: Padding = 0,
+        *,
+        dilation: Window = 1,
+        ceil: bool = False,
+        name: str | None = None,
+    ) -> Tensor:
+        """Largest value of each window; ``stride`` is the kernel by default; ``ceil`` keeps windows over the edge."""
+        name = self.network.unique("max_pool", name)
+        window = self._window(kernel, stride, padding, dilation, name, ceil)
+        return self.network.add("MaxPool", [self.value], {**window, "ceil_mode": ceil}, name=name)
+
+    def avg_pool(
+        self,
+        kernel: Window,
+        stride: Window | None = None,
+        padding: Padding = 0,
+        *,
+        dilation: Window = 1,
+        ceil: bool = False,
+        count_include_pad: bool = False,
+        name: str | None = None,
+    ) -> Tensor:
+        """Mean of each window, padding included where ``count_include_pad`` is set; see `max_pool`."""
+        name = self.network.unique("avg_pool", name)
+        window = self._window(kernel, stride, padding, dilation, name, ceil)
+        flags = {"ceil_mode": ceil, "count_include_pad": count_include_pad}
+        return self.network.add("AveragePool", [self.value], {**window, **flags}, name=name)
+
+    def global_avg_pool(self, *, name: str | None = None) -> Tensor:
+        """Mean over all positions: [N, C, H, W] → [N, C, 1, 1]."""
+        axes = tuple(range(2, self.rank))
+        return self._unary("ReduceMean", "global_avg_pool", name, axes=axes, keepdims=True)
+
+    def global_max_pool(self, *, name: str | None = None) -> Tensor:
+        """Largest value over all positions: [N, C, H, W] → [N, C, 1, 1]."""
+        axes = tuple(range(2, self.rank))
+        return self._unary("ReduceMax", "global_max_pool", name, axes=axes, keepdims=True)
+
+    def _window(
+        self,
+        kernel: Window,
+        stride: Window | None,
+        padding: Padding,
+        dilation: Window,
+        name: str,
+        ceil: bool = False,
+    ) -> dict[str, tuple[int, ...]]:
+        extent = self.shape[2:]
+        if not extent:
+            raise errors.needs_positions(name, self.shape)
+        given = {"kernel": kernel, "stride": kernel if stride is None else stride, "dilation": dilation}
+        size, step, gap = (windows.per_axis(value, len(extent), what, name) for what, value in given.items())
+        pads = windows.pads(padding, extent, size, step, gap, name)
+        if self.network.strict and not ceil:
+            windows.check_fit(extent, size, step, pads, gap, name)
+        return {"kernel_shape": size, "strides": step, "pads": pads, "dilations": gap}
