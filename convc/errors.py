@@ -491,6 +491,10 @@ def driver_call(call: str, code: int, name: str, text: str) -> DeviceError:
     return error
 
 
+def no_clock(device: str) -> DeviceError:
+    return DeviceError(f"kernels can only be timed on a GPU, not on {device!r}; use device='cuda'")
+
+
 def engine_dead(cause: object) -> DeviceError:
     error = DeviceError(f"the engine is unusable since an earlier failure ({cause}); {RESTART}")
     error.sticky = True
@@ -654,3 +658,19 @@ def index_outside(op: str, axis: int, extent: int, found: object) -> ShapeError:
 
 def _listed(shape: object) -> str:
     return f"[{', '.join(str(dim) for dim in shape)}]" if isinstance(shape, (tuple, list)) else str(shape)
+
+
+# -- ir: text, invariants ---------------------------------------------------------------------------------------------
+def constant_without_data(digest: str) -> LoadError:
+    """A constant of which only the digest was read."""
+    return LoadError(f"the data of constant @{digest} was not given: pass it in `constants` when parsing the text")
+
+
+def bad_graph_text(line: int, expected: str, found: str) -> LoadError:
+    """A line that is not the text form of a graph."""
+    return LoadError(f"line {line} of the graph's text: expected {expected}, found {found!r}")
+
+
+def broken_invariant(stage: str, invariant: str, label: str | None, found: str) -> PassError:
+    """A graph that does not keep what its stage promises."""
+    return PassError(f"expected of a graph at stage {stage!r}: {invariant}; found {found}", node=label)

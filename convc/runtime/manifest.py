@@ -23,7 +23,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=False, omit_defaults=Tru
     """Base of the records. Fields that a newer minor version added are ignored."""
 
 
-class TensorSpec(Record):
+class TensorSpec(Record, frozen=True):
     """An input or output of the network: dense, in ONNX order. A dimension of 0 elements is allowed."""
 
     name: Text
@@ -31,7 +31,7 @@ class TensorSpec(Record):
     shape: Annotated[tuple[Natural, ...], Meta(max_length=Rank)]
 
 
-class WeightSpec(Record):
+class WeightSpec(Record, frozen=True):
     """One tensor of the weights section and where it goes in the ``weights`` buffer."""
 
     name: Text
@@ -39,7 +39,7 @@ class WeightSpec(Record):
     nbytes: Natural
 
 
-class ViewSpec(Record):
+class ViewSpec(Record, frozen=True):
     """A constant of the graph as a strided view of a weight tensor: shape and strides in elements."""
 
     weight: Text
@@ -48,14 +48,14 @@ class ViewSpec(Record):
     strides: tuple[int, ...]
 
 
-class BufferArgument(Record, tag="buffer"):
+class BufferArgument(Record, frozen=True, tag="buffer"):
     """A pointer argument: ``buffer`` is ``arena``, ``weights``, ``counters``, ``input:I`` or ``output:I``."""
 
     buffer: Text
     offset: Natural = 0
 
 
-class IntegerArgument(Record, tag="int"):
+class IntegerArgument(Record, frozen=True, tag="int"):
     """An ``i32`` argument."""
 
     value: int
@@ -64,14 +64,18 @@ class IntegerArgument(Record, tag="int"):
 Argument = Union[BufferArgument, IntegerArgument]
 
 
-class Parameter(Record):
-    """A kernel parameter in Triton's spelling: ``*fp16``, ``*fp32``, ``*i64``, ``i32`` …"""
+class Parameter(Record, frozen=True):
+    """A kernel parameter in Triton's spelling: ``*fp16``, ``*fp32``, ``*i64``, ``i32`` …
+
+    align: bytes that the compiled code assumes every pointer to be a multiple of.
+    """
 
     name: Text
     type: Text
+    align: Positive = 16
 
 
-class Binary(Record):
+class Binary(Record, frozen=True):
     """A compiled kernel: the section that holds the cubin, how to launch it, and what the compiled code is like."""
 
     section: Text
@@ -84,7 +88,7 @@ class Binary(Record):
     global_scratch_align: Positive = 1
 
 
-class KernelSpec(Record):
+class KernelSpec(Record, frozen=True):
     """A distinct emitted kernel. ``source`` names the section with its Triton source."""
 
     name: Text
@@ -94,7 +98,7 @@ class KernelSpec(Record):
     binary: Union[Binary, None] = None
 
 
-class LaunchSpec(Record):
+class LaunchSpec(Record, frozen=True):
     """One launch: which kernel (index), its grid and arguments, and what it stands for.
 
     origins: names of the user's nodes. rules: fusion rules applied. equation: what it computes. tile: the tile and why.
@@ -115,8 +119,12 @@ class LaunchSpec(Record):
     predicted_us: float = 0.0
 
 
-class ProgramSpec(Record):
-    """The network for one target: kernels, launches in order, and the buffers that they need."""
+class ProgramSpec(Record, frozen=True):
+    """The network for one target: kernels, launches in order, and the buffers that they need.
+
+    Counters are zero before the first launch of a run, and the launches leave them zero.
+    min_driver: the CUDA version that the driver must support, as 1000 * major + 10 * minor; 0 where it is not known.
+    """
 
     target: Text
     kernels: tuple[KernelSpec, ...]
@@ -124,10 +132,11 @@ class ProgramSpec(Record):
     arena_bytes: Natural
     arena_lower_bound: Natural
     counter_bytes: Natural = 0
+    min_driver: Natural = 0
 
 
-class SectionSpec(Record):
-    """A blob in the file, after the manifest: offset from the end of the manifest, length and SHA-256 (hexadecimal)."""
+class SectionSpec(Record, frozen=True):
+    """A blob in the file: offset from the first multiple of 64 after the manifest, length, SHA-256 (hexadecimal)."""
 
     name: Text
     offset: Natural
@@ -135,7 +144,7 @@ class SectionSpec(Record):
     sha256: Annotated[str, Meta(min_length=64, max_length=64)]
 
 
-class Manifest(Record):
+class Manifest(Record, frozen=True):
     """Everything about a compiled network except its blobs.
 
     graph: section with the graph's text. constants: label in that text → the view that holds it.
@@ -161,7 +170,7 @@ class Manifest(Record):
 
 def encode(manifest: Manifest) -> bytes:
     """The manifest as deterministic JSON."""
-    return msgspec.json.encode(manifest)
+    return msgspec.json.encode(manifest, order="deterministic")
 
 
 def decode(data: bytes) -> Manifest:

@@ -1,0 +1,307 @@
+"""Running compiled kernels on an NVIDIA GPU with the driver API alone.
+
+Everything is resolved when the executor is prepared: buffers are allocated, weights copied, cubins loaded, parameters
+laid out, and all launches captured in one CUDA graph. A run copies inputs, launches the graph and copies outputs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import re
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from .. import errors
+from .artifact import Artifact
+from .check import buffer_sizes
+from .device_array import DeviceArray, DeviceView
+from .driver import DEFAULT_SHARED, Device, Driver, Launch
+from .dtypes import numpy_dtype
+from .manifest import Binary, BufferArgument, KernelSpec, LaunchSpec, ProgramSpec, TensorSpec
+from .weights import weight_bytes
+
+TARGET = re.compile(r"sm_(\d+)(\d)[af]?")
+INTEGERS: dict[str, type[ctypes.c_int32] | type[ctypes.c_int64]] = {"i32": ctypes.c_int32, "i64": ctypes.c_int64}
+# From here on Triton compiles for exactly one architecture (sm_90a and its successors).
+FIRST_EXACT = 9
+
+
+class CudaExecutor:
+    """One program of one artifact on one GPU. Raises `DeviceError` where there is no usable GPU.
+
+    ordinal: which GPU. driver: the driver to use; None opens the real one.
+    """
+
+    def __init__(self, ordinal: int = 0, driver: Driver | None = None) -> None:
+        self.device = Device(driver or Driver(), ordinal)
+        self.gpu = ordinal
+        self._driver = self.device.driver
+        self._owned = ExitStack()
+        self._dead: errors.DeviceError | None = None
+
+    def choose(self, artifact: Artifact, target: str | None) -> ProgramSpec:
+        """The best program for this GPU, or the one named. Raises `DeviceError` where there is none."""
+        programs = [p for p in artifact.manifest.programs if target in (None, p.target)]
+        fitting = [p for p in programs if runs_on(p, self.device.capability)]
+        if not fitting:
+            built = [p.target for p in artifact.manifest.programs if TARGET.fullmatch(p.target)]
+            raise errors.no_binary(built, self.device.architecture, self.device.name, artifact.manifest.model)
+        return max(fitting, key=lambda program: capability(program.target) or (0, 0))
+
+    def prepare(self, artifact: Artifact, program: ProgramSpec | None) -> None:
+        """Allocate, load and capture. Raises `ArtifactError` and `DeviceError`; then nothing is left on the GPU."""
+        program = program or self.choose(artifact, None)
+        if program.min_driver > self._driver.version:
+            raise errors.old_driver(self._driver.version, program.min_driver)
+        weights = weight_bytes(artifact)
+        with self.device.current(), ExitStack() as undo:
+            self._stream = self._driver.create_stream()
+            undo.callback(_quietly, self._driver.destroy_stream, self._stream)
+            self._buffers = self._allocate(undo, buffer_sizes(artifact.manifest, program))
+            self._fill(weights, program.counter_bytes)
+            functions = self._load(undo, artifact, program)
+            scratch = self._allocate_scratch(undo, program)
+            self._launches = [self._bind(program.kernels, functions, spec, scratch) for spec in program.launches]
+            self._graph = self._capture(undo)
+            self._owned = undo.pop_all()
+        self._inputs = self._places("input", artifact.manifest.inputs)
+        self._outputs = self._places("output", artifact.manifest.outputs)
+        weakref.finalize(self, _release, self.device, self._owned).atexit = False
+
+    def run(self, inputs: list[Any]) -> list[Any]:
+        """Host arrays in, new host arrays out; where any input is a `DeviceView`, `DeviceArray` outputs."""
+        with self._entered():
+            self._copy_in(inputs)
+            self._driver.launch_graph(self._graph, self._stream)
+            if any(type(value) is DeviceView for value in inputs):
+                return self._outputs_on_device()
+            return self._outputs_on_host()
+
+    def profile(self, inputs: list[Any]) -> list[float]:
+        """Microseconds of each launch, in order, in one run without the graph."""
+        driver, events = self._driver, []
+        with self._entered(), ExitStack() as undo:
+            for _ in range(len(self._launches) + 1):
+                events.append(driver.create_event())
+                undo.callback(_quietly, driver.destroy_event, events[-1])
+            self._copy_in(inputs)
+            driver.record(events[0], self._stream)
+            for launch, event in zip(self._launches, events[1:], strict=True):
+                driver.launch(launch, self._stream)
+                driver.record(event, self._stream)
+            driver.synchronize(self._stream)
+            return [driver.elapsed_us(*pair) for pair in pairwise(events)]
+
+    def measure(self, inputs: list[Any], repeats: int, warmup: int = 3) -> list[float]:
+        """Microseconds of each of ``repeats`` launches of the whole graph on the GPU, without the copies."""
+        driver = self._driver
+        with self._entered(), ExitStack() as undo:
+            pairs = [(driver.create_event(), driver.create_event()) for _ in range(repeats)]
+            for event in (event for pair in pairs for event in pair):
+                undo.callback(_quietly, driver.destroy_event, event)
+            self._copy_in(inputs)
+            for _ in range(warmup):
+                driver.launch_graph(self._graph, self._stream)
+            for start, end in pairs:
+                driver.record(start, self._stream)
+                driver.launch_graph(self._graph, self._stream)
+                driver.record(end, self._stream)
+            driver.synchronize(self._stream)
+            return [driver.elapsed_us(*pair) for pair in pairs]
+
+    def close(self) -> None:
+        """Give back all memory of the GPU."""
+        _release(self.device, self._owned)
+
+    # -- Preparing
+
+    def _allocate(self, undo: ExitStack, sizes: dict[str, int]) -> dict[str, int]:
+        """One allocation per buffer: name → address."""
+        return {name: self._new(undo, nbytes, f"the buffer {name!r}") for name, nbytes in sizes.items()}
+
+    def _new(self, undo: ExitStack, nbytes: int, what: str) -> int:
+        pointer = self.device.allocate(nbytes, what)
+        undo.callback(_quietly, self._driver.free, pointer)
+        return pointer
+
+    def _fill(self, weights: Iterable[tuple[Any, bytearray]], counter_bytes: int) -> None:
+        for spec, data in weights:
+            if data:
+                host = ctypes.addressof((ctypes.c_char * len(data)).from_buffer(data))
+                self._driver.to_device(self._buffers["weights"] + spec.offset, host, len(data), self._stream)
+        if counter_bytes:
+            self._driver.zero(self._buffers["counters"], counter_bytes, self._stream)
+        self._driver.synchronize(self._stream)
+
+    def _load(self, undo: ExitStack, artifact: Artifact, program: ProgramSpec) -> list[Any]:
+        """The program's kernels as the driver's functions; each distinct cubin is loaded once."""
+        libraries: dict[str, Any] = {}
+        functions = []
+        for kernel in program.kernels:
+            binary = _binary(kernel)
+            try:
+                if binary.section not in libraries:
+                    libraries[binary.section] = self._library(undo, bytes(artifact.section(binary.section)))
+                function = self._driver.function(libraries[binary.section], kernel.name)
+            except errors.DeviceError as error:
+                if error.sticky:
+                    raise
+                raise errors.not_loadable(kernel.name, error, self._driver.version) from error
+            self._configure(function, kernel.name, binary)
+            functions.append(function)
+        return functions
+
+    def _library(self, undo: ExitStack, cubin: bytes) -> Any:
+        library = self._driver.load_library(cubin)
+        undo.callback(_quietly, self._driver.unload_library, library, keep=cubin)
+        return library
+
+    def _configure(self, function: Any, name: str, binary: Binary) -> None:
+        limits = (
+            ("bytes of shared memory in a block", binary.shared_bytes, self.device.max_shared),
+            ("threads in a block", binary.threads, self._driver.max_threads(function)),
+        )
+        for what, found, limit in limits:
+            if found > limit:
+                raise errors.over_limit(name, what, found, limit)
+        if binary.shared_bytes > DEFAULT_SHARED:
+            self._driver.allow_shared(function, binary.shared_bytes)
+
+    def _allocate_scratch(self, undo: ExitStack, program: ProgramSpec) -> int:
+        """Scratch memory for the launch that wants most of it; launches run one after the other. 0 for none."""
+        sizes = [_binary(program.kernels[s.kernel]).global_scratch_bytes * math.prod(s.grid) for s in program.launches]
+        most = max(sizes, default=0)
+        return self._new(undo, most, "the kernels' scratch memory") if most else 0
+
+    def _bind(self, kernels: Sequence[KernelSpec], functions: list[Any], spec: LaunchSpec, scratch: int) -> Launch:
+        """Triton's calling convention: the parameters in order, then always pointers to global and profile scratch."""
+        kernel = kernels[spec.kernel]
+        binary = _binary(kernel)
+        values: list[Any] = []
+        for parameter, argument in zip(kernel.parameters, spec.arguments, strict=True):
+            if isinstance(argument, BufferArgument):
+                values.append(ctypes.c_uint64(self._buffers[argument.buffer] + argument.offset))
+            else:
+                values.append(INTEGERS[parameter.type](argument.value))
+        values += [ctypes.c_uint64(scratch if binary.global_scratch_bytes else 0), ctypes.c_uint64(0)]
+        return Launch(functions[spec.kernel], spec.grid, binary.threads, binary.shared_bytes, values)
+
+    def _capture(self, undo: ExitStack) -> Any:
+        """All launches as one executable graph."""
+        driver = self._driver
+        driver.begin_capture(self._stream)
+        try:
+            for launch in self._launches:
+                driver.launch(launch, self._stream)
+        except errors.DeviceError:
+            with suppress(errors.DeviceError):
+                driver.end_capture(self._stream)
+            raise
+        graph = driver.instantiate(driver.end_capture(self._stream))
+        undo.callback(_quietly, driver.destroy_graph, graph)
+        return graph
+
+    def _places(self, role: str, specs: Sequence[TensorSpec]) -> list[tuple[int, tuple[int, ...], np.dtype]]:
+        return [(self._buffers[f"{role}:{i}"], spec.shape, numpy_dtype(spec.dtype)) for i, spec in enumerate(specs)]
+
+    # -- Running
+
+    @contextmanager
+    def _entered(self) -> Iterator[None]:
+        """Make the device current; after a failure that outlasts the call, refuse every later one."""
+        if self._dead is not None:
+            raise errors.engine_dead(self._dead)
+        driver = self._driver
+        driver.push(self.device.context)
+        try:
+            yield
+        except errors.DeviceError as error:
+            self._settle(error)
+            raise
+        finally:
+            driver.pop()
+
+    def _settle(self, error: errors.DeviceError) -> None:
+        """Let queued copies finish before their host memory goes away, and note a failure for good."""
+        try:
+            self._driver.synchronize(self._stream)
+        except errors.DeviceError as later:
+            error = later if later.sticky else error
+        if error.sticky:
+            self._dead = error
+
+    def _copy_in(self, inputs: list[Any]) -> None:
+        driver, stream = self._driver, self._stream
+        for (pointer, _, _), value in zip(self._inputs, inputs, strict=True):
+            if not value.nbytes:
+                continue
+            if type(value) is DeviceView:
+                if value.stream is not None:
+                    driver.synchronize(value.stream)
+                driver.on_device(pointer, value.pointer, value.nbytes, stream)
+            else:
+                driver.to_device(pointer, value.ctypes.data, value.nbytes, stream)
+
+    def _outputs_on_host(self) -> list[np.ndarray]:
+        driver, stream, arrays = self._driver, self._stream, []
+        for pointer, shape, dtype in self._outputs:
+            array = np.empty(shape, dtype)
+            if array.nbytes:
+                driver.to_host(array.ctypes.data, pointer, array.nbytes, stream)
+            arrays.append(array)
+        driver.synchronize(stream)
+        return arrays
+
+    def _outputs_on_device(self) -> list[DeviceArray]:
+        driver, stream, arrays = self._driver, self._stream, []
+        for pointer, shape, dtype in self._outputs:
+            arrays.append(DeviceArray(self.device, shape, dtype))
+            if arrays[-1].nbytes:
+                driver.on_device(arrays[-1].pointer, pointer, arrays[-1].nbytes, stream)
+        driver.synchronize(stream)
+        return arrays
+
+
+def _binary(kernel: KernelSpec) -> Binary:
+    assert kernel.binary is not None, "a program is chosen only where every kernel is compiled"
+    return kernel.binary
+
+
+def _release(device: Device, owned: ExitStack) -> None:
+    """Give back what an executor owns, as far as the driver still lets us. Nothing can be done in a fork."""
+    if os.getpid() != device.pid:
+        owned.pop_all()
+        return
+    with suppress(errors.DeviceError), device.current():
+        owned.close()
+
+
+def _quietly(function: Callable[[Any], None], handle: Any, keep: Any = None) -> None:
+    """Give something back; where the driver refuses, the error that led here says more. keep: needed until then."""
+    with suppress(errors.DeviceError):
+        function(handle)
+
+
+def capability(target: str) -> tuple[int, int] | None:
+    """``sm_86`` → (8, 6); None for other kinds of targets."""
+    match = TARGET.fullmatch(target)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def runs_on(program: ProgramSpec, present: tuple[int, ...]) -> bool:
+    """Whether a GPU of the compute capability ``present`` can run a program's kernels.
+
+    Within a major version code for a lower minor runs on a higher one, up to Ada; since Hopper what Triton compiles is
+    for one architecture only.
+    """
+    built = capability(program.target)
+    if built is None or any(kernel.binary is None for kernel in program.kernels):
+        return False
+    return built == present or (built[0] == present[0] < FIRST_EXACT and built[1] <= present[1])

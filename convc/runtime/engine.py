@@ -1,0 +1,177 @@
+"""Running a compiled network on arrays."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import re
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from .. import errors
+from .artifact import Artifact, read
+from .executor import Executor
+from .inputs import InputBinder
+from .manifest import ProgramSpec, TensorSpec
+
+log = logging.getLogger("convc")
+
+_EXECUTORS = {
+    "cuda": ("convc.runtime.cuda", "CudaExecutor"),
+    "interpreter": ("convc.runtime.interpreter", "InterpreterExecutor"),
+    "numpy": ("convc.runtime.numpy_executor", "NumpyExecutor"),
+}
+DEVICES = ("auto", *_EXECUTORS)
+
+
+class Engine:
+    """A compiled network, ready to run. It may be called from several threads; runs happen one after the other.
+
+    artifact: what to run. device: ``cuda`` (or ``cuda:N``: GPU number N), ``interpreter`` (the emitted kernels in
+    Triton's interpreter, without a GPU), ``numpy`` (the operators' definitions), ``auto`` (CUDA where there is a driver
+    and a binary for the GPU, otherwise the interpreter, with a warning in the log ``convc``), or an own executor.
+    target: which of the artifact's programs to run; None lets the device choose.
+
+    Raises `UsageError`, `DeviceError`, `ArtifactError`.
+
+    Attributes:
+        inputs, outputs: names, dtypes and shapes.
+        device: where it runs, such as ``cuda:0``.
+        program: the program that runs, None where the executor needs none.
+    """
+
+    def __init__(self, artifact: Artifact, device: str | Executor = "auto", target: str | None = None) -> None:
+        self.artifact = artifact
+        self.inputs: tuple[TensorSpec, ...] = artifact.manifest.inputs
+        self.outputs: tuple[TensorSpec, ...] = artifact.manifest.outputs
+        self._lock, self._pid, self._closed = threading.RLock(), os.getpid(), False
+        self.device, self.executor, self.program = _chosen(artifact, device, target)
+        try:
+            self.executor.prepare(artifact, self.program)
+        except BaseException:
+            self.executor.close()
+            raise
+        self._binder = InputBinder(self.inputs, getattr(self.executor, "gpu", None))
+
+    def __call__(self, /, *arrays: Any, **named: Any) -> Any:
+        """Run on one array per input, by position, by name, or both.
+
+        Arrays have exactly the input's dtype and shape; any strides are accepted. NumPy arrays give NumPy arrays. On
+        CUDA, arrays in the GPU's memory (``__dlpack__`` or ``__cuda_array_interface__``) are read there, and if any
+        input is one, the outputs are `DeviceArray` objects.
+
+        Returns the array of the only output, or a dictionary name → array in order where there are several.
+        Raises `InputError`, `DeviceError`, and `UsageError` when the engine is closed or belongs to another process.
+        """
+        outputs = self.run(self._binder.by_position(arrays, named))
+        return outputs if len(self.outputs) != 1 else outputs[self.outputs[0].name]
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Run on name → array; always a dictionary name → array, in the order of the outputs."""
+        self._require_process()
+        bound = self._binder.bind(inputs)
+        with self._lock:
+            if self._closed:
+                raise errors.engine_closed()
+            results = self.executor.run(bound)
+        return {spec.name: array for spec, array in zip(self.outputs, results, strict=True)}
+
+    def profile(self, inputs: Mapping[str, Any]) -> list[float]:
+        """Microseconds of each launch of the program, in order. Raises `DeviceError` where the device has no clock."""
+        return self._on_clock("profile", inputs)
+
+    def measure(self, inputs: Mapping[str, Any], repeats: int) -> list[float]:
+        """Microseconds of each of ``repeats`` runs on the device, without the copies of inputs and outputs."""
+        return self._on_clock("measure", inputs, repeats)
+
+    def _on_clock(self, name: str, inputs: Mapping[str, Any], *more: Any) -> list[float]:
+        self._require_process()
+        timer = getattr(self.executor, name, None)
+        if timer is None:
+            raise errors.no_clock(self.device)
+        bound = self._binder.bind(inputs)
+        with self._lock:
+            if self._closed:
+                raise errors.engine_closed()
+            return timer(bound, *more)
+
+    def _require_process(self) -> None:
+        # Before the lock: a fork may have copied it while another thread held it.
+        if self._pid != os.getpid():
+            raise errors.engine_forked(self._pid, os.getpid())
+
+    def close(self) -> None:
+        """Give everything back, after the run in progress. Later calls raise `UsageError`; closing twice is fine."""
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self.executor.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Engine of {self.artifact.manifest.model!r} on {self.device}>"
+
+
+def load(
+    path: str | os.PathLike[str], device: str | Executor = "auto", target: str | None = None, *, verify: bool = True
+) -> Engine:
+    """Open a compiled network and make an `Engine`. Raises `ArtifactError`, `DeviceError` and `UsageError`.
+
+    The file holds machine code: load only what you trust. verify: compare the hash of every section.
+    """
+    return Engine(read(path, verify), device, target)
+
+
+Choice = tuple[str, Executor, ProgramSpec | None]
+
+
+def _chosen(artifact: Artifact, device: str | Executor, target: str | None) -> Choice:
+    """The device's name, an executor that is not prepared yet, and the program for it."""
+    if not isinstance(device, str):
+        return type(device).__name__, device, _program(device, artifact, target)
+    if device == "auto":
+        return _automatic(artifact, target)
+    kind, _, ordinal = device.partition(":")
+    if kind not in _EXECUTORS or (ordinal and (kind != "cuda" or not re.fullmatch(r"\d{1,3}", ordinal))):
+        raise errors.one_of(device, (*DEVICES, "cuda:N"), "device")
+    executor = _executor(kind, *([int(ordinal or 0)] if kind == "cuda" else []))
+    return (f"cuda:{int(ordinal or 0)}" if kind == "cuda" else kind), executor, _program(executor, artifact, target)
+
+
+def _automatic(artifact: Artifact, target: str | None) -> Choice:
+    if target == "interpreter":
+        return _chosen(artifact, "interpreter", target)
+    try:
+        return _chosen(artifact, "cuda", target)
+    except errors.DeviceError as error:
+        log.warning("running in the interpreter, which is slow: %s", error)
+    return _chosen(artifact, "interpreter", target)
+
+
+def _executor(kind: str, *arguments: Any) -> Executor:
+    module, name = _EXECUTORS[kind]
+    try:
+        made = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise errors.executor_missing(kind, error) from error
+    return made(*arguments)
+
+
+def _program(executor: Executor, artifact: Artifact, target: str | None) -> ProgramSpec | None:
+    """The executor's choice; for one that runs any program, that of its own target or the first."""
+    choose = getattr(executor, "choose", None)
+    if choose is not None:
+        return choose(artifact, target)
+    programs = {program.target: program for program in artifact.manifest.programs}
+    if target is not None and target not in programs:
+        raise errors.no_program(target, programs)
+    return programs.get(target or "interpreter") or next(iter(programs.values()), None)

@@ -1,0 +1,86 @@
+"""The weights section: physical tensors in the safetensors format, and their places in the ``weights`` buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import safetensors
+
+from .. import errors
+from .dtypes import numpy_dtype
+from .manifest import ViewSpec, WeightSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from .artifact import Artifact
+
+SECTION = "weights.safetensors"
+ALIGN = 256
+
+
+def align(size: int, multiple: int) -> int:
+    """``size`` rounded up to a multiple."""
+    return -(-size // multiple) * multiple
+
+
+def pack_weights(weights: Mapping[str, np.ndarray]) -> tuple[bytes, tuple[WeightSpec, ...], int]:
+    """Physical tensors, of any dtype including bfloat16, as a section.
+
+    Returns the section's bytes, the place of each tensor in the ``weights`` buffer (offsets are multiples of 256, in
+    the mapping's order) and the size of that buffer in bytes.
+    """
+    specs, end = [], 0
+    for name, array in weights.items():
+        specs.append(WeightSpec(name, end, array.nbytes))
+        end = align(end + array.nbytes, ALIGN)
+    dense = {name: np.asarray(array, array.dtype.newbyteorder("<"), order="C") for name, array in weights.items()}
+    tensors = {
+        name: safetensors.TensorSpec(
+            dtype=array.dtype.name, shape=list(array.shape), data_ptr=array.ctypes.data, data_len=array.nbytes
+        )
+        for name, array in dense.items()
+    }
+    return bytes(safetensors.serialize(tensors)), tuple(specs), end
+
+
+def weight_bytes(artifact: Artifact) -> list[tuple[WeightSpec, bytearray]]:
+    """Every weight tensor's place and content.
+
+    Raises `ArtifactError` where the section and the manifest disagree.
+    """
+    found = _stored(artifact)
+    for spec in artifact.manifest.weights:
+        data = found.get(spec.name)
+        if data is None:
+            raise errors.damaged(SECTION, f"tensor {spec.name!r} is missing", artifact.file)
+        if len(data) != spec.nbytes:
+            what = f"tensor {spec.name!r} has {len(data)} bytes, the manifest says {spec.nbytes}"
+            raise errors.damaged(SECTION, what, artifact.file)
+    return [(spec, found[spec.name]) for spec in artifact.manifest.weights]
+
+
+def _stored(artifact: Artifact) -> dict[str, bytearray]:
+    if not artifact.manifest.weights:
+        return {}
+    try:
+        tensors = safetensors.deserialize(bytes(artifact.section(SECTION)))
+    except safetensors.SafetensorError as error:
+        raise errors.damaged(SECTION, f"not safetensors: {error}", artifact.file) from error
+    return {name: tensor["data"] for name, tensor in tensors}
+
+
+def load_weights(artifact: Artifact, into: Buffer) -> None:
+    """Fill a writable buffer of at least ``manifest.weights_bytes`` bytes; gaps between tensors are left alone."""
+    buffer = memoryview(into).cast("B")
+    for spec, data in weight_bytes(artifact):
+        buffer[spec.offset : spec.offset + spec.nbytes] = data
+
+
+def constant_view(view: ViewSpec, spec: WeightSpec, buffer: Buffer) -> np.ndarray:
+    """A constant of the graph as an array over the filled ``weights`` buffer."""
+    dtype = numpy_dtype(view.dtype)
+    strides = [stride * dtype.itemsize for stride in view.strides]
+    return np.ndarray(view.shape, dtype, memoryview(buffer).cast("B"), spec.offset, strides)
