@@ -1,0 +1,55 @@
+"""The ONNX importer: a model becomes a `Graph` of canonical operators."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+
+from convc import errors
+from convc.ir import ops as _ops  # noqa: F401  defines the operators
+from convc.ir.graph import Graph
+
+from . import convolution, elementwise, matmul, movement, normalization, pooling, reduction, shape
+from .files import open_source
+from .importer import Importer
+from .inputs import Symbols
+
+__all__ = ["import_onnx"]
+_ADAPTERS = (convolution, elementwise, matmul, movement, normalization, pooling, reduction, shape)
+
+
+def import_onnx(
+    source: str | os.PathLike[str] | onnx.ModelProto,
+    *,
+    dims: Mapping[str, int] | None = None,
+    constants: Mapping[str, np.ndarray] | None = None,
+) -> Graph:
+    """The network in an ONNX model.
+
+    source: a file, or a message in memory (which may have no external data). dims: numbers for symbolic sizes, by the
+    model's name or the graph's. constants: values for inputs that are then no inputs any more, such as a shape that the
+    model takes at run time.
+
+    Names of inputs and outputs are kept, sizes without a number become symbols, weights are views of the
+    file's bytes where possible, and everything that depends on constants and shapes alone is evaluated.
+
+    Raises:
+        UnsupportedModelError: operators, or forms of them, that convc does not compile; all of them.
+        LoadError: a file that is no model, or a broken one.
+        ShapeError: a node whose inputs do not fit.
+        LimitError: a model past the limits on nodes, depth, rank or bytes.
+        UsageError: a size in ``dims`` that the model does not have.
+    """
+    name = None if isinstance(source, onnx.ModelProto) else os.fspath(source)
+    try:
+        return Importer(open_source(source), Symbols(dims), constants or {}).run()
+    except errors.ConvcError as error:
+        error.file = error.file or name
+        raise
+    except Exception as error:
+        failure = errors.model_failed(error)
+        failure.file = name
+        raise failure from error

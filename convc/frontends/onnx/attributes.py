@@ -1,0 +1,98 @@
+"""What ONNX says about an operator at an opset, and the attributes of a node read by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import onnx
+from onnx import AttributeProto
+
+from convc import errors
+
+_READ: dict[int, Any] = {
+    AttributeProto.FLOAT: lambda a: a.f,
+    AttributeProto.INT: lambda a: a.i,
+    AttributeProto.STRING: lambda a: a.s.decode("utf-8", "replace"),
+    AttributeProto.TENSOR: lambda a: a.t,
+    AttributeProto.GRAPH: lambda a: a.g,
+    AttributeProto.SPARSE_TENSOR: lambda a: a.sparse_tensor,
+    AttributeProto.FLOATS: lambda a: tuple(a.floats),
+    AttributeProto.INTS: lambda a: tuple(a.ints),
+    AttributeProto.STRINGS: lambda a: tuple(s.decode("utf-8", "replace") for s in a.strings),
+}
+
+
+@dataclass(frozen=True)
+class Schema:
+    """An operator at one opset: attribute types and defaults, and the counts of inputs and outputs."""
+
+    types: Mapping[str, int]
+    defaults: Mapping[str, Any]
+    required: frozenset[str]
+    inputs: tuple[int, int]
+    outputs: tuple[int, int]
+
+
+def read_attribute(attribute: AttributeProto) -> Any:
+    """The value in Python; tensors and graphs stay protobuf messages.
+
+    Raises:
+        LoadError: a kind of attribute that no supported operator has.
+    """
+    reader = _READ.get(attribute.type)
+    if reader is None:
+        raise errors.bad_attribute(attribute.name, f"has type {_type_name(attribute.type)}, which convc does not read")
+    return reader(attribute)
+
+
+def _type_name(code: int) -> str:
+    return AttributeProto.AttributeType.Name(code) if code in AttributeProto.AttributeType.values() else str(code)
+
+
+@cache
+def schema_of(op: str, opset: int) -> Schema | None:
+    """The operator of the default domain at an opset; None where ONNX never had one of that name.
+
+    Raises:
+        LoadError: an operator that this opset does not have yet, or has no more.
+    """
+    try:
+        found = onnx.defs.get_schema(op, opset, "")
+    except onnx.defs.SchemaError:
+        versions = [s.since_version for s in onnx.defs.get_all_schemas_with_history() if s.name == op and not s.domain]
+        if not versions:
+            return None
+        raise errors.operator_version(op, opset, min(versions)) from None
+    if found.deprecated:
+        raise errors.operator_removed(op, opset, found.since_version)
+    given = {name: attribute.default_value for name, attribute in found.attributes.items()}
+    return Schema(
+        types={name: int(attribute.type.value) for name, attribute in found.attributes.items()},
+        defaults={name: read_attribute(default) for name, default in given.items() if default.name},
+        required=frozenset(name for name, attribute in found.attributes.items() if attribute.required),
+        inputs=(found.min_input, found.max_input),
+        outputs=(found.min_output, found.max_output),
+    )
+
+
+def check_attributes(attributes: Mapping[str, AttributeProto], schema: Schema) -> dict[str, Any]:
+    """The attributes of a node by name.
+
+    Raises:
+        LoadError: an attribute that the operator does not have, or lacks, or has with another type.
+    """
+    values: dict[str, Any] = {}
+    for name, attribute in attributes.items():
+        expected = schema.types.get(name)
+        if expected is None:
+            known = ", ".join(sorted(schema.types)) or "none"
+            raise errors.bad_attribute(name, f"is not one of this operator's at this opset ({known})")
+        if attribute.type != expected:
+            raise errors.attribute_type(name, _type_name(attribute.type), _type_name(expected))
+        values[name] = read_attribute(attribute)
+    for name in schema.required - set(values):
+        raise errors.bad_attribute(name, "is required and missing")
+    return values

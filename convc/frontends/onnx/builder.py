@@ -1,0 +1,108 @@
+"""A graph under construction that evaluates what it can.
+
+An operand is a graph value or a known array. `Builder.emit` applies a canonical operator: where every input is known
+the operator's reference is evaluated, otherwise a node is added and known inputs become constants. So adapters are
+written once, and constant folding and shape arithmetic follow from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Union
+
+import numpy as np
+
+from convc import errors
+from convc.ir.dims import Dim
+from convc.ir.graph import Graph, Value
+from convc.ir.operator import operator
+from convc.ir.types import DType, TensorType
+
+from . import limits, symbolic
+from .registry import UnsupportedForm
+
+Operand = Union[Value, np.ndarray]
+
+
+class Builder:
+    """Wraps a `Graph`. ``origin`` names the user's node that is being imported."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.origin = ""
+        self._constants: dict[int, tuple[np.ndarray, Value]] = {}
+        self._names: dict[int, tuple[np.ndarray, str]] = {}
+        self._folded_bytes = 0
+
+    def type(self, operand: Operand) -> TensorType:
+        """Element type and shape; arrays with symbolic elements are int64."""
+        if isinstance(operand, Value):
+            return self.graph.type(operand)
+        dtype = DType.INT64 if operand.dtype == object else DType.of(operand.dtype)
+        return TensorType(dtype, operand.shape)
+
+    def name(self, array: np.ndarray, name: str) -> None:
+        """Remembers the user's name of an array, for the constant that it may become."""
+        self._names.setdefault(id(array), (array, name))
+
+    def value(self, operand: Operand) -> Value:
+        """The operand in the graph; an array becomes one constant however often it is used."""
+        if isinstance(operand, Value):
+            return operand
+        if operand.dtype == object:
+            raise UnsupportedForm(errors.FORM_SYMBOLIC_DATA)
+        key = id(operand)
+        if key not in self._constants:
+            name = self._names[key][1] if key in self._names else self.origin
+            self._constants[key] = (operand, self.graph.add_constant(operand, origins=[name]))
+        return self._constants[key][1]
+
+    def emit(self, op: str, *inputs: Operand, **attributes: Any) -> Operand:
+        """The first output of a canonical operator on these inputs.
+
+        Raises:
+            ShapeError: inputs that do not fit. LimitError: a result past the budget.
+        """
+        arrays = [operand for operand in inputs if isinstance(operand, np.ndarray)]
+        known = len(arrays) == len(inputs)
+        if known and any(array.dtype == object for array in arrays):
+            return self._symbolic(op, arrays, attributes)
+        definition = operator(op)
+        if known:
+            full = definition.complete(attributes)
+            result = definition.infer(full, [self.type(array) for array in arrays])[0]
+            if result.is_static:
+                self._within(result, limits.FOLDED_BYTES)
+                with np.errstate(all="ignore"):
+                    return self._evaluated(definition.evaluate(full, arrays)[0])
+        value = self.graph.add(definition, [self.value(operand) for operand in inputs], attributes, origins=[self.origin])
+        self._within(self.graph.type(value), limits.TENSOR_BYTES)
+        return value
+
+    def _evaluated(self, array: Any) -> np.ndarray:
+        result = np.asarray(array)
+        self._folded_bytes += result.nbytes if result.base is None else 0
+        if self._folded_bytes > limits.FOLDED_TOTAL_BYTES:
+            raise errors.too_many("bytes of folded constants", self._folded_bytes, limits.FOLDED_TOTAL_BYTES)
+        return result
+
+    def _within(self, type: TensorType, limit: int) -> None:
+        if type.rank > limits.RANK:
+            raise errors.too_many("dimensions in one tensor", type.rank, limits.RANK)
+        nbytes = type.nbytes
+        if not isinstance(nbytes, Dim) and nbytes > limit:
+            raise errors.tensor_too_large(type.shape, nbytes, limit)
+
+    def _symbolic(self, op: str, arrays: Sequence[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
+        if op in symbolic.ELEMENTWISE:
+            return symbolic.elementwise(op, list(arrays))
+        if op not in symbolic.MOVING:
+            raise UnsupportedForm(errors.FORM_SYMBOLIC_DATA)
+        full = operator(op).complete(attributes)
+        types = [self.type(array) for array in arrays]
+        result = operator(op).infer(full, types)[0]
+        if not result.is_static:
+            raise UnsupportedForm(errors.FORM_SYMBOLIC_DATA)
+        self._within(result, limits.FOLDED_BYTES)
+        moved = operator(op).evaluate(full, arrays)[0]
+        return symbolic.settle(np.asarray(moved, dtype=object))

@@ -1,0 +1,146 @@
+"""Elementwise operators: most are the canonical operator of the same name with the same attributes."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from convc import errors
+from convc.ir.dims import Dim
+from convc.ir.operator import operator
+from convc.ir.types import DType
+
+from . import symbolic
+from .builder import Operand
+from .call import Call
+from .registry import UnsupportedForm, adapter
+from .tensors import DTYPES, type_name
+
+
+@adapter(
+    "Abs", "Ceil", "Celu", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log",
+    "Mish", "Neg", "Not", "Reciprocal", "Relu", "Selu", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt", "Tanh",
+)  # fmt: skip
+def unary(call: Call) -> Operand:
+    return call.emit(call.op, call.x, **{name: call.attr(name) for name in operator(call.op).attributes})
+
+
+@adapter("Add", "Sub", "Mul", "Div", "Pow", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or")
+def binary(call: Call) -> Operand:
+    a, b = call.operands
+    return call.emit(call.op, a, _aligned(call, a, b) if call.opset < 7 else b)
+
+
+def _aligned(call: Call, a: Operand, b: Operand) -> Operand:
+    """Before opset 7 the second operand broadcast only on demand, and from any axis."""
+    from_shape, shape = call.shape(a), call.shape(b)
+    if not call.attr("broadcast"):
+        if from_shape != shape:
+            raise errors.operand_shape("the second input", list(map(str, shape)), "the first one's (no broadcast=1)")
+        return b
+    if not call.has("axis"):
+        return b
+    axis = call.axis(call.attr("axis"), len(from_shape))
+    trailing = len(from_shape) - axis - len(shape)
+    if trailing < 0:
+        raise errors.axis_out_of_range(axis, len(from_shape))
+    return call.reshape(b, (*shape, *(1,) * trailing))
+
+
+@adapter("Where")
+def where(call: Call) -> Operand:
+    return call.emit("Where", *call.operands)
+
+
+@adapter("Sum", "Max", "Min", "Mean")
+def variadic(call: Call) -> Operand:
+    """A chain of the binary operator; a mean is divided by the count at the end."""
+    op = {"Sum": "Add", "Mean": "Add"}.get(call.op, call.op)
+    total = functools.reduce(lambda a, b: call.emit(op, a, b), call.operands)
+    if call.op != "Mean" or len(call.inputs) == 1:
+        return total
+    return call.emit("Div", total, call.scalar(len(call.inputs), total))
+
+
+@adapter("PRelu")
+def prelu(call: Call) -> Operand:
+    """Before opset 7 a slope per channel is a vector along axis 1."""
+    x, slope = call.operands
+    shape = call.shape(slope)
+    if call.opset < 7 and len(shape) == 1 and shape[0] != 1 and call.rank > 2:
+        slope = call.reshape(slope, (shape[0], *(1,) * (call.rank - 2)))
+    return call.emit("PRelu", x, slope)
+
+
+@adapter("Clip")
+def clip(call: Call) -> Operand:
+    """Bounds are attributes before opset 11, then inputs; a bound that is computed becomes Max or Min."""
+    if call.opset < 11:
+        return call.emit("Clip", call.x, min=call.attr("min"), max=call.attr("max"))
+    bounds = [call.input(1), call.input(2)]
+    for bound in bounds:
+        if bound is not None and call.type(bound).size != 1:
+            raise errors.operand_shape("a bound", list(map(str, call.shape(bound))), "one number")
+    low, high = (None if bound is None else call.reshape(bound, ()) for bound in bounds)
+    plain = all(bound is None or isinstance(bound, np.ndarray) for bound in (low, high))
+    if plain and call.type(call.x).dtype.is_float:
+        given = {"min": low, "max": high}
+        for bound in (low, high):
+            if bound is not None and call.type(bound).dtype is not call.type(call.x).dtype:
+                raise errors.dtypes_differ("Clip", [call.type(call.x).dtype, call.type(bound).dtype])
+        return call.emit("Clip", call.x, **{name: float(b) for name, b in given.items() if b is not None})  # type: ignore[arg-type]
+    raised = call.x if low is None else call.emit("Max", call.x, low)
+    return raised if high is None else call.emit("Min", raised, high)
+
+
+@adapter("Swish")
+def swish(call: Call) -> Operand:
+    alpha = call.attr("alpha")
+    if alpha == 1:
+        return call.emit("Silu", call.x)
+    scaled = call.emit("Mul", call.x, call.scalar(alpha, call.x))
+    return call.emit("Mul", call.x, call.emit("Sigmoid", scaled))
+
+
+@adapter("ThresholdedRelu")
+def thresholded_relu(call: Call) -> Operand:
+    above = call.emit("Greater", call.x, call.scalar(call.attr("alpha"), call.x))
+    return call.emit("Where", above, call.x, call.scalar(0, call.x))
+
+
+@adapter("Identity")
+def identity(call: Call) -> Operand:
+    return call.x
+
+
+@adapter("Dropout")
+def dropout(call: Call) -> Operand:
+    """Nothing at inference; the mask is not computed."""
+    training = call.known(2, "training mode") if call.opset >= 12 else None
+    if training is not None and training.any():
+        raise UnsupportedForm(errors.FORM_TRAINING)
+    call.only_first_output()
+    return call.x
+
+
+@adapter("Cast")
+def cast(call: Call) -> Operand:
+    code = call.attr("to")
+    if code not in DTYPES:
+        raise UnsupportedForm(errors.FORM_DTYPE.format(dtype=type_name(code)))
+    return _converted(call, call.x, DTYPES[code])
+
+
+@adapter("CastLike")
+def cast_like(call: Call) -> Operand:
+    return _converted(call, call.x, call.type(call.required(1)).dtype)
+
+
+def _converted(call: Call, x: Operand, dtype: DType) -> Operand:
+    if symbolic.is_symbolic(x):
+        if dtype not in (DType.INT64, DType.INT32):
+            dim = next(item for item in x.flat if isinstance(item, Dim))  # type: ignore[union-attr]
+            raise symbolic.undecided(f"conversion to {dtype}", dim)
+        return x
+    return call.cast(x, dtype)

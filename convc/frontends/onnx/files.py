@@ -1,0 +1,96 @@
+"""From a path to a parsed model: what is not an ONNX file is refused in one clear line."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from convc import errors
+
+from . import limits, wire
+
+
+@dataclass(frozen=True)
+class Source:
+    """A parsed model and where its weights are.
+
+    model: the protobuf message. raw: raw data that was left out of it, by position in ``graph.initializer``.
+    path: the file; None for a model that was given in memory, which may have no external data.
+    """
+
+    model: onnx.ModelProto
+    raw: dict[int, memoryview] = field(default_factory=dict)
+    path: Path | None = None
+
+    @property
+    def name(self) -> str | None:
+        return str(self.path) if self.path else None
+
+
+SIGNATURES: list[tuple[bytes, str, str]] = [
+    (b"version https://git-lfs", "a git-lfs pointer", "fetch the real file with 'git lfs pull'"),
+    (b"<!doctype", "an HTML page", "download the file itself, not the page about it"),
+    (b"<html", "an HTML page", "download the file itself, not the page about it"),
+    (b"<?xml", "an XML document", "download the model file itself"),
+    (b"\x1f\x8b", "gzip data", "unpack it first with 'gunzip'"),
+    (b"PK\x03\x04", "a zip archive", "unpack it first, or export the PyTorch model with torch.onnx.export"),
+    (b"\x80\x02", "a Python pickle", "export the model with torch.onnx.export; pickles are never opened"),
+    (b"\x80\x03", "a Python pickle", "export the model with torch.onnx.export; pickles are never opened"),
+    (b"\x80\x04", "a Python pickle", "export the model with torch.onnx.export; pickles are never opened"),
+    (b"\x80\x05", "a Python pickle", "export the model with torch.onnx.export; pickles are never opened"),
+    (b"\x89HDF", "an HDF5 file", "export the Keras model as ONNX"),
+    (b"BZh", "bzip2 data", "unpack it first with 'bunzip2'"),
+    (b"\xfd7zXZ", "xz data", "unpack it first with 'unxz'"),
+    (b"\x28\xb5\x2f\xfd", "zstandard data", "unpack it first with 'unzstd'"),
+]
+
+
+def open_source(source: str | os.PathLike[str] | onnx.ModelProto) -> Source:
+    """The model behind a path, or the given message itself.
+
+    Raises:
+        LoadError: a file that is missing, empty, not a regular file, of another kind, or damaged.
+        LimitError: a file past `limits.FILE_BYTES`.
+    """
+    if isinstance(source, onnx.ModelProto):
+        return Source(source)
+    path = Path(source)
+    data = _read(path)
+    _recognise(path, bytes(data[:64]))
+    head, raw = wire.split(data)
+    try:
+        return Source(onnx.ModelProto.FromString(bytes(head)), raw, path)
+    except DecodeError:
+        remedy = "it may be truncated or of another kind; download or export it again"
+        raise errors.file_not_onnx(str(path), "bytes that are no valid protobuf message", remedy) from None
+
+
+def _read(path: Path) -> memoryview:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        why = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise errors.file_unreadable(str(path), why.lower()) from None
+    with os.fdopen(descriptor, "rb", closefd=True) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            kind = "it is a directory" if stat.S_ISDIR(status.st_mode) else "it is not a regular file"
+            raise errors.file_unreadable(str(path), kind)
+        if status.st_size > limits.FILE_BYTES:
+            raise errors.file_too_large(str(path), status.st_size, limits.FILE_BYTES)
+        data = file.read(limits.FILE_BYTES)
+    if not data:
+        raise errors.file_unreadable(str(path), "it is empty")
+    return memoryview(data)
+
+
+def _recognise(path: Path, head: bytes) -> None:
+    start = head.lstrip()[:32]
+    for signature, what, remedy in SIGNATURES:
+        if head.startswith(signature) or start.lower().startswith(signature):
+            raise errors.file_not_onnx(str(path), what, remedy)

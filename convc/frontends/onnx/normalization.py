@@ -1,0 +1,70 @@
+"""Normalisations and softmax."""
+
+from __future__ import annotations
+
+from convc.ir.dims import product
+
+from .builder import Operand
+from .call import Call
+from .registry import UnsupportedForm, adapter
+from convc import errors
+
+
+@adapter("BatchNormalization")
+def batch_normalization(call: Call) -> list[Operand]:
+    """With the given statistics; in training mode (as exporters standardise weights) with those of the input."""
+    x, scale, bias, mean, variance = call.operands
+    if call.opset < 9:
+        call.without("spatial", 1)
+    if _trains(call):
+        return _with_own_statistics(call, x, scale, bias, mean, variance)
+    call.only_first_output()
+    return [call.emit("BatchNormalization", x, scale, bias, mean, variance, epsilon=call.attr("epsilon"))]
+
+
+def _trains(call: Call) -> bool:
+    """Opset 14 has an attribute; before, training showed in the number of outputs, or in ``is_test=0`` as well."""
+    if call.opset >= 14:
+        return bool(call.attr("training_mode"))
+    if any(call.used[1:]):
+        raise UnsupportedForm(errors.FORM_TRAINING)
+    return False
+
+
+def _with_own_statistics(
+    call: Call, x: Operand, scale: Operand, bias: Operand, mean: Operand, variance: Operand
+) -> list[Operand]:
+    axes = tuple(axis for axis in range(call.rank) if axis != 1)
+    kept = call.emit("ReduceMean", x, axes=axes, keepdims=True)
+    channels = call.shape(x)[1:2]
+    own_mean = call.reshape(kept, channels)
+    deviation = call.emit("Sub", x, kept)
+    own_variance = call.emit("ReduceMean", call.emit("Mul", deviation, deviation), axes=axes, keepdims=False)
+    y = call.emit("BatchNormalization", x, scale, bias, own_mean, own_variance, epsilon=call.attr("epsilon"))
+    running = [_blended(call, *pair) for pair in ((mean, own_mean), (variance, own_variance)) if any(call.used[1:])]
+    return [y, *running]
+
+
+def _blended(call: Call, before: Operand, own: Operand) -> Operand:
+    momentum = call.attr("momentum")
+    kept = call.emit("Mul", before, call.scalar(momentum, before))
+    return call.emit("Add", kept, call.emit("Mul", call.cast(own, call.type(before).dtype), call.scalar(1 - momentum, before)))
+
+
+@adapter("LRN")
+def lrn(call: Call) -> Operand:
+    names = ("size", "alpha", "beta", "bias")
+    return call.emit("LRN", call.x, **{name: call.attr(name) for name in names})
+
+
+@adapter("Softmax", "LogSoftmax")
+def softmax(call: Call) -> Operand:
+    """Before opset 13 it normalises over ``axis`` and all axes behind it at once."""
+    shape = call.shape(call.x)
+    axis = call.axis(call.attr("axis"), max(len(shape), 1))
+    if not shape:
+        return call.reshape(call.emit(call.op, call.reshape(call.x, (1,)), axis=0), ())
+    if call.opset >= 13 or all(dim == 1 for dim in shape[axis + 1 :]):
+        return call.emit(call.op, call.x, axis=axis)
+    flat = call.reshape(call.x, (product(shape[:axis]), product(shape[axis:])))
+    return call.reshape(call.emit(call.op, flat, axis=1), shape)

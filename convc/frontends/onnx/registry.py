@@ -1,0 +1,32 @@
+"""The adapters by ONNX operator, and how one says that it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .call import Call
+
+Adapter = Callable[["Call"], Any]
+ADAPTERS: dict[str, Adapter] = {}
+
+
+class UnsupportedForm(Exception):
+    """Raised by an adapter for a form of its operator that convc does not compile; the argument says which."""
+
+
+def adapter(*ops: str) -> Callable[[Adapter], Adapter]:
+    """Registers a function as the adapter of these operators of the default domain.
+
+    An adapter takes a `Call` and returns its output, or a list of its outputs.
+    """
+
+    def register(function: Adapter) -> Adapter:
+        for op in ops:
+            if op in ADAPTERS:
+                raise ValueError(f"operator {op} has two adapters")
+            ADAPTERS[op] = function
+        return function
+
+    return register

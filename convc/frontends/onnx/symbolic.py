@@ -1,0 +1,94 @@
+"""Shape arithmetic on arrays whose elements may be `Dim`.
+
+An array of integers in which some element depends on a symbolic size has NumPy's dtype ``object``. Operators that only
+move elements work on it as they are; the few that compute are listed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from convc import errors
+from convc.ir.dims import Dim, DimLike
+
+from .registry import UnsupportedForm
+
+
+def integers(values: Iterable[DimLike]) -> np.ndarray:
+    """A vector of sizes; plain int64 where none is symbolic."""
+    items = list(values)
+    array = np.empty(len(items), dtype=object)
+    array[:] = items
+    return settle(array)
+
+
+def settle(array: np.ndarray) -> np.ndarray:
+    """The same as int64 (or bool) where no element is symbolic any more."""
+    if array.dtype != object or any(isinstance(item, Dim) for item in array.flat):
+        return array
+    booleans = bool(array.size) and all(isinstance(item, (bool, np.bool_)) for item in array.flat)
+    return array.astype(np.bool_ if booleans else np.int64)
+
+
+def is_symbolic(array: object) -> bool:
+    return isinstance(array, np.ndarray) and array.dtype == object
+
+
+def undecided(what: str, dim: object) -> UnsupportedForm:
+    """A decision that a symbolic size leaves open."""
+    return UnsupportedForm(errors.FORM_SYMBOLIC.format(what=what, dim=dim))
+
+
+def _never_zero(dim: Dim) -> bool:
+    """Whether a size expression is certainly not 0: symbols are 0 or more, so one sign throughout and a constant."""
+    signs = {coefficient > 0 for _, coefficient in dim.terms}
+    return len(signs) == 1 and any(monomial == () for monomial, _ in dim.terms)
+
+
+def equal(a: DimLike, b: DimLike) -> bool:
+    """Whether two sizes are equal, where that is certain."""
+    difference = a - b
+    if isinstance(difference, Dim) and not _never_zero(difference):
+        raise undecided("result", difference)
+    return difference == 0
+
+
+def _divide(a: DimLike, b: DimLike) -> DimLike:
+    if isinstance(a, int) and isinstance(b, int):
+        quotient = abs(a) // abs(b)
+        return quotient if (a < 0) == (b < 0) else -quotient
+    return a // b
+
+
+def _extreme(choose: Callable[..., Any]) -> Callable[[DimLike, DimLike], DimLike]:
+    def chosen(a: DimLike, b: DimLike) -> DimLike:
+        difference = a - b
+        if isinstance(difference, Dim):
+            raise undecided("result", difference)
+        return a if choose(difference, 0) == difference else b
+
+    return chosen
+
+
+ELEMENTWISE: dict[str, Callable[..., Any]] = {
+    "Add": lambda a, b: a + b,
+    "Sub": lambda a, b: a - b,
+    "Mul": lambda a, b: a * b,
+    "Div": _divide,
+    "Neg": lambda a: -a,
+    "Max": _extreme(max),
+    "Min": _extreme(min),
+    "Equal": equal,
+    "Where": lambda condition, a, b: a if condition else b,
+}
+MOVING = {"Reshape", "Transpose", "Slice", "Expand", "Concat", "Gather"}
+
+
+def elementwise(op: str, arrays: list[np.ndarray]) -> np.ndarray:
+    """``op`` on each element; floor and truncated quotient agree because symbolic sizes are never negative."""
+    function = np.frompyfunc(ELEMENTWISE[op], len(arrays), 1)
+    operands = [array if array.dtype == object else array.astype(object) for array in arrays]
+    return settle(np.asarray(function(*operands), dtype=object))

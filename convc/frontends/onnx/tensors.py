@@ -1,0 +1,139 @@
+"""From a TensorProto to an array: sizes are checked in exact integers before anything is allocated."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from convc import errors
+from convc.ir.types import DType
+
+from . import limits
+from .external import read_external
+
+DTYPES: dict[int, DType] = {
+    TensorProto.FLOAT: DType.FP32,
+    TensorProto.DOUBLE: DType.FP64,
+    TensorProto.FLOAT16: DType.FP16,
+    TensorProto.BFLOAT16: DType.BF16,
+    TensorProto.INT8: DType.INT8,
+    TensorProto.INT16: DType.INT16,
+    TensorProto.INT32: DType.INT32,
+    TensorProto.INT64: DType.INT64,
+    TensorProto.UINT8: DType.UINT8,
+    TensorProto.UINT16: DType.UINT16,
+    TensorProto.UINT32: DType.UINT32,
+    TensorProto.UINT64: DType.UINT64,
+    TensorProto.BOOL: DType.BOOL,
+}
+TYPED_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
+_FIELD_OF: dict[DType, str] = {
+    DType.FP32: "float_data",
+    DType.FP64: "double_data",
+    DType.INT64: "int64_data",
+    DType.UINT32: "uint64_data",
+    DType.UINT64: "uint64_data",
+}
+_BITS = (DType.FP16, DType.BF16)
+
+
+def type_name(code: int) -> str:
+    """ONNX's name of an element type, or its number."""
+    return TensorProto.DataType.Name(code) if code in TensorProto.DataType.values() else str(code)
+
+
+def checked_shape(name: str, dims: list[int], dtype: DType) -> tuple[int, ...]:
+    """The shape of a tensor, refused where it is negative or too large."""
+    if any(dim < 0 for dim in dims):
+        raise errors.bad_tensor(name, f"has a negative size in its shape {dims}")
+    if len(dims) > limits.RANK:
+        raise errors.too_many(f"dimensions in tensor {name!r}", len(dims), limits.RANK)
+    nbytes = math.prod(dims) * dtype.itemsize
+    if nbytes > limits.TENSOR_BYTES:
+        raise errors.tensor_too_large(dims, nbytes, limits.TENSOR_BYTES)
+    return tuple(dims)
+
+
+def array_of(tensor: TensorProto, base: Path | None, raw: memoryview | None = None) -> np.ndarray:
+    """The data of ``tensor``, read-only where it can be a view.
+
+    base: the folder of the model file, for external data; None where the model has no file. raw: the raw data, where
+    the file reader left it out of the message.
+
+    Raises:
+        LoadError: data that contradicts shape or element type, or external data that is refused.
+        LimitError: a tensor past the budget.
+    """
+    name = tensor.name
+    if tensor.data_type not in DTYPES:
+        raise errors.element_type(name, type_name(tensor.data_type))
+    if tensor.HasField("segment"):
+        raise errors.bad_tensor(name, "is segmented")
+    dtype = DTYPES[tensor.data_type]
+    shape = checked_shape(name, list(tensor.dims), dtype)
+    fields = [field for field in TYPED_FIELDS if len(getattr(tensor, field))]
+    has_raw = raw is not None or tensor.HasField("raw_data")
+    if tensor.data_location == TensorProto.EXTERNAL:
+        if fields or has_raw:
+            raise errors.bad_tensor(name, "has data both inside and outside the model")
+        buffer = read_external(tensor, base, math.prod(shape) * dtype.itemsize)
+        return np.frombuffer(buffer, dtype.numpy).reshape(shape)
+    if len(fields) + has_raw > 1:
+        raise errors.bad_tensor(name, "holds its data in two fields")
+    if has_raw:
+        return _from_raw(name, tensor.raw_data if raw is None else raw, dtype, shape)
+    return _from_typed(tensor, fields, dtype, shape)
+
+
+def _from_raw(name: str, data: bytes | memoryview, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
+    expected = math.prod(shape) * dtype.itemsize
+    if len(data) != expected:
+        raise errors.payload_length(name, len(data), expected, "bytes")
+    if dtype is DType.BOOL:
+        return (np.frombuffer(data, np.uint8) != 0).reshape(shape)
+    return np.frombuffer(data, dtype.numpy).reshape(shape)
+
+
+def _from_typed(tensor: TensorProto, fields: list[str], dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
+    field = _FIELD_OF.get(dtype, "int32_data")
+    if fields and fields[0] != field:
+        raise errors.bad_tensor(tensor.name, f"holds its data in {fields[0]}; expected {field}")
+    values = getattr(tensor, field)
+    if len(values) != math.prod(shape):
+        raise errors.payload_length(tensor.name, len(values), math.prod(shape), "elements")
+    wide = np.array(values, dtype=np.float64 if dtype in (DType.FP32, DType.FP64) else None).reshape(shape)
+    if dtype.is_float and dtype not in _BITS or dtype is DType.BOOL:
+        return wide.astype(dtype.numpy)
+    target = np.dtype(np.uint16) if dtype in _BITS else dtype.numpy
+    bounds = np.iinfo(target)
+    if wide.size and (int(wide.min()) < bounds.min or int(wide.max()) > bounds.max):
+        raise errors.bad_tensor(tensor.name, f"has a value outside the range of {dtype}")
+    narrow = wide.astype(target)
+    return narrow.view(dtype.numpy) if dtype in _BITS else narrow
+
+
+def dense(sparse: onnx.SparseTensorProto, base: Path | None) -> np.ndarray:
+    """A sparse tensor written out in full.
+
+    Raises:
+        LoadError: indices outside the shape, or of the wrong shape.
+    """
+    name = sparse.values.name
+    values, indices = array_of(sparse.values, base), array_of(sparse.indices, base)
+    shape = checked_shape(name, list(sparse.dims), DType.of(values.dtype))
+    if values.ndim != 1 or indices.dtype != np.int64 or indices.shape not in ((len(values),), (len(values), len(shape))):
+        raise errors.bad_tensor(name, f"is sparse with indices of shape {indices.shape}")
+    size = math.prod(shape)
+    if size * values.itemsize > limits.FOLDED_BYTES:
+        raise errors.tensor_too_large(shape, size * values.itemsize, limits.FOLDED_BYTES)
+    bound = np.array([size]) if indices.ndim == 1 else np.array(shape)
+    if ((indices < 0) | (indices >= bound)).any():
+        raise errors.bad_tensor(name, "is sparse with an index outside its shape")
+    full = np.zeros(shape, values.dtype)
+    places = (indices,) if indices.ndim == 1 else (np.ravel_multi_index(tuple(indices.T), shape),)
+    full.reshape(-1)[places[0]] = values
+    return full

@@ -1,0 +1,78 @@
+"""Attributes that convolutions and pools share: strides, dilations and pads, with automatic padding resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from convc import errors
+from convc.ir.dims import Dim, DimLike
+
+from . import symbolic
+from .call import Call
+
+
+@dataclass(frozen=True)
+class Window:
+    """Kernel, strides, dilations (one entry an axis) and pads (all begins, then all ends)."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        return {"strides": self.strides, "pads": self.pads, "dilations": self.dilations}
+
+
+def window(call: Call, spatial: Sequence[DimLike], kernel: Sequence[int]) -> Window:
+    """The window of a node over an input of these spatial sizes.
+
+    Raises:
+        ShapeError: lists that do not fit the rank, or sizes below 1.
+        UnsupportedForm: SAME padding of a symbolic size.
+    """
+    rank = len(spatial)
+    kernel = _checked("kernel_shape", tuple(kernel), rank)
+    strides = _checked("strides", call.attr("strides") or (1,) * rank, rank)
+    dilations = _checked("dilations", call.attr("dilations") or (1,) * rank, rank)
+    return Window(kernel, strides, dilations, _pads(call, spatial, kernel, strides, dilations))
+
+
+def _checked(name: str, values: tuple[int, ...], length: int, least: int = 1) -> tuple[int, ...]:
+    if len(values) != length:
+        raise errors.attribute_length(name, len(values), length)
+    if any(value < least for value in values):
+        raise errors.attribute_below(name, min(values), least)
+    return values
+
+
+def _pads(
+    call: Call, spatial: Sequence[DimLike], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> tuple[int, ...]:
+    mode, given = call.attr("auto_pad", "NOTSET") or "NOTSET", call.attr("pads") or ()
+    rank = len(spatial)
+    if mode == "NOTSET":
+        return _checked("pads", tuple(given) or (0,) * (2 * rank), 2 * rank, least=0)
+    if mode not in ("VALID", "SAME_UPPER", "SAME_LOWER"):
+        raise errors.bad_attribute("auto_pad", f"is {mode!r}; expected NOTSET, VALID, SAME_UPPER or SAME_LOWER")
+    if any(given):
+        raise errors.bad_attribute("pads", f"is given together with auto_pad={mode}")
+    if mode == "VALID":
+        return (0,) * (2 * rank)
+    spans = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations)]
+    totals = [_same(*axis) for axis in zip(spatial, spans, strides)]
+    small, large = [total // 2 for total in totals], [total - total // 2 for total in totals]
+    return (*small, *large) if mode == "SAME_UPPER" else (*large, *small)
+
+
+def _same(size: DimLike, span: int, stride: int) -> int:
+    """All the padding of one axis that makes ceil(size / stride) outputs."""
+    if stride == 1:
+        return span - 1
+    if isinstance(size, Dim):
+        raise symbolic.undecided("SAME padding", size)
+    outputs = -(-size // stride)
+    return max((outputs - 1) * stride + span - size, 0)
