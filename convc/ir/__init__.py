@@ -4,6 +4,7 @@ from . import ops as ops
 from .dims import Dim, DimLike
 from .graph import Graph, Node, Payload, Use, Value
 from .operator import Kind, Operator, operator, operators
+from .text import parse_graph, print_graph
 from .types import DType, Shape, TensorType
 
 __all__ = [
@@ -21,4 +22,6 @@ __all__ = [
     "Value",
     "operator",
     "operators",
+    "parse_graph",
+    "print_graph",
 ]

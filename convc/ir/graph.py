@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import networkx as nx
 import numpy as np
 
+from .. import errors
 from .dims import Dim, DimLike, substitute
 from .operator import Kind, Operator, operator
 from .types import DType, TensorType
@@ -36,11 +37,29 @@ class Use(NamedTuple):
 
 
 class Payload:
-    """The data of a constant, immutable, with a digest that is computed once and on demand."""
+    """The data of a constant, immutable, with a digest that is computed once and on demand.
 
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = np.asarray(array)
-        self.array.flags.writeable = False
+    A graph read back from text may know only the digest of a constant: enough to compare, not to compute.
+    """
+
+    def __init__(self, array: np.ndarray | None, digest: str | None = None) -> None:
+        self._array = None
+        if array is not None:
+            self._array = np.asarray(array).view()
+            self._array.flags.writeable = False
+        if digest is not None:
+            self.__dict__["digest"] = digest
+
+    @property
+    def has_data(self) -> bool:
+        return self._array is not None
+
+    @property
+    def array(self) -> np.ndarray:
+        """The data. Raises ``LoadError`` where only the digest is known."""
+        if self._array is None:
+            raise errors.constant_without_data(self.digest)
+        return self._array
 
     @cached_property
     def digest(self) -> str:
@@ -285,7 +304,7 @@ class Graph:
         return [
             (
                 node.op,
-                sorted(node.attributes.items(), key=lambda item: item[0]),
+                [(name, _comparable(node.attributes[name])) for name in sorted(node.attributes)],
                 node.outputs,
                 node.origins,
                 node.region,
@@ -294,6 +313,13 @@ class Graph:
             )
             for node in nodes
         ]
+
+
+def _comparable(value: Any) -> Any:
+    """An attribute value in which NaN equals NaN."""
+    if isinstance(value, tuple):
+        return tuple(map(_comparable, value))
+    return "nan" if isinstance(value, float) and value != value else value
 
 
 def _bind(value: Any, values: Mapping[str, DimLike]) -> Any:

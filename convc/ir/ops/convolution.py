@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -83,9 +84,9 @@ def _depthwise(x: np.ndarray, w: np.ndarray, found: Sequence[windows.Axis]) -> n
     ones = (1,) * len(found)
     result = np.zeros((len(x), channels, multiplier, *(window.count for window in found)), x.dtype)
     term = np.empty_like(result)
-    for index, slices in windows.taps(found):
-        weights = w[(slice(None), 0, *index)].reshape(channels, multiplier, *ones)
-        np.multiply(x[(slice(None), slice(None), None, *slices)], weights, out=term)
+    grouped, taps = x[:, :, None], w[:, 0].reshape(channels, multiplier, *w.shape[2:])
+    for place, index in windows.taps(found):
+        np.multiply(grouped[index], taps[:, :, *place].reshape(channels, multiplier, *ones), out=term)
         result += term
     return result.reshape(len(x), -1, *result.shape[3:])
 
@@ -103,17 +104,18 @@ def _convolve(
         np.matmul(matrix, channels.reshape(depth, -1), out=target.reshape(filters, -1))
         return
     patches = _patches(channels, found)
-    rows = patches.shape[depth_axes(found)]
+    rows = len(out[0])
     block = max(1, int(PATCH_BYTES * rows // max(1, patches.nbytes)))
     for start in range(0, rows, block):
         stop = min(start + block, rows)
-        columns = patches[(slice(None), *(slice(None),) * len(found), slice(start, stop))].reshape(matrix.shape[1], -1)
+        columns = _rows(patches, len(found), start, stop).reshape(matrix.shape[1], -1)
         target[:, start:stop] = (matrix @ columns).reshape(filters, stop - start, -1)
 
 
-def depth_axes(found: Sequence[windows.Axis]) -> int:
-    """Axis of the first output dimension in the patches [C, kernel, windows]."""
-    return 1 + len(found)
+def _rows(patches: np.ndarray, rank: int, start: int, stop: int) -> np.ndarray:
+    """``patches`` [C, kernel, windows] of these indices on the first axis of the windows."""
+    index: tuple[Any, ...] = (slice(None),) * (1 + rank) + (slice(start, stop),)
+    return patches[index]
 
 
 def _patches(channels: np.ndarray, found: Sequence[windows.Axis]) -> np.ndarray:

@@ -200,9 +200,7 @@ def _where(attributes: Attributes, condition: np.ndarray, a: np.ndarray, b: np.n
 
 for _row in _TABLE:
     define(
-        Operator(
-            _row.name, Kind.ELEMENTWISE, _infer(_row), _reference(_row), dict(_row.attributes), triton=_row.triton
-        )
+        Operator(_row.name, Kind.ELEMENTWISE, _infer(_row), _reference(_row), dict(_row.attributes), triton=_row.triton)
     )
 _POWER = Row("Pow", 2, functions.power, "")
 define(Operator("Pow", Kind.ELEMENTWISE, _infer_pow, _reference(_POWER)))

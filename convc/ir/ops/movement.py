@@ -63,7 +63,7 @@ def _pad(attributes: Attributes, x: np.ndarray) -> np.ndarray:
 
 
 def _fill(value: float, dtype: np.dtype) -> Any:
-    return int(value) if dtype == object or dtype.kind in "iu" else np.asarray(value).astype(dtype)
+    return int(value) if dtype.kind in "iuO" else np.asarray(value).astype(dtype)
 
 
 def _infer_gather(attributes: Attributes, inputs: Sequence[TensorType]) -> list[TensorType]:
@@ -97,7 +97,5 @@ define(
         {"axis": REQUIRED},
     )
 )
-define(
-    Operator("Pad", Kind.MOVEMENT, _infer_pad, _pad, {"pads": REQUIRED, "mode": "constant", "value": 0.0})
-)
+define(Operator("Pad", Kind.MOVEMENT, _infer_pad, _pad, {"pads": REQUIRED, "mode": "constant", "value": 0.0}))
 define(Operator("Gather", Kind.MOVEMENT, _infer_gather, _gather, {"axis": REQUIRED}))

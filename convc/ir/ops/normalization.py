@@ -106,8 +106,6 @@ define(
         {"epsilon": 1e-5},
     )
 )
-define(
-    Operator("LRN", Kind.REDUCTION, _infer_lrn, _lrn, {"size": REQUIRED, "alpha": 1e-4, "beta": 0.75, "bias": 1.0})
-)
+define(Operator("LRN", Kind.REDUCTION, _infer_lrn, _lrn, {"size": REQUIRED, "alpha": 1e-4, "beta": 0.75, "bias": 1.0}))
 define(Operator("Softmax", Kind.REDUCTION, _infer_softmax("Softmax"), _softmax, {"axis": REQUIRED}))
 define(Operator("LogSoftmax", Kind.REDUCTION, _infer_softmax("LogSoftmax"), _log_softmax, {"axis": REQUIRED}))

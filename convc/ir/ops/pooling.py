@@ -45,8 +45,8 @@ def _max_pool(attributes: Attributes, x: np.ndarray) -> np.ndarray:
     found = windows.axes(x.shape[2:], attributes["kernel_shape"], attributes)
     wide = windows.padded(wide, found, lowest(wide.dtype))
     result: np.ndarray | None = None
-    for _, slices in windows.taps(found):
-        tap = wide[(..., *slices)]
+    for _, index in windows.taps(found):
+        tap = wide[index]
         result = tap.copy() if result is None else np.maximum(result, tap, out=result)
     assert result is not None
     return narrow(result, x.dtype)
@@ -58,8 +58,8 @@ def _average_pool(attributes: Attributes, x: np.ndarray) -> np.ndarray:
     found = windows.axes(x.shape[2:], attributes["kernel_shape"], attributes)
     wide = windows.padded(wide, found, 0)
     total: np.ndarray | None = None
-    for _, slices in windows.taps(found):
-        tap = wide[(..., *slices)]
+    for _, index in windows.taps(found):
+        tap = wide[index]
         total = tap.copy() if total is None else np.add(total, tap, out=total)
     assert total is not None
     with np.errstate(all="ignore"):
@@ -80,9 +80,7 @@ def _elements(found: Sequence[windows.Axis], include_pad: bool) -> np.ndarray:
 _ATTRIBUTES = {"kernel_shape": REQUIRED, "strides": REQUIRED, "pads": REQUIRED, "dilations": REQUIRED}
 
 define(
-    Operator(
-        "MaxPool", Kind.WINDOW, _infer("MaxPool", integers=True), _max_pool, {**_ATTRIBUTES, "ceil_mode": False}
-    )
+    Operator("MaxPool", Kind.WINDOW, _infer("MaxPool", integers=True), _max_pool, {**_ATTRIBUTES, "ceil_mode": False})
 )
 define(
     Operator(

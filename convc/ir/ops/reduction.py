@@ -74,8 +74,4 @@ _ROWS: dict[str, Reduce] = {
 }
 
 for _name, _reduce in _ROWS.items():
-    define(
-        Operator(
-            _name, Kind.REDUCTION, _infer(_name), _reference(_reduce), {"axes": REQUIRED, "keepdims": True}
-        )
-    )
+    define(Operator(_name, Kind.REDUCTION, _infer(_name), _reference(_reduce), {"axes": REQUIRED, "keepdims": True}))

@@ -7,7 +7,7 @@ arithmetic does.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..operator import Attributes, Operator
 from ..types import DType
@@ -33,10 +33,10 @@ def minimum(a: str, b: str) -> str:
 
 
 def expm1(x: str) -> str:
-    """exp(x) - 1: its Taylor series to the seventh power near 0 (remainder below 2^-25), where the difference cancels."""
-    series = "1.0"
-    for divisor in range(7, 1, -1):
-        series = f"1.0 + {x} / {divisor}.0 * ({series})" if divisor < 7 else f"1.0 + {x} / 7.0"
+    """exp(x) - 1: Taylor's series to the seventh power near 0 (remainder below 2^-25), where the difference cancels."""
+    series = f"1.0 + {x} / 7.0"
+    for divisor in range(6, 1, -1):
+        series = f"1.0 + {x} / {divisor}.0 * ({series})"
     return f"tl.where(tl.abs({x}) < 0.35, {x} * ({series}), tl.exp({x}) - 1.0)"
 
 
@@ -128,14 +128,14 @@ def literal(value: object) -> str:
     return str(value)
 
 
-_SPECIAL = {"Gelu": gelu_text, "Clip": clip_text, "Cast": cast_text}
+_SPECIAL: dict[str, Callable[..., str]] = {"Gelu": gelu_text, "Clip": clip_text, "Cast": cast_text}
 
 
 def triton_text(operator: Operator, attributes: Attributes, operands: Sequence[str]) -> str:
     """The Triton expression of an elementwise operator applied to ``operands`` (fp32 blocks; bool for logic).
 
-    Operands appear more than once: they should be names. Anything else is put in parentheses. "" where the operator has no
-    text (Pow; see `pow_text`).
+    Operands appear more than once: they should be names. Anything else is put in parentheses. "" where the operator
+    has no text (Pow; see `pow_text`).
     """
     template = _SPECIAL[operator.name](**attributes) if operator.name in _SPECIAL else operator.triton
     return fill(template, operands, attributes)

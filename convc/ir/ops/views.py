@@ -95,9 +95,7 @@ define(
         {"perm": REQUIRED},
     )
 )
-define(
-    Operator("Slice", Kind.VIEW, _infer_slice, _slice, {"starts": REQUIRED, "sizes": REQUIRED, "steps": REQUIRED})
-)
+define(Operator("Slice", Kind.VIEW, _infer_slice, _slice, {"starts": REQUIRED, "sizes": REQUIRED, "steps": REQUIRED}))
 define(
     Operator(
         "Expand",

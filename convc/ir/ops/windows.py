@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 
@@ -37,10 +38,13 @@ def check_attributes(op: str, attributes: Attributes, rank: int) -> None:
 
 @dataclass(frozen=True)
 class Axis:
-    """The windows along one spatial axis: ``extent`` elements read, ``count`` outputs."""
+    """The windows along one spatial axis: ``extent`` elements read, ``count`` outputs.
 
-    extent: DimLike
-    kernel: DimLike
+    extent, kernel and what follows from them are dimensions in types (`DimLike`) and integers in arrays.
+    """
+
+    extent: Any
+    kernel: Any
     stride: int
     dilation: int
     begin: int
@@ -48,16 +52,16 @@ class Axis:
     ceil_mode: bool = False
 
     @property
-    def span(self) -> DimLike:
+    def span(self) -> Any:
         """Elements from the first to the last tap."""
         return self.dilation * (self.kernel - 1) + 1
 
     @property
-    def padded(self) -> DimLike:
+    def padded(self) -> Any:
         return self.extent + self.begin + self.end
 
     @property
-    def count(self) -> DimLike:
+    def count(self) -> Any:
         """Number of windows: floor((padded - span) / stride) + 1.
 
         In ceil mode the quotient is rounded up, but a window must start before the end padding (ONNX Runtime's rule).
@@ -77,9 +81,7 @@ def axes(shape: Sequence[DimLike], kernel: Sequence[DimLike], attributes: Attrib
     strides, dilations, pads = attributes["strides"], attributes["dilations"], attributes["pads"]
     rank = len(shape)
     return [
-        Axis(
-            shape[i], kernel[i], strides[i], dilations[i], pads[i], pads[rank + i], attributes.get("ceil_mode", False)
-        )
+        Axis(shape[i], kernel[i], strides[i], dilations[i], pads[i], pads[rank + i], attributes.get("ceil_mode", False))
         for i in range(rank)
     ]
 
@@ -93,7 +95,7 @@ def check_fit(op: str, windows: Sequence[Axis]) -> None:
 
 
 def padded(x: np.ndarray, windows: Sequence[Axis], fill: float) -> np.ndarray:
-    """``x[..., spatial]`` with borders of ``fill``, wide enough for the last window; ``x`` itself where none is needed."""
+    """``x[..., spatial]`` with borders of ``fill``, wide enough for the last window; ``x`` itself where none is due."""
     borders = []
     for window in windows:
         needed = (window.count - 1) * window.stride + window.span - window.extent - window.begin
@@ -103,16 +105,19 @@ def padded(x: np.ndarray, windows: Sequence[Axis], fill: float) -> np.ndarray:
     lead = x.ndim - len(windows)
     shape = (*x.shape[:lead], *(n + sum(border) for n, border in zip(x.shape[lead:], borders, strict=True)))
     result = np.full(shape, fill, x.dtype) if fill else np.zeros(shape, x.dtype)
-    inner = tuple(slice(begin, begin + n) for n, (begin, _) in zip(x.shape[lead:], borders, strict=True))
-    result[(..., *inner)] = x
+    inner: tuple[Any, ...] = tuple(
+        slice(begin, begin + n) for n, (begin, _) in zip(x.shape[lead:], borders, strict=True)
+    )
+    result[(slice(None),) * lead + inner] = x
     return result
 
 
-def taps(windows: Sequence[Axis]) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
-    """For every kernel position its index and the slices of the padded input that it reads, one element per window."""
-    for index in product(*(range(window.kernel) for window in windows)):
-        starts = [tap * window.dilation for tap, window in zip(index, windows, strict=True)]
-        yield index, tuple(
+def taps(windows: Sequence[Axis]) -> Iterator[tuple[tuple[int, ...], tuple[Any, ...]]]:
+    """For every kernel position its place and the index by which the padded input gives it one element per window."""
+    for place in product(*(range(window.kernel) for window in windows)):
+        starts = [tap * window.dilation for tap, window in zip(place, windows, strict=True)]
+        slices = (
             slice(start, start + (window.count - 1) * window.stride + 1, window.stride)
             for start, window in zip(starts, windows, strict=True)
         )
+        yield place, (..., *slices)
