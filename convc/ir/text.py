@@ -236,13 +236,14 @@ def _parsed_payload(text: str, type: TensorType, constants: Mapping[str, np.ndar
     if not text.startswith("@"):
         return Payload(_parsed_data(text, type))
     digest = text[1:]
-    return Payload(constants[digest] if digest in constants else None, digest)
+    return Payload(constants.get(digest), digest)
 
 
 def _parsed_data(text: str, type: TensorType) -> np.ndarray:
     elements = _evaluated(ast.parse(text, mode="eval").body)
     dtype = type.dtype.numpy
-    return np.array(elements, np.float64 if type.dtype.is_float else dtype).astype(dtype).reshape(type.shape)
+    shape: Any = type.shape
+    return np.array(elements, np.float64 if type.dtype.is_float else dtype).astype(dtype).reshape(shape)
 
 
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {

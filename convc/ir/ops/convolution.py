@@ -86,7 +86,8 @@ def _depthwise(x: np.ndarray, w: np.ndarray, found: Sequence[windows.Axis]) -> n
     term = np.empty_like(result)
     grouped, taps = x[:, :, None], w[:, 0].reshape(channels, multiplier, *w.shape[2:])
     for place, index in windows.taps(found):
-        np.multiply(grouped[index], taps[:, :, *place].reshape(channels, multiplier, *ones), out=term)
+        tap: tuple[Any, ...] = (..., *place)
+        np.multiply(grouped[index], taps[tap].reshape(channels, multiplier, *ones), out=term)
         result += term
     return result.reshape(len(x), -1, *result.shape[3:])
 
