@@ -585,6 +585,11 @@ def needs_opset(layer: str, what: str, least: int, found: int) -> UsageError:
     return UsageError(f"{what} needs opset {least} or newer, but opset {found} was asked for", node=layer)
 
 
+def too_large_for_onnx(size: int, limit: int) -> LimitError:
+    """More weights than one ONNX file holds."""
+    return LimitError(f"{size} bytes of weights do not fit into an ONNX file, which holds {limit}")
+
+
 def cannot_express(layer: str, dim: object) -> ShapeError:
     """A dimension that no input of the graph shows."""
     return ShapeError(f"dimension {dim} cannot be computed from the shapes of the graph's inputs", node=layer)

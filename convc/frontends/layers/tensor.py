@@ -121,13 +121,14 @@ class Tensor(Elementwise, Shaping):
     ) -> Tensor:
         """Batch normalisation with running statistics; parameters of shape [C], drawn by default.
 
+        The ranges of a drawn scale and variance are such that a variance of 1 stays one: E[scale²] · E[1/var] = 1.
         gain: factor on a drawn scale and shift; below 1 at the end of a residual branch it keeps deep networks O(1).
         """
         net = self.network
         name = net.unique("batch_norm", name)
         shape, weights = (self._channels(name),), net.weights
         parts = {
-            "scale": (scale, partial(weights.uniform, low=0.5 * gain, high=1.5 * gain)),
+            "scale": (scale, partial(weights.uniform, low=0.5 * gain, high=1.35 * gain)),
             "shift": (shift, partial(weights.normal, scale=0.1 * gain)),
             "mean": (mean, partial(weights.normal, scale=0.1)),
             "var": (var, partial(weights.uniform, low=0.5, high=1.5)),

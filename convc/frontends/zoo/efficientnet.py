@@ -40,8 +40,9 @@ def mbconv(x: Tensor, expansion: int, kernel: int, stride: int, filters: int, na
         y = _conv(y, expansion * x.channels, 1, 1, f"{name}.expand", gain=LINEAR_INPUT).silu()
     y = y.depthwise(kernel, stride, kernel // 2, bias=False, name=f"{name}.dw").batch_norm(name=f"{name}.dw.bn").silu()
     y = squeeze_excitation(y, max(1, x.channels // 4), f"{name}.se")
-    y = _conv(y, filters, 1, 1, f"{name}.project", gain=GATED_INPUT)
-    return x.add(y, name=f"{name}.add") if stride == 1 and x.channels == filters else y
+    keeps_shape = stride == 1 and x.channels == filters
+    y = _conv(y, filters, 1, 1, f"{name}.project", gain=GATED_INPUT * (0.5 if keeps_shape else 1))
+    return x.add(y, name=f"{name}.add") if keeps_shape else y
 
 
 def squeeze_excitation(x: Tensor, squeezed: int, name: str) -> Tensor:

@@ -14,9 +14,7 @@ IMAGENET: dict[int, tuple[bool, tuple[int, int, int, int]]] = {
 """Depth → whether its blocks are bottlenecks, and the number of blocks in each stage."""
 
 
-def resnet(
-    net: Network, depth: int, size: int = 224, classes: int = 1000, stride_in_1x1: bool = False
-) -> None:
+def resnet(net: Network, depth: int, size: int = 224, classes: int = 1000, stride_in_1x1: bool = False) -> None:
     """ResNet-18, 34, 50, 101 or 152.
 
     stride_in_1x1: put the stride of a bottleneck into its first 1x1 convolution, as the paper does, and not into
