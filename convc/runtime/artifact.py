@@ -25,7 +25,7 @@ from .. import errors
 from . import manifest as records
 from .check import Inconsistent, check_manifest
 from .manifest import FORMAT_MAJOR, FORMAT_MINOR, Manifest, SectionSpec
-from .weights import align, load_weights, pack_weights
+from .weights import SECTION, align, check_weights, load_weights, pack_weights
 
 __all__ = ["Artifact", "build", "load_weights", "pack_weights", "read", "write"]
 
@@ -111,7 +111,9 @@ def build(manifest: Manifest, blobs: Mapping[str, Any]) -> Artifact:
         offset = align(offset + view.nbytes, ALIGN)
     filled = msgspec.structs.replace(manifest, format=(FORMAT_MAJOR, FORMAT_MINOR), sections=tuple(sections))
     # The manifest goes through its own encoding, so that a network in memory is what a reader of the file would get.
-    return Artifact(_decoded(_encoded(filled, None), None), views)
+    manifest = _decoded(_encoded(filled, None), None)
+    _check_weights(manifest, views, None)
+    return Artifact(manifest, views)
 
 
 def write(path: str | os.PathLike[str], manifest: Manifest, blobs: Mapping[str, Any]) -> None:
@@ -172,6 +174,7 @@ def _parsed(mapped: mmap.mmap, file: str, verify: bool) -> Artifact:
     sections = _laid_out(data, end, manifest.sections, file)
     if verify:
         _verify(manifest.sections, sections, file)
+    _check_weights(manifest, sections, file)
     return Artifact(manifest, sections, file, mapped)
 
 
@@ -221,6 +224,14 @@ def _verify(specs: Sequence[SectionSpec], sections: Mapping[str, memoryview], fi
     for spec in specs:
         if hashlib.sha256(sections[spec.name]).hexdigest() != spec.sha256:
             raise errors.damaged(spec.name, "its SHA-256 does not match", file)
+
+
+def _check_weights(manifest: Manifest, sections: Mapping[str, memoryview], file: str | None) -> None:
+    if manifest.weights:
+        try:
+            check_weights(sections[SECTION], manifest.weights)
+        except (ValueError, RecursionError) as error:
+            raise errors.damaged(SECTION, str(error), file) from error
 
 
 def _replace(path: Path, pieces: Sequence[bytes | memoryview]) -> None:

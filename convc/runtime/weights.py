@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import safetensors
@@ -46,30 +47,42 @@ def pack_weights(weights: Mapping[str, np.ndarray]) -> tuple[bytes, tuple[Weight
     return bytes(safetensors.serialize(tensors)), tuple(specs), end
 
 
-def weight_bytes(artifact: Artifact) -> list[tuple[WeightSpec, bytearray]]:
-    """Every weight tensor's place and content.
+def check_weights(section: memoryview, specs: Sequence[WeightSpec]) -> None:
+    """Compare a section's header with the manifest, without touching the data. Raises ``ValueError``."""
+    length = int.from_bytes(section[:8], "little")
+    if len(section) < 8 or length > len(section) - 8:
+        raise ValueError("its header is cut off")
+    header = json.loads(bytes(section[8 : 8 + length]))
+    found = {name: _extent(entry) for name, entry in header.items()} if isinstance(header, dict) else {}
+    for spec in specs:
+        if spec.name not in found:
+            raise ValueError(f"tensor {spec.name!r} is missing")
+        begin, end = found[spec.name]
+        if not 0 <= begin <= end <= len(section) - 8 - length:
+            raise ValueError(f"tensor {spec.name!r} lies outside of it")
+        if end - begin != spec.nbytes:
+            raise ValueError(f"tensor {spec.name!r} has {end - begin} bytes, the manifest says {spec.nbytes}")
+    if len(found) != len(specs):
+        raise ValueError(f"it holds {len(found)} tensors, the manifest lists {len(specs)}")
 
-    Raises `ArtifactError` where the section and the manifest disagree.
-    """
-    found = _stored(artifact)
-    for spec in artifact.manifest.weights:
-        data = found.get(spec.name)
-        if data is None:
-            raise errors.damaged(SECTION, f"tensor {spec.name!r} is missing", artifact.file)
-        if len(data) != spec.nbytes:
-            what = f"tensor {spec.name!r} has {len(data)} bytes, the manifest says {spec.nbytes}"
-            raise errors.damaged(SECTION, what, artifact.file)
-    return [(spec, found[spec.name]) for spec in artifact.manifest.weights]
 
-
-def _stored(artifact: Artifact) -> dict[str, bytearray]:
-    if not artifact.manifest.weights:
-        return {}
+def _extent(entry: Any) -> tuple[int, int]:
     try:
-        tensors = safetensors.deserialize(bytes(artifact.section(SECTION)))
+        begin, end = entry["data_offsets"]
+        return int(begin), int(end)
+    except (KeyError, TypeError, ValueError):
+        raise ValueError("its header is not that of safetensors") from None
+
+
+def weight_bytes(artifact: Artifact) -> list[tuple[WeightSpec, bytearray]]:
+    """Every weight tensor's place and content. Raises `ArtifactError` where the section is not safetensors."""
+    if not artifact.manifest.weights:
+        return []
+    try:
+        stored = dict(safetensors.deserialize(bytes(artifact.section(SECTION))))
     except safetensors.SafetensorError as error:
         raise errors.damaged(SECTION, f"not safetensors: {error}", artifact.file) from error
-    return {name: tensor["data"] for name, tensor in tensors}
+    return [(spec, stored[spec.name]["data"]) for spec in artifact.manifest.weights]
 
 
 def load_weights(artifact: Artifact, into: Buffer) -> None:

@@ -1,0 +1,51 @@
+"""Two tiny kernels, and their ahead-of-time compilation: ``python tiny_kernels.py FOLDER`` writes NAME.cubin, NAME.json."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import triton
+import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+
+@triton.jit
+def add_weights(x, w, y, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + i, tl.load(x + i, mask=i < n) + tl.load(w + i, mask=i < n), mask=i < n)
+
+
+@triton.jit
+def relu(x, y, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + i, tl.maximum(tl.load(x + i, mask=i < n), 0.0), mask=i < n)
+
+
+SIGNATURES = {
+    "add_weights": (add_weights, {"x": "*fp32", "w": "*fp32", "y": "*fp32", "n": "i32"}),
+    "relu": (relu, {"x": "*fp32", "y": "*fp32", "n": "i64"}),
+}
+BLOCK = 16
+
+
+def build(name: str, capability: int, folder: Path) -> None:
+    function, signature = SIGNATURES[name]
+    pointers = [i for i, kind in enumerate(signature.values()) if kind.startswith("*")]
+    source = ASTSource(
+        fn=function,
+        signature=signature | {"BLOCK": "constexpr"},
+        constexprs={"BLOCK": BLOCK},
+        attrs={(i,): [["tt.divisibility", 16]] for i in pointers},
+    )
+    kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"enable_fp_fusion": True})
+    (folder / f"{name}.cubin").write_bytes(kernel.asm["cubin"])
+    metadata = {"parameters": signature, "threads": 32 * kernel.metadata.num_warps, "shared": kernel.metadata.shared}
+    (folder / f"{name}.json").write_text(json.dumps(metadata))
+
+
+if __name__ == "__main__":
+    for each in SIGNATURES:
+        build(each, 90, Path(sys.argv[1]))
