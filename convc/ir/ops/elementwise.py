@@ -105,6 +105,7 @@ _TABLE: tuple[Row, ...] = (
     Row("Ceil", 1, np.ceil, "tl.ceil({0})"),
     Row("Sign", 1, np.sign, "tl.where({0} > 0, 1.0, tl.where({0} < 0, -1.0, {0}))", accepts="number"),
     # arithmetic
+    Row("Copy", 1, np.copy, "{0}", accepts="any"),
     Row("Add", 2, np.add, "{0} + {1}", accepts="number"),
     Row("Sub", 2, np.subtract, "{0} - {1}", accepts="number"),
     Row("Mul", 2, np.multiply, "{0} * {1}", accepts="number"),

@@ -129,10 +129,16 @@ def gelu(x: np.ndarray, approximate: str) -> np.ndarray:
 def clip(x: np.ndarray, min: float, max: float) -> np.ndarray:
     """``max`` wins where the bounds cross; NaN stays."""
     if x.dtype.kind in "iu":
-        limits = np.iinfo(x.dtype)
-        low, high = (int(np.clip(bound, limits.min, limits.max)) for bound in (np.ceil(min), np.floor(max)))
+        low, high = (_within(bound, np.iinfo(x.dtype)) for bound in (np.ceil(min), np.floor(max)))
         return np.minimum(np.maximum(x, low), high)
     return np.minimum(np.maximum(x, min), max)
+
+
+def _within(bound: float, limits: np.iinfo) -> int:
+    """A bound as an integer of the type, exactly: the largest 64-bit integers are no floats."""
+    if bound <= limits.min or bound >= limits.max:
+        return limits.min if bound <= limits.min else limits.max
+    return int(bound)
 
 
 def divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -100,10 +100,11 @@ def _log_softmax(attributes: Attributes, x: np.ndarray) -> np.ndarray:
 define(
     Operator(
         "BatchNormalization",
-        Kind.REDUCTION,
+        Kind.ELEMENTWISE,
         _infer_batch_normalization,
         _batch_normalization,
         {"epsilon": 1e-5},
+        triton="({0} - {3}) * ({1} / tl.sqrt({4} + {epsilon})) + {2}",
     )
 )
 define(Operator("LRN", Kind.REDUCTION, _infer_lrn, _lrn, {"size": REQUIRED, "alpha": 1e-4, "beta": 0.75, "bias": 1.0}))
