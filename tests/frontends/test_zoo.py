@@ -1,0 +1,278 @@
+"""The zoo against the figures of its papers, of torchvision and of the lectures."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import onnx
+import pytest
+from graph_reference import (
+    evaluate,
+    onnxruntime_outputs,
+    outputs,
+    random_inputs,
+    relative_error,
+    rounding_bound,
+)
+
+from convc import errors
+from convc.frontends import dsl, zoo
+from convc.frontends.export import export_onnx
+from convc.ir.graph import Graph, Node
+from convc.ir.types import DType
+
+# Parameters: torchvision's own counts where it has the network; the papers' tables or exact sums elsewhere.
+PARAMS = {
+    "lenet5": 61_706,
+    "alexnet": 62_378_344,
+    "vgg11": 132_863_336,
+    "vgg13": 133_047_848,
+    "vgg16": 138_357_544,
+    "vgg19": 143_667_240,
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "resnet101": 44_549_160,
+    "resnet152": 60_192_808,
+    "densenet121": 7_978_856,
+    "squeezenet1_0": 1_248_424,
+    "squeezenet1_1": 1_235_496,
+    "mobilenet_v2": 3_504_872,
+    "efficientnet_b0": 5_288_548,
+}
+# 10⁹ multiply-accumulates to three decimals, as torchvision publishes them.
+GMACS = {
+    "resnet18": 1.814,
+    "resnet50": 4.089,
+    "vgg16": 15.470,
+    "mobilenet_v2": 0.301,
+    "efficientnet_b0": 0.386,
+    "densenet121": 2.834,
+    "squeezenet1_0": 0.819,
+    "squeezenet1_1": 0.349,
+}
+# Smaller inputs that still reach every layer of the ImageNet networks.
+REDUCED = {
+    "alexnet": 67,
+    "zfnet": 97,
+    **dict.fromkeys(("vgg11", "vgg11_lrn", "vgg13", "vgg16_c", "vgg16", "vgg19"), 32),
+    **dict.fromkeys(("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "densenet121", "googlenet"), 64),
+    **dict.fromkeys(("squeezenet1_0", "squeezenet1_1", "mobilenet_v1", "mobilenet_v2", "efficientnet_b0"), 64),
+}
+# Networks whose kinds of layers others have too.
+SLOW = {"vgg13", "vgg16_c", "vgg16", "resnet34", "resnet101", "resnet44", "resnet56", "zfnet"}
+
+
+def reduced(name: str, **options: object) -> dsl.Network:
+    size = {"size": REDUCED[name]} if name in REDUCED else {}
+    return zoo.build(name, **size, **options)  # type: ignore[arg-type]
+
+
+def shaped(name: str, **options: object) -> Graph:
+    return zoo.build(name, weights="none", **options).graph  # type: ignore[arg-type]
+
+
+def sides(graph: Graph, *ops: str) -> list[object]:
+    return [node.outputs[0].shape[2] for node in graph.of_kind(*ops)]
+
+
+def macs(graph: Graph, node: Node) -> int:
+    return int(node.operator.macs(node.attributes, [graph.type(v) for v in graph.inputs(node)], node.outputs))
+
+
+def weights_without_biases(graph: Graph) -> int:
+    return sum(node.array.size for node in graph.of_kind("Constant") if node.label.endswith(".weight"))
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, dict]:
+    return {row["name"]: row for row in zoo.describe()}
+
+
+def test_the_list_is_complete_and_takes_less_than_a_second() -> None:
+    zoo.describe()
+    start = time.process_time()
+    rows = zoo.describe()
+    assert time.process_time() - start < 1
+    assert [row["name"] for row in rows] == zoo.names()
+    assert all(row.keys() == {"name", "input_shape", "params", "macs"} for row in rows)
+
+
+@pytest.mark.parametrize("name", PARAMS)
+def test_parameters(name: str, rows: dict[str, dict]) -> None:
+    assert rows[name]["params"] == PARAMS[name]
+
+
+@pytest.mark.parametrize("name", GMACS)
+def test_multiply_accumulates(name: str, rows: dict[str, dict]) -> None:
+    assert round(rows[name]["macs"] / 1e9, 3) == GMACS[name]
+
+
+def test_drawn_weights_do_not_change_the_counts(rows: dict[str, dict]) -> None:
+    net = zoo.build("resnet20")
+    assert (net.params, net.macs) == (rows["resnet20"]["params"], rows["resnet20"]["macs"])
+
+
+def test_alexnet_sides_and_first_layer() -> None:
+    graph = shaped("alexnet")
+    assert sides(graph, "Conv", "MaxPool") == [55, 27, 27, 13, 13, 13, 13, 6]
+    assert sides(graph, "LRN") == [27, 13]
+    first = next(graph.of_kind("Conv"))
+    assert graph.type(graph.inputs(first)[1]).size == 34_848
+
+
+def test_zfnet_sides() -> None:
+    assert sides(shaped("zfnet"), "Conv", "MaxPool") == [111, 56, 26, 13, 13, 13, 13, 6]
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("vgg11", 132_851_392),
+        ("vgg11_lrn", 132_851_392),
+        ("vgg13", 133_035_712),
+        ("vgg16_c", 133_625_536),
+        ("vgg16", 138_344_128),
+        ("vgg19", 143_652_544),
+    ],
+)
+def test_vgg_weights_without_biases(name: str, weights: int) -> None:
+    assert weights_without_biases(shaped(name)) == weights
+
+
+def test_vgg16_activation_values() -> None:
+    graph = shaped("vgg16")
+    values = sum(node.outputs[0].size for node in graph.of_kind("Input", "Conv", "MaxPool", "Gemm"))
+    assert round(values / 1e6, 2) == 15.24
+    assert round(values * 4 / 1e6, 1) == 61.0
+
+
+def test_googlenet_modules() -> None:
+    graph = shaped("googlenet")
+    per_module: dict[str, int] = {}
+    for node in graph.of_kind("Conv"):
+        module = node.label.partition(".")[0].partition("_reduce")[0]
+        per_module[module] = per_module.get(module, 0) + macs(graph, node)
+    found = {module.removeprefix("inception_"): round(count / 1e6, 1) for module, count in per_module.items()}
+    assert (round(found.pop("conv1")), round(found.pop("conv2"))) == (118, 360)
+    assert (round(found.pop("3a")), round(found.pop("3b"))) == (128, 304)
+    expected = {"4a": 73.6, "4b": 87.9, "4c": 99.9, "4d": 118.5, "4e": 170, "5a": 51.1, "5b": 70.7}
+    assert {**found, "4e": round(found["4e"])} == expected
+
+
+def test_googlenet_sides_and_first_weights() -> None:
+    graph = shaped("googlenet")
+    assert sides(graph, "Concat") == [28, 28, 14, 14, 14, 14, 14, 7, 7]
+    assert [node.outputs[0].shape[1] for node in graph.of_kind("Concat")] == [
+        *(256, 480),
+        *(512, 512, 512, 528, 832),
+        *(832, 1024),
+    ]
+    first = next(graph.of_kind("Conv"))
+    assert graph.type(graph.inputs(first)[1]).size == 9_408
+
+
+@pytest.mark.parametrize(("depth", "billions"), [(18, 1.8), (34, 3.6), (50, 3.8), (101, 7.6), (152, 11.3)])
+def test_resnet_of_the_paper(depth: int, billions: float) -> None:
+    """The paper's table 1 counts convolutions and cuts: 3.66 · 10⁹ is 3.6 there, and 3.86 · 10⁹ is 3.8."""
+    graph = shaped(f"resnet{depth}", stride_in_1x1=True)
+    assert sum(macs(graph, node) for node in graph.nodes()) == pytest.approx(billions * 1e9, abs=0.1e9)
+
+
+def test_resnet50_stride_is_where_it_was_asked_for() -> None:
+    def strided(graph: Graph) -> set[tuple[object, ...]]:
+        convolutions = [node for node in graph.of_kind("Conv") if node.attributes["strides"] == (2, 2)]
+        return {graph.type(graph.inputs(node)[1]).shape[2:] for node in convolutions if "shortcut" not in node.label}
+
+    assert strided(shaped("resnet50")) == {(7, 7), (3, 3)}
+    assert strided(shaped("resnet50", stride_in_1x1=True)) == {(7, 7), (1, 1)}
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110])
+def test_resnet_cifar(depth: int, rows: dict[str, dict]) -> None:
+    """6n + 2 layers with weights; the paper's parameter counts in millions, to what its table 6 prints."""
+    graph = shaped(f"resnet{depth}")
+    assert len(list(graph.of_kind("Conv", "Gemm"))) == depth
+    millions = {20: 0.27, 32: 0.46, 44: 0.66, 56: 0.85, 110: 1.7}[depth]
+    digits = 1 if depth == 110 else 2
+    assert round(rows[f"resnet{depth}"]["params"] / 1e6, digits) == millions
+
+
+def test_mobilenet_v1_of_the_paper(rows: dict[str, dict]) -> None:
+    assert round(rows["mobilenet_v1"]["macs"] / 1e6) == 569
+    assert round(rows["mobilenet_v1"]["params"] / 1e6, 1) == 4.2
+
+
+def test_alphago_policy_has_a_bias_for_each_point() -> None:
+    graph = shaped("alphago_policy")
+    assert [node.outputs[0].shape for node in graph.graph_inputs] == [(1, 48, 19, 19)]
+    assert len(list(graph.of_kind("Conv"))) == 13
+    bias = next(graph.of_kind("Add"))
+    assert graph.type(graph.inputs(bias)[1]).shape == (1, 19, 19)
+    assert graph.graph_outputs[0].outputs[0].shape == (1, 361)
+
+
+def test_lenet_of_both_digit_sizes() -> None:
+    assert sides(shaped("lenet5"), "Conv", "AveragePool") == [28, 14, 10, 5, 1]
+    assert sides(shaped("lenet5", size=28), "Conv", "AveragePool") == [28, 14, 10, 5, 1]
+
+
+def test_convnetjs_shapes() -> None:
+    graph = shaped("convnetjs_cifar10")
+    assert [node.outputs[0].shape[1:] for node in graph.of_kind("MaxPool")] == [(16, 16, 16), (20, 8, 8), (20, 4, 4)]
+
+
+@pytest.mark.parametrize("n", [1, 3, 5])
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("m", [1, 2])
+@pytest.mark.parametrize("k", [0, 2])
+def test_classical_pattern(n: int, pool: bool, m: int, k: int) -> None:
+    net = zoo.classical(n, pool, m, k, filters=4)
+    found = [node.op for node in net.graph.nodes() if node.op in ("Conv", "Relu", "MaxPool", "Gemm", "Softmax")]
+    expected = ["Conv", "Relu"] * n + ["MaxPool"] * pool
+    assert found == expected * m + ["Gemm", "Relu"] * k + ["Gemm", "Softmax"]
+    values = evaluate(net.graph, random_inputs(net.graph))
+    assert outputs(net.graph, values)["output"].sum() == pytest.approx(1)
+
+
+def test_unknown_names_and_options_are_refused() -> None:
+    with pytest.raises(errors.UsageError, match="'resnet51'.*resnet50"):
+        zoo.build("resnet51")
+    with pytest.raises(errors.UsageError, match="'depth'.*size, classes, stride_in_1x1"):
+        zoo.build("resnet50", depth=3)
+    with pytest.raises(errors.UsageError, match="'lots'.*random, none"):
+        zoo.build("lenet5", weights="lots")
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet20", "densenet121", "alphago_policy"])
+def test_symbolic_batch(name: str) -> None:
+    symbolic = zoo.build(name, "N", weights="none").graph
+    assert {str(node.outputs[0].shape[0]) for node in symbolic.graph_inputs + symbolic.graph_outputs} == {"N"}
+    assert symbolic.bind({"N": 4}).graph_outputs[0].outputs == shaped(name, batch=4).graph_outputs[0].outputs
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in zoo.names()]
+)
+def test_runs_as_onnx_runtime_runs_its_export(name: str) -> None:
+    """Activations keep finite and of order one, and the exported model computes the same."""
+    graph = reduced(name).graph
+    inputs = random_inputs(graph)
+    values = evaluate(graph, inputs)
+    for node in graph.nodes():
+        if node.op not in ("Constant", "Output", "Softmax"):
+            size = np.sqrt(np.mean(np.square(values[graph.values(node)[0]].astype(np.float64))))
+            assert 0.05 < size < 20, (node.label, size)
+    found, expected = onnxruntime_outputs(export_onnx(graph), inputs), outputs(graph, values)
+    bound = rounding_bound(graph, DType.FP32.epsilon)
+    assert bound < 1e-3
+    assert found.keys() == expected.keys()
+    for output, array in expected.items():
+        assert relative_error(found[output], array) < bound
+
+
+def test_full_size_export_of_the_largest_network() -> None:
+    model = export_onnx(zoo.build("vgg19", weights="none").graph)
+    onnx.checker.check_model(model, full_check=True)
+    assert sum(np.prod(tensor.dims) for tensor in model.graph.initializer if tensor.data_type == 1) == PARAMS["vgg19"]
