@@ -275,6 +275,11 @@ def operator_removed(op: str, opset: int, since: int) -> LoadError:
     return LoadError(f"{op} was removed in opset {since}, and the model declares opset {opset}")
 
 
+def operator_too_old(op: str, opset: int, oldest: int) -> LoadError:
+    """A form of an operator from before the oldest operator set that convc reads."""
+    return LoadError(f"{op} of opset {opset} is older than convc reads ({oldest}); convert the model to a newer opset")
+
+
 def operand_count(what: str, found: int, least: int, most: int) -> LoadError:
     """Too few or too many inputs or outputs."""
     bounds = f"{least}" if least == most else f"{least} to {most}"
@@ -679,3 +684,12 @@ def bad_graph_text(line: int, expected: str, found: str) -> LoadError:
 def broken_invariant(stage: str, invariant: str, label: str | None, found: str) -> PassError:
     """A graph that does not keep what its stage promises."""
     return PassError(f"expected of a graph at stage {stage!r}: {invariant}; found {found}", node=label)
+
+
+# -- compiling --------------------------------------------------------------------------------------------------------
+def kernel_failed(label: str, kernel: str, capability: int, reason: str) -> CompileError:
+    """Triton or ptxas refused a kernel."""
+    return CompileError(
+        f"kernel {kernel} did not compile for sm_{capability}: {reason}; its source: convc kernels MODEL --name {kernel}",
+        node=label,
+    )

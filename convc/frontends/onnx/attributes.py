@@ -12,6 +12,8 @@ from onnx import AttributeProto
 
 from convc import errors
 
+from . import limits
+
 _READ: dict[int, Any] = {
     AttributeProto.FLOAT: lambda a: a.f,
     AttributeProto.INT: lambda a: a.i,
@@ -68,14 +70,24 @@ def schema_of(op: str, opset: int) -> Schema | None:
         raise errors.operator_version(op, opset, min(versions)) from None
     if found.deprecated:
         raise errors.operator_removed(op, opset, found.since_version)
+    if opset < limits.OLDEST_OPSET:
+        _check_same_later(op, opset, found.since_version)
     given = {name: attribute.default_value for name, attribute in found.attributes.items()}
     return Schema(
-        types={name: int(attribute.type.value) for name, attribute in found.attributes.items()},
+        types={name: int(attribute.type.value) for name, attribute in found.attributes.items()},  # type: ignore[attr-defined]
         defaults={name: read_attribute(default) for name, default in given.items() if default.name},
         required=frozenset(name for name, attribute in found.attributes.items() if attribute.required),
         inputs=(found.min_input, found.max_input),
         outputs=(found.min_output, found.max_output),
     )
+
+
+def _check_same_later(op: str, opset: int, since: int) -> None:
+    """An operator set older than convc reads is fine for operators that had not changed by the oldest that it reads."""
+    if schema_of(op, limits.OLDEST_OPSET) is None:
+        raise errors.operator_version(op, opset, limits.OLDEST_OPSET)
+    if onnx.defs.get_schema(op, limits.OLDEST_OPSET, "").since_version != since:
+        raise errors.operator_too_old(op, opset, limits.OLDEST_OPSET)
 
 
 def check_attributes(attributes: Mapping[str, AttributeProto], schema: Schema) -> dict[str, Any]:

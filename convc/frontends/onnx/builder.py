@@ -32,14 +32,17 @@ class Builder:
         self.origin = ""
         self._constants: dict[int, tuple[np.ndarray, Value]] = {}
         self._names: dict[int, tuple[np.ndarray, str]] = {}
+        self._symbolic_dtypes: dict[int, tuple[np.ndarray, DType]] = {}
         self._folded_bytes = 0
 
     def type(self, operand: Operand) -> TensorType:
-        """Element type and shape; arrays with symbolic elements are int64."""
+        """Element type and shape; arrays with symbolic elements are int64 unless they were converted."""
         if isinstance(operand, Value):
             return self.graph.type(operand)
-        dtype = DType.INT64 if operand.dtype == object else DType.of(operand.dtype)
-        return TensorType(dtype, operand.shape)
+        if operand.dtype == object:
+            _, dtype = self._symbolic_dtypes.get(id(operand), (operand, DType.INT64))
+            return TensorType(dtype, operand.shape)
+        return TensorType(DType.of(operand.dtype), operand.shape)
 
     def name(self, array: np.ndarray, name: str) -> None:
         """Remembers the user's name of an array, for the constant that it may become."""
@@ -75,7 +78,8 @@ class Builder:
                 self._within(result, limits.FOLDED_BYTES)
                 with np.errstate(all="ignore"):
                     return self._evaluated(definition.evaluate(full, arrays)[0])
-        value = self.graph.add(definition, [self.value(operand) for operand in inputs], attributes, origins=[self.origin])
+        values = [self.value(operand) for operand in inputs]
+        value = self.graph.add(definition, values, attributes, origins=[self.origin])
         self._within(self.graph.type(value), limits.TENSOR_BYTES)
         return value
 
@@ -94,15 +98,19 @@ class Builder:
             raise errors.tensor_too_large(type.shape, nbytes, limit)
 
     def _symbolic(self, op: str, arrays: Sequence[np.ndarray], attributes: dict[str, Any]) -> np.ndarray:
-        if op in symbolic.ELEMENTWISE:
-            return symbolic.elementwise(op, list(arrays))
-        if op not in symbolic.MOVING:
-            raise UnsupportedForm(errors.FORM_SYMBOLIC_DATA)
         full = operator(op).complete(attributes)
-        types = [self.type(array) for array in arrays]
-        result = operator(op).infer(full, types)[0]
+        result = operator(op).infer(full, [self.type(array) for array in arrays])[0]
         if not result.is_static:
             raise UnsupportedForm(errors.FORM_SYMBOLIC_DATA)
         self._within(result, limits.FOLDED_BYTES)
-        moved = operator(op).evaluate(full, arrays)[0]
-        return symbolic.settle(np.asarray(moved, dtype=object))
+        if op in symbolic.ELEMENTWISE:
+            array = symbolic.elementwise(op, arrays)
+        elif op in symbolic.MOVING:
+            array = np.array(operator(op).evaluate(full, arrays)[0], dtype=object)
+        elif op == "Cast" and result.dtype in (DType.INT64, DType.INT32):
+            array = arrays[0].copy()
+        else:
+            raise UnsupportedForm(errors.FORM_SYMBOLIC_DATA)
+        settled = symbolic.settle(array, result.dtype)
+        self._symbolic_dtypes[id(settled)] = (settled, result.dtype)
+        return settled

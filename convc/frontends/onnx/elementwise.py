@@ -7,11 +7,8 @@ import functools
 import numpy as np
 
 from convc import errors
-from convc.ir.dims import Dim
 from convc.ir.operator import operator
-from convc.ir.types import DType
 
-from . import symbolic
 from .builder import Operand
 from .call import Call
 from .registry import UnsupportedForm, adapter
@@ -115,13 +112,15 @@ def identity(call: Call) -> Operand:
 
 
 @adapter("Dropout")
-def dropout(call: Call) -> Operand:
-    """Nothing at inference; the mask is not computed."""
+def dropout(call: Call) -> list[Operand]:
+    """Nothing at inference; the mask keeps everything (of x's type before opset 10)."""
     training = call.known(2, "training mode") if call.opset >= 12 else None
     if training is not None and training.any():
         raise UnsupportedForm(errors.FORM_TRAINING)
-    call.only_first_output()
-    return call.x
+    if not any(call.used[1:]):
+        return [call.x]
+    kept = np.asarray(True) if call.opset >= 10 else call.scalar(1, call.x)
+    return [call.x, call.emit("Expand", kept, shape=call.shape(call.x))]
 
 
 @adapter("Cast")
@@ -129,18 +128,9 @@ def cast(call: Call) -> Operand:
     code = call.attr("to")
     if code not in DTYPES:
         raise UnsupportedForm(errors.FORM_DTYPE.format(dtype=type_name(code)))
-    return _converted(call, call.x, DTYPES[code])
+    return call.cast(call.x, DTYPES[code])
 
 
 @adapter("CastLike")
 def cast_like(call: Call) -> Operand:
-    return _converted(call, call.x, call.type(call.required(1)).dtype)
-
-
-def _converted(call: Call, x: Operand, dtype: DType) -> Operand:
-    if symbolic.is_symbolic(x):
-        if dtype not in (DType.INT64, DType.INT32):
-            dim = next(item for item in x.flat if isinstance(item, Dim))  # type: ignore[union-attr]
-            raise symbolic.undecided(f"conversion to {dtype}", dim)
-        return x
-    return call.cast(x, dtype)
+    return call.cast(call.x, call.type(call.required(1)).dtype)

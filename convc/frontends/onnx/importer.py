@@ -141,8 +141,10 @@ class Importer:
         structure.check_unique("output", (info.name for info in graph.output), set())
         found = [(info.name, scope.find(info.name)) for info in graph.output]
         if self.unsupported:
-            entries = [errors.Unsupported(op, domain, tuple(nodes), reason)
-                       for (op, domain, reason), nodes in self.unsupported.items()]
+            entries = [
+                errors.Unsupported(op, domain, tuple(nodes), reason)
+                for (op, domain, reason), nodes in self.unsupported.items()
+            ]
             raise errors.UnsupportedModelError(entries)
         for name, operand in found:
             self.builder.origin = name
@@ -235,16 +237,18 @@ class Importer:
         taken: set[str] = set()
         structure.check_unique("input", function.input, taken)
         structure.check_unique("value", (name for inner in function.node for name in inner.output if name), taken)
-        self.stack.append(Frame(
-            nodes=iter(structure.ordered(function.node)),
-            scope=Scope(dict(zip(function.input, padded))),
-            opsets=structure.opsets(function.opset_import),
-            read=structure.names_read(function.node) | set(function.output),
-            prefix=f"{self.builder.origin}/",
-            attributes={**defaults, **given},
-            results=[(inner, outer) for inner, outer in zip(function.output, node.output) if outer],
-            outer=frame.scope,
-        ))
+        self.stack.append(
+            Frame(
+                nodes=iter(structure.ordered(function.node)),
+                scope=Scope(dict(zip(function.input, padded, strict=True))),
+                opsets=structure.opsets(function.opset_import),
+                read=structure.names_read(function.node) | set(function.output),
+                prefix=f"{self.builder.origin}/",
+                attributes={**defaults, **given},
+                results=[(inner, outer) for inner, outer in zip(function.output, node.output, strict=False) if outer],
+                outer=frame.scope,
+            )
+        )
 
     def _enter_branch(self, frame: Frame, node: NodeProto, condition: Known, branches: Mapping[str, Any]) -> None:
         if not isinstance(condition, np.ndarray) or condition.dtype == object:
@@ -256,7 +260,7 @@ class Importer:
             raise errors.operand_count("outputs of the branch", len(graph.output), len(node.output), len(node.output))
         scope = Scope(parent=frame.scope)
         taken = self._initializers(graph, scope, {})
-        results = [(inner.name, outer) for inner, outer in zip(graph.output, node.output) if outer]
+        results = [(inner.name, outer) for inner, outer in zip(graph.output, node.output, strict=True) if outer]
         more = {"prefix": frame.prefix, "attributes": frame.attributes, "results": results, "outer": frame.scope}
         self.stack.append(self._frame(graph, scope, frame.opsets, taken, **more))
 

@@ -112,6 +112,6 @@ def check_overridable(info: ValueInfoProto, found: TensorType) -> None:
     dims = info.type.tensor_type.shape.dim
     shape_known = info.type.tensor_type.HasField("shape")
     sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
-    fits = len(sizes) == found.rank and all(a in (None, b) for a, b in zip(sizes, found.shape))
+    fits = len(sizes) == found.rank and all(a in (None, b) for a, b in zip(sizes, found.shape, strict=False))
     if declared is not found.dtype or (shape_known and not fits):
         raise errors.bad_input(info.name, f"is declared as {declared}{sizes}, but its initializer is {found}")

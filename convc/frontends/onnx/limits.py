@@ -11,3 +11,4 @@ SUBGRAPH_DEPTH = 32
 RANK = 8
 OLDEST_IR = 3
 OLDEST_OPSET = 6
+"""Older operator sets are read as far as their operators mean the same in this one."""

@@ -8,6 +8,8 @@ import numpy as np
 
 from convc import errors
 from convc.ir.dims import Dim, DimLike
+from convc.ir.graph import Value
+from convc.ir.types import DType
 
 from . import symbolic
 from .builder import Operand
@@ -24,7 +26,7 @@ def concat(call: Call) -> Operand:
     return call.x if len(call.inputs) == 1 else call.emit("Concat", *call.operands, axis=axis)
 
 
-# -- slices -------------------------------------------------------------------------------------------------------------
+# -- slices ------------------------------------------------------------------------------------------------------------
 @adapter("Slice")
 def slice_(call: Call) -> Operand:
     """Starts, ends and axes are attributes, from opset 10 inputs, then with steps."""
@@ -37,7 +39,7 @@ def slice_(call: Call) -> Operand:
             raise errors.attribute_length(name, len(values), len(starts))
     first: list[DimLike] = [0] * len(shape)
     sizes, stride = list(shape), [1] * len(shape)
-    for axis, start, end, step in zip(chosen, starts, ends, moves):
+    for axis, start, end, step in zip(chosen, starts, ends, moves, strict=True):
         if step == 0:
             raise errors.bad_attribute("steps", "has a 0")
         first[axis], sizes[axis] = _extent(start, end, step, shape[axis])
@@ -57,8 +59,8 @@ def _slice_arguments(
 
 def _extent(start: DimLike, end: DimLike, step: int, size: DimLike) -> tuple[DimLike, DimLike]:
     """(first index, number of indices) of a slice of an axis, by Python's rules."""
-    if not any(isinstance(item, Dim) for item in (start, end, size)):
-        picked = range(size)[start:end:step]  # type: ignore[misc,index]
+    if isinstance(start, int) and isinstance(end, int) and isinstance(size, int):
+        picked = range(size)[start:end:step]
         return (picked.start if picked else 0), len(picked)
     if step < 0:
         if step == -1 and start in (-1, size - 1) and isinstance(end, int) and end <= -FAR:
@@ -73,27 +75,28 @@ def _extent(start: DimLike, end: DimLike, step: int, size: DimLike) -> tuple[Dim
 
 def _bounded(index: DimLike, size: DimLike) -> DimLike:
     """A slice bound counted from the front, where it certainly lies within the axis."""
-    if isinstance(index, int) and index >= FAR:
-        return size
-    if isinstance(index, int) and index < 0:
-        index = size + index if index > -FAR else 0
-    if index == 0 or not isinstance(size - index, Dim):
-        return index if index == 0 or (size - index) >= 0 else size  # type: ignore[operator]
-    if isinstance(index, Dim) and index.symbols and isinstance(size, Dim):
-        raise symbolic.undecided("extent", size)
-    if isinstance(index, Dim) or not _surely_within(index, size):
+    if isinstance(index, int):
+        if abs(index) >= FAR:
+            return size if index > 0 else 0
+        index = index if index >= 0 else size + index
+    room = size - index
+    if isinstance(room, int):
+        return index if room >= 0 else size
+    if not (_surely_natural(index) and _surely_natural(room)):
         raise symbolic.undecided("extent", size)
     return index
 
 
-def _surely_within(index: DimLike, size: DimLike) -> bool:
-    """Whether ``index`` <= ``size`` for every positive value of the symbols."""
-    difference = size - index
-    if isinstance(difference, int):
-        return difference >= 0
-    least = sum(coefficient for _, coefficient in difference.terms)
-    plain = all(isinstance(atom, str) for monomial, _ in difference.terms for atom in monomial)
-    return plain and all(coefficient > 0 for monomial, coefficient in difference.terms if monomial) and least >= 0
+def _surely_natural(value: DimLike) -> bool:
+    """Whether an expression is 0 or more whenever its symbols are 1 or more."""
+    if isinstance(value, int):
+        return value >= 0
+    least = 0
+    for monomial, coefficient in value.terms:
+        if monomial and coefficient < 0:
+            return False
+        least += coefficient if all(isinstance(atom, str) for atom in monomial) else 0
+    return least >= 0
 
 
 def _sliced(
@@ -120,12 +123,12 @@ def split(call: Call) -> list[Operand]:
     extent = call.shape(call.x)[axis]
     sizes = call.integers_or_attr("split", 1, 13) or _equal_parts(call, extent)
     total = sum(sizes)
-    if total != extent and isinstance(total - extent, int) or any(s < 0 for s in sizes if isinstance(s, int)):
+    if (total != extent and isinstance(total - extent, int)) or any(s < 0 for s in sizes if isinstance(s, int)):
         raise errors.split_misfit(sizes, extent)
     if len(sizes) != len(call.used):
         raise errors.attribute_length("split", len(sizes), len(call.used))
     starts = [sum(sizes[:position]) for position in range(len(sizes))]
-    return [_along(call, call.x, axis, start, size) for start, size in zip(starts, sizes)]
+    return [_along(call, call.x, axis, start, size) for start, size in zip(starts, sizes, strict=True)]
 
 
 def _equal_parts(call: Call, extent: DimLike) -> Sequence[DimLike]:
@@ -136,44 +139,58 @@ def _equal_parts(call: Call, extent: DimLike) -> Sequence[DimLike]:
     if isinstance(extent, Dim):
         raise symbolic.undecided("parts", extent)
     size = -(-extent // count)
-    if call.opset < 18 and extent % count or size * (count - 1) > extent:
+    if (call.opset < 18 and extent % count) or size * (count - 1) > extent:
         raise errors.split_misfit([size] * count, extent)
     return [size] * (count - 1) + [extent - size * (count - 1)]
 
 
-# -- padding and repetition ---------------------------------------------------------------------------------------------
+# -- padding and repetition --------------------------------------------------------------------------------------------
 @adapter("Pad")
 def pad(call: Call) -> Operand:
     """Negative pads crop first; what is left must not be negative."""
-    pads, value, mode = _pad_arguments(call)
-    shape = call.shape(call.x)
-    rank = len(shape)
-    crops = [min(pad, 0) for pad in pads]
-    x = call.x
-    if any(crops):
-        sizes = [dim + crops[axis] + crops[rank + axis] for axis, dim in enumerate(shape)]
-        if any(isinstance(size, int) and size < 0 for size in sizes):
-            raise errors.operand_shape("the cropped input", list(map(str, sizes)), "sizes of 0 or more")
-        x = _sliced(call, x, [-crop for crop in crops[:rank]], sizes)
+    pads, fill, mode = _pad_arguments(call)
+    x = _cropped(call, call.x, [min(pad, 0) for pad in pads])
     borders = tuple(max(pad, 0) for pad in pads)
     if not any(borders):
         return x
     if mode not in ("constant", "reflect", "edge"):
         raise UnsupportedForm(errors.FORM_ATTRIBUTE.format(name="mode", value=mode))
-    return call.emit("Pad", x, pads=borders, mode=mode, value=value)
+    if isinstance(fill, Value):
+        return _padded_at_run_time(call, x, borders, fill)
+    return call.emit("Pad", x, pads=borders, mode=mode, value=fill.item() if mode == "constant" else 0.0)
 
 
-def _pad_arguments(call: Call) -> tuple[tuple[int, ...], float, str]:
+def _cropped(call: Call, x: Operand, crops: Sequence[int]) -> Operand:
+    shape = call.shape(x)
+    rank = len(shape)
+    sizes = [dim + crops[axis] + crops[rank + axis] for axis, dim in enumerate(shape)]
+    if any(isinstance(size, int) and size < 0 for size in sizes):
+        raise errors.operand_shape("the cropped input", list(map(str, sizes)), "sizes of 0 or more")
+    return _sliced(call, x, [-crop for crop in crops[:rank]], sizes)
+
+
+def _padded_at_run_time(call: Call, x: Operand, borders: tuple[int, ...], fill: Value) -> Operand:
+    """Padded with zeros, which a mask then replaces by a fill value that only the run knows."""
+    shape = call.shape(x)
+    padded = [borders[axis] or borders[len(shape) + axis] for axis in range(len(shape))]
+    extent = tuple(dim if wide else 1 for dim, wide in zip(shape, padded, strict=True))
+    inside = call.emit("Pad", call.expand(np.ones((1,) * len(shape), np.int64), extent), pads=borders)
+    zeros = call.emit("Pad", x, pads=borders)
+    return call.emit("Where", call.cast(inside, DType.BOOL), zeros, call.reshape(fill, ()))
+
+
+def _pad_arguments(call: Call) -> tuple[tuple[int, ...], Operand, str]:
     """(pads of all axes, fill value, mode)."""
     if call.opset < 11:
-        return _all_axes(call, call.attr("pads"), None), call.attr("value"), call.attr("mode")
+        return _all_axes(call, call.attr("pads"), None), np.asarray(call.attr("value")), call.attr("mode")
     pads = call.integers(1, "pads")
     assert pads is not None
-    fill = call.known(2, "fill value")
-    if fill is not None and fill.size != 1:
-        raise errors.operand_shape("the fill value", list(fill.shape), "one number")
+    given = call.input(2)
+    fill = call.scalar(0, call.x) if given is None else given
+    if call.type(fill).size != 1:
+        raise errors.operand_shape("the fill value", list(map(str, call.shape(fill))), "one number")
     axes = call.integers(3, "axes") if call.opset >= 18 else None
-    return _all_axes(call, pads, axes), 0.0 if fill is None else fill.item(), call.attr("mode")
+    return _all_axes(call, pads, axes), fill, call.attr("mode")
 
 
 def _all_axes(call: Call, pads: Sequence[int], axes: Sequence[int] | None) -> tuple[int, ...]:
@@ -206,7 +223,7 @@ def tile(call: Call) -> Operand:
     return x
 
 
-# -- picking ------------------------------------------------------------------------------------------------------------
+# -- picking -----------------------------------------------------------------------------------------------------------
 @adapter("Gather")
 def gather(call: Call) -> Operand:
     """One constant index is a slice; constant indices are counted from the front."""

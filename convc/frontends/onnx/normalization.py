@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from convc import errors
 from convc.ir.dims import product
+from convc.ir.types import DType
 
 from .builder import Operand
 from .call import Call
 from .registry import UnsupportedForm, adapter
-from convc import errors
 
 
 @adapter("BatchNormalization")
@@ -23,7 +24,7 @@ def batch_normalization(call: Call) -> list[Operand]:
 
 
 def _trains(call: Call) -> bool:
-    """Opset 14 has an attribute; before, training showed in the number of outputs, or in ``is_test=0`` as well."""
+    """Opset 14 has an attribute; before, training shows in the outputs, as ``is_test`` is often left at its default."""
     if call.opset >= 14:
         return bool(call.attr("training_mode"))
     if any(call.used[1:]):
@@ -48,7 +49,8 @@ def _with_own_statistics(
 def _blended(call: Call, before: Operand, own: Operand) -> Operand:
     momentum = call.attr("momentum")
     kept = call.emit("Mul", before, call.scalar(momentum, before))
-    return call.emit("Add", kept, call.emit("Mul", call.cast(own, call.type(before).dtype), call.scalar(1 - momentum, before)))
+    added = call.emit("Mul", call.cast(own, call.type(before).dtype), call.scalar(1 - momentum, before))
+    return call.emit("Add", kept, added)
 
 
 @adapter("LRN")
@@ -68,3 +70,23 @@ def softmax(call: Call) -> Operand:
         return call.emit(call.op, call.x, axis=axis)
     flat = call.reshape(call.x, (product(shape[:axis]), product(shape[axis:])))
     return call.reshape(call.emit(call.op, flat, axis=1), shape)
+
+
+@adapter("LayerNormalization")
+def layer_normalization(call: Call) -> list[Operand]:
+    """(x - mean) / sqrt(variance + epsilon) · scale + bias over ``axis`` and all behind it; also mean and 1/deviation.
+
+    The statistics are computed in fp32 (``stash_type``), the rest in x's type.
+    """
+    call.without("stash_type", 1)
+    x, scale, bias = call.x, call.required(1), call.input(2)
+    dtype = call.type(x).dtype
+    wide = call.cast(x, DType.FP32) if dtype in (DType.FP16, DType.BF16) else x
+    axes = tuple(range(call.axis(call.attr("axis"), call.rank), call.rank))
+    mean = call.emit("ReduceMean", wide, axes=axes, keepdims=True)
+    deviation = call.emit("Sub", wide, mean)
+    variance = call.emit("ReduceMean", call.emit("Mul", deviation, deviation), axes=axes, keepdims=True)
+    steadied = call.emit("Add", variance, call.scalar(call.attr("epsilon"), variance))
+    inverse = call.emit("Reciprocal", call.emit("Sqrt", steadied))
+    y = call.emit("Mul", call.cast(call.emit("Mul", deviation, inverse), dtype), scale)
+    return [y if bias is None else call.emit("Add", y, bias), mean, inverse]

@@ -65,7 +65,7 @@ def range_of(call: Call) -> Operand:
     return (start + np.arange(int(count)) * step).astype(dtype.numpy)
 
 
-# -- views --------------------------------------------------------------------------------------------------------------
+# -- views -------------------------------------------------------------------------------------------------------------
 @adapter("Reshape")
 def reshape(call: Call) -> Operand:
     target = call.sizes(1, "shape")
@@ -154,5 +154,5 @@ def expand(call: Call) -> Operand:
     assert target is not None
     source = call.shape(call.x)
     rank = max(len(source), len(target))
-    pairs = zip((1,) * (rank - len(source)) + tuple(source), (1,) * (rank - len(target)) + tuple(target))
-    return call.emit("Expand", call.x, shape=tuple(a if b == 1 else b for a, b in pairs))
+    left, right = ((1,) * (rank - len(shape)) + tuple(shape) for shape in (source, target))
+    return call.emit("Expand", call.x, shape=tuple(a if b == 1 else b for a, b in zip(left, right, strict=True)))

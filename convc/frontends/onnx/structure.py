@@ -31,7 +31,7 @@ def normal(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
-# -- versions -----------------------------------------------------------------------------------------------------------
+# -- versions ----------------------------------------------------------------------------------------------------------
 def check_model(model: onnx.ModelProto) -> None:
     """Raises `LoadError` for a model without its required parts or of a version that convc does not read."""
     if not model.HasField("ir_version"):
@@ -57,15 +57,14 @@ def opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
             raise errors.domain_imported_twice(domain)
         versions[domain] = entry.version
         newest = onnx.defs.onnx_opset_version() if not domain else max(entry.version, 1)
-        oldest = limits.OLDEST_OPSET if not domain else 1
-        if not oldest <= entry.version <= newest:
-            raise errors.version_out_of_range(f"opset {domain}".strip(), entry.version, oldest, newest)
+        if not 1 <= entry.version <= newest:
+            raise errors.version_out_of_range(f"opset {domain}".strip(), entry.version, 1, newest)
     if not versions:
         raise errors.model_without("operator set")
     return versions
 
 
-# -- sizes --------------------------------------------------------------------------------------------------------------
+# -- sizes -------------------------------------------------------------------------------------------------------------
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
     for attribute in node.attribute:
         if attribute.type == AttributeProto.GRAPH:
@@ -119,7 +118,7 @@ def _size(body: Counter[FunctionKey], sizes: Mapping[FunctionKey, int]) -> int:
     return sum(count * (1 + sizes.get(name, 0)) for name, count in body.items())
 
 
-# -- names and order ----------------------------------------------------------------------------------------------------
+# -- names and order ---------------------------------------------------------------------------------------------------
 def check_unique(what: str, names: Iterable[str], taken: set[str]) -> None:
     """Adds ``names`` to ``taken``. Raises `LoadError` for one that is there already."""
     for name in names:

@@ -1,18 +1,19 @@
 """Shape arithmetic on arrays whose elements may be `Dim`.
 
-An array of integers in which some element depends on a symbolic size has NumPy's dtype ``object``. Operators that only
-move elements work on it as they are; the few that compute are listed here.
+An array of integers in which some element depends on a symbolic size has NumPy's dtype ``object``; the builder knows
+its real element type. Operators that only move elements work on it as they are; the few that compute are listed here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from convc import errors
 from convc.ir.dims import Dim, DimLike
+from convc.ir.types import DType
 
 from .registry import UnsupportedForm
 
@@ -22,15 +23,12 @@ def integers(values: Iterable[DimLike]) -> np.ndarray:
     items = list(values)
     array = np.empty(len(items), dtype=object)
     array[:] = items
-    return settle(array)
+    return settle(array, DType.INT64)
 
 
-def settle(array: np.ndarray) -> np.ndarray:
-    """The same as int64 (or bool) where no element is symbolic any more."""
-    if array.dtype != object or any(isinstance(item, Dim) for item in array.flat):
-        return array
-    booleans = bool(array.size) and all(isinstance(item, (bool, np.bool_)) for item in array.flat)
-    return array.astype(np.bool_ if booleans else np.int64)
+def settle(array: np.ndarray, dtype: DType) -> np.ndarray:
+    """The same in its real element type where no element is symbolic any more."""
+    return array if any(isinstance(item, Dim) for item in array.flat) else array.astype(dtype.numpy)
 
 
 def is_symbolic(array: object) -> bool:
@@ -87,8 +85,8 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
 MOVING = {"Reshape", "Transpose", "Slice", "Expand", "Concat", "Gather"}
 
 
-def elementwise(op: str, arrays: list[np.ndarray]) -> np.ndarray:
+def elementwise(op: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
     """``op`` on each element; floor and truncated quotient agree because symbolic sizes are never negative."""
     function = np.frompyfunc(ELEMENTWISE[op], len(arrays), 1)
     operands = [array if array.dtype == object else array.astype(object) for array in arrays]
-    return settle(np.asarray(function(*operands), dtype=object))
+    return np.asarray(function(*operands), dtype=object)

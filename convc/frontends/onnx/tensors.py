@@ -106,7 +106,7 @@ def _from_typed(tensor: TensorProto, fields: list[str], dtype: DType, shape: tup
     if len(values) != math.prod(shape):
         raise errors.payload_length(tensor.name, len(values), math.prod(shape), "elements")
     wide = np.array(values, dtype=np.float64 if dtype in (DType.FP32, DType.FP64) else None).reshape(shape)
-    if dtype.is_float and dtype not in _BITS or dtype is DType.BOOL:
+    if (dtype.is_float and dtype not in _BITS) or dtype is DType.BOOL:
         return wide.astype(dtype.numpy)
     target = np.dtype(np.uint16) if dtype in _BITS else dtype.numpy
     bounds = np.iinfo(target)
@@ -125,7 +125,8 @@ def dense(sparse: onnx.SparseTensorProto, base: Path | None) -> np.ndarray:
     name = sparse.values.name
     values, indices = array_of(sparse.values, base), array_of(sparse.indices, base)
     shape = checked_shape(name, list(sparse.dims), DType.of(values.dtype))
-    if values.ndim != 1 or indices.dtype != np.int64 or indices.shape not in ((len(values),), (len(values), len(shape))):
+    fits = values.ndim == 1 and indices.shape in ((len(values),), (len(values), len(shape)))
+    if not fits or indices.dtype != np.int64:
         raise errors.bad_tensor(name, f"is sparse with indices of shape {indices.shape}")
     size = math.prod(shape)
     if size * values.itemsize > limits.FOLDED_BYTES:

@@ -62,8 +62,8 @@ def _pads(
         raise errors.bad_attribute("pads", f"is given together with auto_pad={mode}")
     if mode == "VALID":
         return (0,) * (2 * rank)
-    spans = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations)]
-    totals = [_same(*axis) for axis in zip(spatial, spans, strides)]
+    spans = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
+    totals = [_same(*axis) for axis in zip(spatial, spans, strides, strict=True)]
     small, large = [total // 2 for total in totals], [total - total // 2 for total in totals]
     return (*small, *large) if mode == "SAME_UPPER" else (*large, *small)
 
