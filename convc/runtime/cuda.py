@@ -201,8 +201,7 @@ class CudaExecutor:
             for launch in self._launches:
                 driver.launch(launch, self._stream)
         except errors.DeviceError:
-            with suppress(errors.DeviceError):
-                driver.end_capture(self._stream)
+            _quietly(driver.abandon_capture, self._stream)
             raise
         graph = driver.instantiate(driver.end_capture(self._stream))
         undo.callback(_quietly, driver.destroy_graph, graph)

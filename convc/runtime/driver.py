@@ -194,6 +194,10 @@ class Driver:
     def end_capture(self, stream: Any) -> Any:
         return self.call("cuStreamEndCapture", stream)
 
+    def abandon_capture(self, stream: Any) -> None:
+        """End a capture and drop what it recorded."""
+        self.call("cuGraphDestroy", self.end_capture(stream))
+
     def instantiate(self, graph: Any) -> Any:
         """An executable graph; the recorded one is given back."""
         try:

@@ -206,9 +206,13 @@ def test_no_such_device():
 
 
 def test_old_driver(network, on_fake, fake):
-    with pytest.raises(errors.DeviceError, match=r"CUDA 12.0 or newer is needed, but the driver here supports CUDA 11.8"):
+    with pytest.raises(
+        errors.DeviceError, match=r"CUDA 12.0 or newer is needed, but the driver here supports CUDA 11.8"
+    ):
         Driver(FakeDriver(version=11080))
-    with pytest.raises(errors.DeviceError, match=r"CUDA 13.4 or newer is needed, but the driver here supports CUDA 13.0"):
+    with pytest.raises(
+        errors.DeviceError, match=r"CUDA 13.4 or newer is needed, but the driver here supports CUDA 13.0"
+    ):
         on_fake(network.with_program(min_driver=13040))
     assert not fake.allocations
 

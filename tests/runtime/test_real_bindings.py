@@ -1,0 +1,100 @@
+"""The real cuda.bindings on a libcuda.so.1 written in C: the calls are well-formed, and the values arrive."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+RUN = """
+import json, sys
+import numpy as np
+import convc
+from convc import ConvcError
+try:
+    engine = convc.load(sys.argv[1], "cuda")
+    x = np.linspace(-3, 3, 50, dtype=np.float32).reshape(2, 5, 5)
+    y = engine(x)
+    again = engine(-x)
+    timed = [engine.profile({"x": x}), engine.measure({"x": x}, repeats=2)]
+    engine.close()
+    del engine
+    print(json.dumps({"y": y.ravel().tolist(), "again": again.ravel().tolist(), "timed": timed}))
+except ConvcError as error:
+    print(json.dumps({"error": str(error)}))
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory) -> Path:
+    """The folder of the fake library."""
+    pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler to build the fake libcuda with")
+    folder = tmp_path_factory.mktemp("fakecuda")
+    source = Path(__file__).with_name("fakecuda.c")
+    command = [compiler, "-O1", "-w", "-shared", "-fPIC", "-o", folder / "libcuda.so.1", source]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def run(library, network, tmp_path):
+    """Runs a network in a process of its own; its answer and the calls of the driver."""
+
+    def run(changed=network, **environment):
+        changed.build().save(tmp_path / "m.convc")
+        log = tmp_path / "log"
+        log.write_text("")
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("FAKE_")}
+        paths = {"LD_LIBRARY_PATH": str(library), "FAKE_CUDA_LOG": str(log)}
+        command = [sys.executable, "-c", RUN, str(tmp_path / "m.convc")]
+        root = Path(__file__).parents[2]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=inherited | paths | environment)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout), [line.split() for line in log.read_text().splitlines()]
+
+    return run
+
+
+def test_end_to_end(run, network):
+    import numpy as np
+
+    answer, calls = run()
+    x = np.linspace(-3, 3, 50, dtype=np.float32).reshape(2, 5, 5)
+    np.testing.assert_array_equal(np.float32(answer["y"]), network.expected(x).ravel())
+    np.testing.assert_array_equal(np.float32(answer["again"]), network.expected(-x).ravel())
+    assert answer["timed"] == [[500.0, 500.0], [500.0, 500.0]]
+    count = Counter(call[0] for call in calls)
+    assert not count.keys() & {"wrong", "no"}, calls
+    assert count["cuMemAlloc_v2"] == count["cuMemFree_v2"] == 5
+    assert count["cuStreamCreate"] == count["cuStreamDestroy_v2"] == count["cuGraphExecDestroy"] == 1
+    assert count["cuLaunchKernelEx"] == 2 + 2, "captured once, and once for the profile"
+    assert count["cuLibraryUnload"] == 2 and count["cuDevicePrimaryCtxRelease_v2"] == 1
+
+
+def test_large_shared_memory(run, network):
+    answer, calls = run(network.with_binary(1, shared_bytes=65536))
+    assert (
+        "y" in answer and ["cuFuncSetAttribute", "8", "65536"] in calls and ["cuLaunchKernelEx", "4", "65536"] in calls
+    )
+
+
+def test_out_of_memory(run):
+    answer, calls = run(FAKE_CUDA_MEMORY="220")
+    assert "out of GPU memory for the buffer 'weights': 256 bytes asked, 1000 of 2000 bytes free" in answer["error"]
+    count = Counter(call[0] for call in calls)
+    assert count["cuMemFree_v2"] == 1 and count["cuStreamDestroy_v2"] == 1
+
+
+def test_a_driver_without_the_calls_that_are_needed(run):
+    answer, _ = run(FAKE_CUDA_OLD="1")
+    assert "a driver for CUDA 12.0 or newer is needed" in answer["error"]
