@@ -1,0 +1,151 @@
+"""Reductions, normalisations and matrix products in every opset form, against ONNX Runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from onnx_support import agree, floats, i64, model_of, one, ops_of, whole
+
+from convc import errors
+from convc.frontends.onnx import import_onnx
+
+REDUCTIONS = ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
+              "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"]  # fmt: skip
+
+
+@pytest.mark.parametrize("op", REDUCTIONS)
+def test_reductions(op: str) -> None:
+    x = np.abs(floats(2, 3, 4, 5)) + 0.1
+    one(op, x, opset=11, axes=[2, -1])
+    one(op, x, opset=11, axes=[1], keepdims=0)
+    one(op, x, opset=11)
+    one(op, x, constants=[i64(-1, -2)], opset=18, keepdims=0)
+    one(op, x, opset=18, keepdims=0)
+
+
+def test_reduction_of_no_axes_may_be_nothing() -> None:
+    assert ops_of(one("ReduceMean", floats(2, 3), constants=[i64()], opset=18, noop_with_empty_axes=1)) == []
+    assert ops_of(one("ReduceSum", floats(2, 3), opset=13, noop_with_empty_axes=1)) == []
+    assert ops_of(one("ReduceSum", floats(2, 3), constants=[i64()], opset=13)) == ["ReduceSum"]
+
+
+def test_axes_must_be_distinct_and_inside() -> None:
+    for axes in ([1, -2], [3]):
+        with pytest.raises(errors.ShapeError, match=r"node 'the_node': ax[ei]s"):
+            one("ReduceMean", floats(2, 3, 4), opset=13, axes=axes, expected=[floats(1)])
+
+
+# -- normalisations ----------------------------------------------------------------------------------------------------
+def statistics(channels: int, dtype: Any = np.float32) -> list[np.ndarray]:
+    """Scale, bias, mean, variance."""
+    scale, bias, mean = (floats(channels, dtype=dtype) for _ in range(3))
+    return [scale, bias, mean, np.abs(floats(channels, dtype=dtype)) + dtype(0.5)]
+
+
+@pytest.mark.parametrize("opset", [7, 8, 9, 14, 15])
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 7), (2, 3, 4, 5), (1, 3, 2, 3, 4)], ids=str)
+def test_batch_normalization(opset: int, shape: tuple[int, ...]) -> None:
+    attributes = {"epsilon": 1e-3} if opset > 8 else {"spatial": 1}
+    one("BatchNormalization", floats(*shape), constants=statistics(3), opset=opset, **attributes)
+
+
+def test_batch_normalization_of_opset_6() -> None:
+    x, (scale, bias, mean, variance) = floats(2, 3, 4, 4), statistics(3)
+    shaped = [array.reshape(3, 1, 1).astype(np.float64) for array in (scale, bias, mean, variance)]
+    wanted = (x - shaped[2]) / np.sqrt(shaped[3] + np.float64(np.float32(1e-5))) * shaped[0] + shaped[1]
+    constants = [scale, bias, mean, variance]
+    expected = [wanted.astype(np.float32)]
+    one("BatchNormalization", x, constants=constants, opset=6, is_test=1, expected=expected)
+
+
+def test_batch_normalization_per_element_is_refused() -> None:
+    with pytest.raises(errors.UnsupportedModelError, match="spatial=0"):
+        one("BatchNormalization", floats(2, 3, 4, 4), constants=statistics(3), opset=7, spatial=0)
+
+
+def test_batch_normalization_in_training_mode_uses_its_own_statistics() -> None:
+    one("BatchNormalization", floats(8, 3, 4, 4), constants=statistics(3), opset=15, training_mode=1)
+    names = [["x", "s", "b", "m", "v"], ["y", "mean", "variance"]]
+    node = helper.make_node("BatchNormalization", *names, training_mode=1, momentum=0.75)
+    feeds = {"x": floats(4, 3, 5)}
+    constants = dict(zip("sbmv", statistics(3), strict=True))
+    agree(model_of([node], feeds, constants, results=names[1], opset=15), feeds)
+
+
+def test_standardised_weights_are_evaluated() -> None:
+    """Exporters standardise a weight by a batch normalisation in training mode over [1, filters, rest]."""
+    feeds, (scale, bias, mean, variance) = {"x": floats(1, 2, 6, 6)}, statistics(4)
+    nodes = [
+        helper.make_node("Reshape", ["w", "flat"], ["f"]),
+        helper.make_node("BatchNormalization", ["f", "s", "b", "m", "v"], ["n", "", ""], training_mode=1),
+        helper.make_node("Reshape", ["n", "full"], ["k"]),
+        helper.make_node("Conv", ["x", "k"], ["y"]),
+    ]
+    constants = {"w": floats(4, 2, 3, 3), "flat": i64(1, 4, -1), "full": i64(4, 2, 3, 3)}
+    constants |= {"s": scale, "b": bias, "m": mean, "v": variance}
+    model = model_of(nodes, feeds, constants, opset=15)
+    graph = import_onnx(model)
+    assert ops_of(graph) == ["Conv"]
+    agree(model, feeds)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5])
+def test_lrn(size: int) -> None:
+    one("LRN", floats(2, 7, 3, 3), size=size, alpha=2e-3, beta=0.6, bias=1.5)
+    one("LRN", floats(2, 7, 3, 3), size=size)
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, None])
+def test_softmax_in_both_meanings(op: str, axis: int | None) -> None:
+    attributes = {} if axis is None else {"axis": axis}
+    flattened = one(op, floats(2, 3, 4), opset=11, **attributes)
+    assert ops_of(flattened) == ([op] if axis in (2, -1) else ["Reshape", op, "Reshape"])
+    assert ops_of(one(op, floats(2, 3, 4), opset=13, **attributes)) == [op]
+
+
+def test_softmax_over_an_image_of_one_pixel_is_plain() -> None:
+    assert ops_of(one("Softmax", floats(2, 10, 1, 1), opset=11, axis=1)) == ["Softmax"]
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_layer_normalization(axis: int) -> None:
+    x = floats(2, 3, 8)
+    shape = x.shape[axis:]
+    one("LayerNormalization", x, constants=[floats(*shape), floats(*shape)], axis=axis, epsilon=1e-3)
+    one("LayerNormalization", x, constants=[floats(*shape)], axis=axis, outputs=3)
+
+
+# -- matrix products ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("shapes", [((2, 3), (3, 4)), ((5, 2, 3), (3, 4)), ((2, 1, 2, 3), (5, 3, 4)), ((3,), (3, 4))])
+def test_matmul(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    a, b = shapes
+    one("MatMul", whole(*a), constants=[whole(*b)], exact=True)
+    one("MatMul", whole(*a), whole(*b), exact=True)
+
+
+GEMMS: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None, dict[str, Any]]] = [
+    ((2, 3), (3, 4), (4,), {}), ((2, 3), (4, 3), (2, 1), {"transB": 1}), ((3, 2), (3, 4), (1, 4), {"transA": 1}),
+    ((2, 3), (3, 4), None, {"alpha": 0.5}), ((2, 3), (3, 4), (), {"alpha": 2.0, "beta": -1.5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("a", "b", "c", "attributes"), GEMMS, ids=str)
+def test_gemm(
+    a: tuple[int, ...], b: tuple[int, ...], c: tuple[int, ...] | None, attributes: dict[str, Any]
+) -> None:
+    constants = [whole(*b)] if c is None else [whole(*b), np.asarray(whole(*c))]
+    one("Gemm", whole(*a), constants=constants, exact=True, opset=13 if c is None else 7, **attributes)
+
+
+def test_gemm_of_opset_6_broadcasts() -> None:
+    x, w, c = whole(2, 3), whole(4, 3), whole(4)
+    one("Gemm", x, constants=[w, c], opset=6, transB=1, broadcast=1, expected=[x @ w.T + c], exact=True)
+
+
+def test_matrix_products_in_halves() -> None:
+    a, b = whole(3, 8, dtype=np.float16), whole(8, 5, dtype=np.float16)
+    one("MatMul", a, constants=[b], result=TensorProto.FLOAT16, exact=True)
