@@ -532,6 +532,21 @@ def groups_misfit(layer: str, channels: int, filters: int, groups: int) -> Shape
     )
 
 
+def no_units(layer: str, what: str, found: object) -> ShapeError:
+    """A layer of no filters, units or groups."""
+    return ShapeError(f"{what} should be 1 or more, found {found}", node=layer)
+
+
+def no_axis(layer: str, axis: int, shape: Iterable[object]) -> ShapeError:
+    """An axis that the input does not have."""
+    return ShapeError(f"axis {axis} does not exist in an input of shape {_listed(tuple(shape))}", node=layer)
+
+
+def nothing_to_concatenate() -> UsageError:
+    """A concatenation of no tensors."""
+    return UsageError("concat takes one tensor at least")
+
+
 def wrong_length(layer: str, what: str, found: Iterable[int], lengths: Sequence[int]) -> ShapeError:
     """A tuple of as many numbers as fits no reading of it."""
     choices = " or ".join(str(length) for length in lengths)
@@ -567,6 +582,15 @@ def needs_positions(layer: str, shape: Iterable[object]) -> ShapeError:
 def needs_number(layer: str, dim: object, shape: Iterable[object]) -> ShapeError:
     """A symbolic dimension where weights depend on it."""
     return ShapeError(f"dimension {dim} of the input {_listed(shape)} must be a number here", node=layer)
+
+
+def at_layer(error: ShapeError, layer: str, shapes: Sequence[Sequence[object]]) -> ShapeError:
+    """``error`` with the layer that it happened in and, where they are not mentioned yet, the shapes of its inputs."""
+    listed = [_listed(tuple(shape)) for shape in shapes]
+    if not all(shape in error.message for shape in listed):
+        error.message += f" (inputs {', '.join(listed)})"
+    error.node = error.node or layer
+    return error
 
 
 def parts_misfit(layer: str, shape: Iterable[object], axis: int, parts: Iterable[int]) -> ShapeError:
@@ -693,3 +717,17 @@ def kernel_failed(label: str, kernel: str, capability: int, reason: str) -> Comp
         f"kernel {kernel} did not compile for sm_{capability}: {reason}; its source: convc kernels MODEL --name {kernel}",
         node=label,
     )
+
+
+def unbound_dimensions(names: Sequence[str]) -> ShapeError:
+    """Symbolic dimensions other than the batch."""
+    listed = ", ".join(repr(name) for name in names)
+    return ShapeError(
+        f"dimensions of unknown size: {listed}; expected only a symbolic batch; give the others when importing: "
+        f"convc.import_onnx(path, dims={{{names[0]!r}: 224}})"
+    )
+
+
+def interpreter_failed(label: str | None, reason: str) -> DeviceError:
+    """A kernel failed in Triton's interpreter, or the process that runs it did."""
+    return DeviceError(f"the interpreter failed: {reason}", node=label)

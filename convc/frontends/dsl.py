@@ -102,13 +102,12 @@ class Network:
         """Adds one operator as the layer ``name``.
 
         Raises:
-            ShapeError: inputs that do not fit; it names the layer.
+            ShapeError: inputs that do not fit; it names the layer and their shapes.
         """
         try:
             value = self.graph.add(op, inputs, attributes, origins=[name])
-        except errors.ConvcError as error:
-            error.node = error.node or name
-            raise
+        except errors.ShapeError as error:
+            raise errors.at_layer(error, name, [self.graph.type(value).shape for value in inputs]) from None
         self.layers.append(Tensor(self, value, name))
         return self.layers[-1]
 
@@ -153,10 +152,12 @@ class Network:
 
 def concat(tensors: Sequence[Tensor], axis: int = 1, *, name: str | None = None) -> Tensor:
     """The tensors one after the other along ``axis``."""
+    if not tensors:
+        raise errors.nothing_to_concatenate()
     first = tensors[0]
     name = first.network.unique("concat", name)
     inputs = [first._operand(tensor, name) for tensor in tensors]
-    return first.network.add("Concat", inputs, {"axis": axis % first.rank}, name=name)
+    return first.network.add("Concat", inputs, {"axis": first._axis(axis, name)}, name=name)
 
 
 def parameters(graph: Graph) -> int:

@@ -40,13 +40,46 @@ def convolution(writer: Writer, node: Node, inputs: list[str]) -> None:
     writer.finish("Conv", inputs, kernel_shape=kernel, **_attributes(node))
 
 
+def max_pool(writer: Writer, node: Node, inputs: list[str]) -> None:
+    writer.finish("MaxPool", inputs, **_pooling(writer, node))
+
+
 def average_pool(writer: Writer, node: Node, inputs: list[str]) -> None:
     """Dilations came in opset 19."""
-    attributes = _attributes(node)
+    attributes = _pooling(writer, node)
     dilations = attributes["dilations"] if writer.opset >= 19 else attributes.pop("dilations")
     if writer.opset < 19 and set(dilations) != {1}:
         raise errors.needs_opset(node.label, "average pooling with dilations", 19, writer.opset)
     writer.finish("AveragePool", inputs, **attributes)
+
+
+def _pooling(writer: Writer, node: Node) -> dict[str, Any]:
+    """The attributes, with paddings for which old opsets count the same windows.
+
+    A last window that would start in the padding at the end does not exist, but before opset 22 ONNX's shape inference
+    counts it in ceil mode. Without the part of the padding that no other window reaches, it does not come up.
+    """
+    attributes = _attributes(node)
+    if writer.opset < 22 and attributes["ceil_mode"]:
+        rank = len(attributes["strides"])
+        attributes["pads"][rank:] = [_reached_padding(writer, node, axis) for axis in range(rank)]
+    return attributes
+
+
+def _reached_padding(writer: Writer, node: Node, axis: int) -> int:
+    """Padding at the end of a spatial axis, as far as windows of a pooling in ceil mode need it."""
+    rank = len(node.attributes["strides"])
+    extent, count = writer.shape()[2 + axis], node.outputs[0].shape[2 + axis]
+    begin, end = node.attributes["pads"][axis], node.attributes["pads"][rank + axis]
+    names = ("kernel_shape", "strides", "dilations")
+    kernel, stride, dilation = (node.attributes[name][axis] for name in names)
+    span = dilation * (kernel - 1) + 1
+    if isinstance(extent, Dim) or isinstance(count, Dim) or begin + extent + end - span <= (count - 1) * stride:
+        return int(end)
+    reached = (count - 1) * stride + span - extent - begin
+    if reached < 0:
+        raise errors.needs_opset(node.label, "ceil mode with a stride larger than the window", 22, writer.opset)
+    return int(reached)
 
 
 def reduction(writer: Writer, node: Node, inputs: list[str]) -> None:
@@ -56,6 +89,10 @@ def reduction(writer: Writer, node: Node, inputs: list[str]) -> None:
         writer.finish(node.op, [*inputs, writer.integers(axes, "axes")], keepdims=keepdims)
     else:
         writer.finish(node.op, inputs, axes=axes, keepdims=keepdims)
+
+
+def identity(writer: Writer, node: Node, inputs: list[str]) -> None:
+    writer.finish("Identity", inputs)
 
 
 # -- elementwise ------------------------------------------------------------------------------------------------------
@@ -183,8 +220,10 @@ REDUCTIONS = (
 
 SPELLINGS: dict[str, Spelling] = {
     "Conv": convolution,
+    "MaxPool": max_pool,
     "AveragePool": average_pool,
     **dict.fromkeys(REDUCTIONS, reduction),
+    "Copy": identity,
     "Clip": clip,
     "Cast": cast,
     "Silu": silu,

@@ -237,11 +237,11 @@ def test_classical_pattern(n: int, pool: bool, m: int, k: int) -> None:
 
 
 def test_unknown_names_and_options_are_refused() -> None:
-    with pytest.raises(errors.UsageError, match="'resnet51'.*resnet50"):
+    with pytest.raises(errors.UsageError, match=r"'resnet51'.*resnet50"):
         zoo.build("resnet51")
-    with pytest.raises(errors.UsageError, match="'depth'.*size, classes, stride_in_1x1"):
+    with pytest.raises(errors.UsageError, match=r"'depth'.*size, classes, stride_in_1x1"):
         zoo.build("resnet50", depth=3)
-    with pytest.raises(errors.UsageError, match="'lots'.*random, none"):
+    with pytest.raises(errors.UsageError, match=r"'lots'.*random, none"):
         zoo.build("lenet5", weights="lots")
 
 

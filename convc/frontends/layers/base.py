@@ -58,6 +58,12 @@ class Base:
             raise errors.needs_channels(layer, self.shape)
         return self._static(self.shape[1], layer)
 
+    def _axis(self, axis: int, layer: str) -> int:
+        """``axis`` counted from the front."""
+        if not -self.rank <= axis < self.rank:
+            raise errors.no_axis(layer, axis, self.shape)
+        return axis % self.rank
+
     def _static(self, dim: DimLike, layer: str) -> int:
         if isinstance(dim, Dim):
             raise errors.needs_number(layer, dim, self.shape)

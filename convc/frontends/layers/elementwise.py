@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ... import errors
+from ...ir.operator import Kind, operators
 from .base import Base, Operand
 
 if TYPE_CHECKING:
@@ -66,14 +67,26 @@ class Elementwise(Base):
         return self._unary("HardSwish", "hard_swish", name)
 
     def activation(self, op: str, *, name: str | None = None, **attributes: Any) -> Tensor:
-        """Any elementwise operator of one operand by its name in the IR, such as ``"Mish"`` or ``"Celu"``."""
+        """Any elementwise operator of one operand by its name in the IR, such as ``"Mish"`` or ``"Celu"``.
+
+        Raises:
+            UsageError: a name or an attribute that does not exist.
+        """
+        rows = {name: row for name, row in operators().items() if row.kind is Kind.ELEMENTWISE}
+        if op not in rows:
+            raise errors.one_of(op, rows, "activation")
+        for attribute in attributes:
+            if attribute not in rows[op].attributes:
+                raise errors.one_of(attribute, rows[op].attributes, f"attribute of {op}:")
         return self._unary(op, op.lower(), name, **attributes)
 
     def softmax(self, axis: int = 1, *, name: str | None = None) -> Tensor:
-        return self._unary("Softmax", "softmax", name, axis=axis % self.rank)
+        name = self.network.unique("softmax", name)
+        return self.network.add("Softmax", [self.value], {"axis": self._axis(axis, name)}, name=name)
 
     def log_softmax(self, axis: int = 1, *, name: str | None = None) -> Tensor:
-        return self._unary("LogSoftmax", "log_softmax", name, axis=axis % self.rank)
+        name = self.network.unique("log_softmax", name)
+        return self.network.add("LogSoftmax", [self.value], {"axis": self._axis(axis, name)}, name=name)
 
     def lrn(
         self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0, *, name: str | None = None

@@ -21,7 +21,7 @@ class Shaping(Base):
     def reshape(self, *shape: DimLike, name: str | None = None) -> Tensor:
         """The same elements under ``shape``, batch included; one dimension may be -1: the rest."""
         known = product([dim for dim in shape if dim != -1])
-        rest = product(self.shape) // known if -1 in shape else 0
+        rest = product(self.shape) // known if -1 in shape and known != 0 else 0
         return self._unary("Reshape", "reshape", name, shape=tuple(rest if dim == -1 else dim for dim in shape))
 
     def flatten(self, *, name: str | None = None) -> Tensor:
@@ -30,13 +30,17 @@ class Shaping(Base):
 
     def transpose(self, *perm: int, name: str | None = None) -> Tensor:
         """Axis i of the result is axis ``perm[i]``."""
-        return self._unary("Transpose", "transpose", name, perm=tuple(axis % self.rank for axis in perm))
+        name = self.network.unique("transpose", name)
+        axes = tuple(self._axis(axis, name) for axis in perm)
+        return self.network.add("Transpose", [self.value], {"perm": axes}, name=name)
 
     def split(self, sizes: int | Sequence[int], axis: int = 1, *, name: str | None = None) -> tuple[Tensor, ...]:
         """Parts along ``axis``: that many equal ones, or of these sizes."""
         name = self.network.unique("split", name)
-        axis %= self.rank
+        axis = self._axis(axis, name)
         extent = self._static(self.shape[axis], name)
+        if isinstance(sizes, int) and sizes < 1:
+            raise errors.no_units(name, "parts", sizes)
         parts = [extent // sizes] * sizes if isinstance(sizes, int) else list(sizes)
         if sum(parts) != extent:
             raise errors.parts_misfit(name, self.shape, axis, parts)

@@ -81,6 +81,9 @@ class Tensor(Elementwise, Shaping):
         gain: float,
     ) -> Tensor:
         net, channels = self.network, self._channels(name)
+        for what, found in (("filters", filters), ("groups", groups)):
+            if found < 1:
+                raise errors.no_units(name, what, found)
         if channels % groups or filters % groups:
             raise errors.groups_misfit(name, channels, filters, groups)
         shape = (filters, channels // groups, *window["kernel_shape"])
@@ -104,6 +107,8 @@ class Tensor(Elementwise, Shaping):
         """
         net = self.network
         name = net.unique("dense", name)
+        if units < 1:
+            raise errors.no_units(name, "units", units)
         flat = self if self.rank <= 2 else self.flatten(name=f"{name}.flatten")
         inputs = [flat.value, net.filters(weight, name, (units, flat._channels(name)), gain)]
         return net.add("Gemm", inputs + net.shift(bias, name, (units,)), {"trans_b": True}, name=name)
