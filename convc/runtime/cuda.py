@@ -11,8 +11,8 @@ import math
 import os
 import re
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -44,7 +44,6 @@ class CudaExecutor:
         self.gpu = ordinal
         self._driver = self.device.driver
         self._owned = ExitStack()
-        self._dead: errors.DeviceError | None = None
 
     def choose(self, artifact: Artifact, target: str | None) -> ProgramSpec:
         """The best program for this GPU, or the one named. Raises `DeviceError` where there is none."""
@@ -71,13 +70,14 @@ class CudaExecutor:
             self._launches = [self._bind(program.kernels, functions, spec, scratch) for spec in program.launches]
             self._graph = self._capture(undo)
             self._owned = undo.pop_all()
+        self._session = _Session(self.device, self._stream)
         self._inputs = self._places("input", artifact.manifest.inputs)
         self._outputs = self._places("output", artifact.manifest.outputs)
         weakref.finalize(self, _release, self.device, self._owned).atexit = False
 
     def run(self, inputs: list[Any]) -> list[Any]:
         """Host arrays in, new host arrays out; where any input is a `DeviceView`, `DeviceArray` outputs."""
-        with self._entered():
+        with self._session:
             self._copy_in(inputs)
             self._driver.launch_graph(self._graph, self._stream)
             if any(type(value) is DeviceView for value in inputs):
@@ -87,7 +87,7 @@ class CudaExecutor:
     def profile(self, inputs: list[Any]) -> list[float]:
         """Microseconds of each launch, in order, in one run without the graph."""
         driver, events = self._driver, []
-        with self._entered(), ExitStack() as undo:
+        with self._session, ExitStack() as undo:
             for _ in range(len(self._launches) + 1):
                 events.append(driver.create_event())
                 undo.callback(_quietly, driver.destroy_event, events[-1])
@@ -102,7 +102,7 @@ class CudaExecutor:
     def measure(self, inputs: list[Any], repeats: int, warmup: int = 3) -> list[float]:
         """Microseconds of each of ``repeats`` launches of the whole graph on the GPU, without the copies."""
         driver = self._driver
-        with self._entered(), ExitStack() as undo:
+        with self._session, ExitStack() as undo:
             pairs = [(driver.create_event(), driver.create_event()) for _ in range(repeats)]
             for event in (event for pair in pairs for event in pair):
                 undo.callback(_quietly, driver.destroy_event, event)
@@ -212,30 +212,6 @@ class CudaExecutor:
 
     # -- Running
 
-    @contextmanager
-    def _entered(self) -> Iterator[None]:
-        """Make the device current; after a failure that outlasts the call, refuse every later one."""
-        if self._dead is not None:
-            raise errors.engine_dead(self._dead)
-        driver = self._driver
-        driver.push(self.device.context)
-        try:
-            yield
-        except errors.DeviceError as error:
-            self._settle(error)
-            raise
-        finally:
-            driver.pop()
-
-    def _settle(self, error: errors.DeviceError) -> None:
-        """Let queued copies finish before their host memory goes away, and note a failure for good."""
-        try:
-            self._driver.synchronize(self._stream)
-        except errors.DeviceError as later:
-            error = later if later.sticky else error
-        if error.sticky:
-            self._dead = error
-
     def _copy_in(self, inputs: list[Any]) -> None:
         driver, stream = self._driver, self._stream
         for (pointer, _, _), value in zip(self._inputs, inputs, strict=True):
@@ -266,6 +242,33 @@ class CudaExecutor:
                 driver.on_device(arrays[-1].pointer, pointer, arrays[-1].nbytes, stream)
         driver.synchronize(stream)
         return arrays
+
+
+class _Session:
+    """Makes the device current for a run; after a failure that outlasts the run, refuses every later one."""
+
+    def __init__(self, device: Device, stream: Any) -> None:
+        self._device, self._stream = device, stream
+        self._dead = ""
+
+    def __enter__(self) -> None:
+        if self._dead:
+            raise errors.engine_dead(self._dead)
+        self._device.driver.push(self._device.context)
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, errors.DeviceError):
+            self._settle(error)
+        self._device.driver.pop()
+
+    def _settle(self, error: errors.DeviceError) -> None:
+        """Let queued copies finish before their host memory goes away, and note a failure for good."""
+        try:
+            self._device.driver.synchronize(self._stream)
+        except errors.DeviceError as later:
+            error = later if later.sticky else error
+        if error.sticky:
+            self._dead = str(error)
 
 
 def _binary(kernel: KernelSpec) -> Binary:

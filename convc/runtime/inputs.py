@@ -30,6 +30,8 @@ class InputBinder:
         if len(values) > len(self._names):
             raise errors.too_many_inputs(len(values), self._names)
         given = dict(zip(self._names, values, strict=False))
+        if not named:
+            return given
         for name in named:
             if name in given:
                 raise errors.repeated_input(name)

@@ -1,6 +1,6 @@
 """A stand-in for ``cuda.bindings.driver`` whose device memory is host memory, so that copies really copy.
 
-Every launch is checked against the cubin that it runs: number, offsets and sizes of the parameters, pointers inside live
+Every launch is checked against the cubin that it runs: number and sizes of the parameters, pointers inside live
 allocations and aligned, threads as compiled, shared memory allowed. A launch that breaks a rule fails with error 700 as
 on a GPU, and is kept in ``violations``. Fresh memory is filled with 0xFF (NaN), and guard bands around every
 allocation are checked when it is freed.
@@ -28,8 +28,8 @@ STICKY = {700, 719}
 GUARD = 512
 ALIGNMENT = 16
 DEFAULT_SHARED = 48 * 1024
+GRID = (2**31 - 1, 65535, 65535)
 THREADS_ATTRIBUTE, SHARED_ATTRIBUTE = 0, 8
-PAGE_MASK = 0xFFFFFFFFFFFF
 
 
 class Status(Exception):
@@ -268,7 +268,7 @@ class FakeDriver:
 
     # -- Kernels
 
-    def _cuLibraryLoadData(self, code: bytes, o: Any, ov: Any, n: int, l: Any, lv: Any, m: int) -> tuple[Any]:
+    def _cuLibraryLoadData(self, code: bytes, *options: Any) -> tuple[Any]:
         try:
             cubin = parse(code)
         except (ValueError, struct.error, IndexError):
@@ -302,7 +302,7 @@ class FakeDriver:
         grid = (config.gridDimX, config.gridDimY, config.gridDimZ)
         block = (config.blockDimX, config.blockDimY, config.blockDimZ)
         name = function.name
-        self._require(all(0 < g <= limit for g, limit in zip(grid, (2**31 - 1, 65535, 65535))), f"{name}: grid {grid}")
+        self._require(all(0 < g <= limit for g, limit in zip(grid, GRID, strict=True)), f"{name}: grid {grid}")
         compiled = function.kernel.threads
         self._require(compiled in (None, block), f"{name}: {block} threads, compiled for {compiled}")
         self._require(config.sharedMemBytes <= function.shared_limit, f"{name}: {config.sharedMemBytes} bytes shared")

@@ -272,7 +272,7 @@ def test_an_illegal_address_marks_the_engine_dead(network, on_fake, fake, x, nam
         engine(x)
     assert raised.value.sticky and raised.value.code == 700
     before = len(fake.calls)
-    with pytest.raises(errors.DeviceError, match="unusable since an earlier failure.*restart the process"):
+    with pytest.raises(errors.DeviceError, match=r"unusable since an earlier failure.*restart the process"):
         engine(x)
     assert len(fake.calls) == before, "a dead engine does not call the driver"
     engine.close()

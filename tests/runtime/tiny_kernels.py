@@ -1,8 +1,7 @@
-"""Two tiny kernels, and their ahead-of-time compilation: ``python tiny_kernels.py FOLDER`` writes NAME.cubin, NAME.json."""
+"""Two tiny kernels, compiled ahead of time: ``python tiny_kernels.py FOLDER`` writes NAME.cubin for each."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -42,8 +41,6 @@ def build(name: str, capability: int, folder: Path) -> None:
     )
     kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"enable_fp_fusion": True})
     (folder / f"{name}.cubin").write_bytes(kernel.asm["cubin"])
-    metadata = {"parameters": signature, "threads": 32 * kernel.metadata.num_warps, "shared": kernel.metadata.shared}
-    (folder / f"{name}.json").write_text(json.dumps(metadata))
 
 
 if __name__ == "__main__":
