@@ -35,9 +35,11 @@ def check(graph: Graph, stage: str | None = None) -> None:
 
     Raises:
         PassError: the first that does not hold, with the node.
-        ValueError: an unknown stage.
+        UsageError: an unknown stage.
     """
     stage = graph.stage if stage is None else stage
+    if stage not in STAGES:
+        raise errors.one_of(stage, STAGES, "stage")
     reached = STAGES.index(stage)
     for invariant in INVARIANTS:
         if STAGES.index(invariant.stage) > reached:

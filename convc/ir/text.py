@@ -229,6 +229,8 @@ def _parsed_types(text: str) -> tuple[TensorType, ...]:
         dims = _evaluated(ast.parse(f"({match[2]},)", mode="eval").body) if match[2] else ()
         types.append(TensorType(_DTYPES[match[1]], dims))
         position = match.end()
+    if not types:
+        raise ValueError("no type")
     return tuple(types)
 
 

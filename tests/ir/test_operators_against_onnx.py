@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ir_oracle import accumulated, evaluate, onnx_reference
+from ir_oracle import accumulated, evaluate, onnx_reference, onnx_runtime
 
 from convc.ir import DType, operators
 from convc.ir.ops.functions import erf
@@ -19,22 +19,22 @@ SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan])
 
 # ONNX keeps attributes in fp32: the values here are exact in it
 UNARY: list[tuple[str, dict[str, Any]]] = [
-    ("Relu", "Relu", {}),
-    ("LeakyRelu", "LeakyRelu", {"alpha": 0.25}),
-    ("Elu", "Elu", {"alpha": 0.75}),
-    ("Selu", "Selu", {}),
-    ("Sigmoid", "Sigmoid", {}),
-    ("HardSigmoid", "HardSigmoid", {"alpha": 0.25, "beta": 0.375}),
-    ("Tanh", "Tanh", {}),
-    ("Softplus", "Softplus", {}),
-    ("Softsign", "Softsign", {}),
-    ("Mish", "Mish", {}),
-    ("Exp", "Exp", {}),
-    ("Abs", "Abs", {}),
-    ("Neg", "Neg", {}),
-    ("Floor", "Floor", {}),
-    ("Ceil", "Ceil", {}),
-    ("Sign", "Sign", {}),
+    ("Relu", {}),
+    ("LeakyRelu", {"alpha": 0.25}),
+    ("Elu", {"alpha": 0.75}),
+    ("Selu", {}),
+    ("Sigmoid", {}),
+    ("HardSigmoid", {"alpha": 0.25, "beta": 0.375}),
+    ("Tanh", {}),
+    ("Softplus", {}),
+    ("Softsign", {}),
+    ("Mish", {}),
+    ("Exp", {}),
+    ("Abs", {}),
+    ("Neg", {}),
+    ("Floor", {}),
+    ("Ceil", {}),
+    ("Sign", {}),
 ]
 ROUNDINGS = 16
 """More than any of these formulas has operations, the library functions' own few units included."""
@@ -92,6 +92,9 @@ def test_pow_and_prelu() -> None:
     x = np.abs(X) + 0.1
     close(evaluate("Pow", [x, Y / 8]), np.array([math.pow(a, b) for a, b in zip(x, Y / 8, strict=True)]))
     np.testing.assert_array_equal(evaluate("PRelu", [X, Y]), onnx_reference("PRelu", [X, Y]))
+    special = evaluate("Pow", [np.array([-np.inf, -0.0, -1.0, 9.0]), np.array(0.5)])
+    np.testing.assert_array_equal(special, [np.inf, 0.0, np.nan, 3.0])
+    assert not np.signbit(special[1])
     assert evaluate("Pow", [np.array([2, 3]), np.array([10, -1])]).tolist() == [1024, 0]
     assert evaluate("Pow", [np.array([4, 9]), np.array([0.5, 0.5])]).tolist() == [2, 3]
 
@@ -203,7 +206,9 @@ def test_local_response_normalization(size: int) -> None:
         low, high = max(0, channel - (size - 1) // 2), min(6, channel + size // 2)
         sums[:, channel] = (x[:, low : high + 1] ** 2).sum(axis=1)
     close(evaluate("LRN", [x], **attributes), x / (1.5 + 0.25 / size * sums) ** 0.75)
-    single = onnx_reference("LRN", [x.astype(np.float32)], **attributes)
+    if size % 2 == 0:
+        return  # ONNX Runtime has odd sizes only
+    single = onnx_runtime("LRN", [x.astype(np.float32)], **attributes)
     assert np.abs(evaluate("LRN", [x], **attributes) - single).max() <= ROUNDINGS * DType.FP32.epsilon * np.abs(x).max()
 
 

@@ -153,9 +153,12 @@ def divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def power(base: np.ndarray, exponent: np.ndarray) -> np.ndarray:
-    """An integer base with a fractional or negative exponent goes through fp64."""
+    """An integer base with a fractional or negative exponent goes through fp64; floats as IEEE 754's pow."""
     if base.dtype.kind in "iu" and (exponent.dtype.kind == "f" or (exponent < 0).any()):
         return np.power(base.astype(np.float64), exponent)
+    if base.dtype.kind == "f" and exponent.size == 1 and exponent.flat[0] == 0.5:
+        # NumPy takes the square root here, which differs from pow at -inf and -0
+        return np.where((base < 0) & (base > -np.inf), np.nan, np.sqrt(np.abs(base))).astype(base.dtype)
     return np.power(base, exponent)
 
 

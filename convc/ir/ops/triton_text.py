@@ -107,8 +107,10 @@ def _integer_power(exponent: int) -> str:
     if abs(exponent) <= MAX_MULTIPLIED_POWER:
         text = _product(abs(exponent))
         return text if exponent > 0 else f"1.0 / ({text})"
-    size = f"tl.exp2(tl.log2(tl.abs({{0}})) * {literal(float(exponent))})"
-    return f"tl.where({{0}} < 0, -{size}, {size})" if exponent % 2 else size
+    if exponent % 2 == 0:
+        return f"tl.exp2(tl.log2(tl.abs({{0}})) * {literal(float(exponent))})"
+    odd = f"{{0}} * tl.exp2(tl.log2(tl.abs({{0}})) * {float(abs(exponent) - 1)})"
+    return odd if exponent > 0 else f"1.0 / ({odd})"
 
 
 def _product(exponent: int) -> str:

@@ -1,0 +1,168 @@
+"""Every misfit is a ShapeError that names the operator and what was found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convc.errors import ShapeError
+from convc.ir import DType, TensorType, operator
+
+X = (1, 4, 8, 8)
+CONV = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "groups": 1}
+POOL = {"kernel_shape": (3, 3), "strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1)}
+W = (6, 4, 3, 3)
+
+
+def t(*shape: int, dtype: DType = DType.FP32) -> TensorType:
+    return TensorType(dtype, shape)
+
+
+def integer(*shape: int) -> TensorType:
+    return t(*shape, dtype=DType.INT64)
+
+
+def boolean(*shape: int) -> TensorType:
+    return t(*shape, dtype=DType.BOOL)
+
+
+CASES: list[tuple[str, list[TensorType], dict[str, Any], str]] = [
+    # convolution
+    ("Conv", [t(*X)], CONV, r"2 to 3 input\(s\), found 1"),
+    ("Conv", [t(*X), t(*W, dtype=DType.FP16)], CONV, "one element type, found fp32, fp16"),
+    ("Conv", [integer(*X), integer(*W)], CONV, "found int64"),
+    ("Conv", [t(1, 4), t(6, 4)], CONV, "rank 3 to 5"),
+    ("Conv", [t(1, 4, 2, 2, 2, 2), t(6, 4, 1, 1, 1, 1)], CONV, "rank 3 to 5"),
+    ("Conv", [t(*X), t(6, 4, 3)], CONV, "weights of rank 4"),
+    ("Conv", [t(*X), t(6, 3, 3, 3)], CONV, "to be 4, found 3"),
+    ("Conv", [t(*X), t(6, 4, 0, 3)], CONV, "at least 1"),
+    ("Conv", [t(*X), t(*W), t(5)], CONV, "bias length .* to be 6, found 5"),
+    ("Conv", [t(*X), t(*W), t(6, 1)], CONV, "a bias of rank 1"),
+    ("Conv", [t(*X), t(*W), integer(6)], CONV, "a bias of type"),
+    ("Conv", [t(*X), t(6, 1, 3, 3)], {**CONV, "groups": 3}, "groups=3 to divide the input channels, found 4"),
+    ("Conv", [t(*X), t(6, 1, 3, 3)], {**CONV, "groups": 4}, "groups=4 to divide the filters, found 6"),
+    ("Conv", [t(*X), t(*W)], {**CONV, "groups": 0}, "groups to be an integer >= 1, found 0"),
+    ("Conv", [t(*X), t(*W)], {**CONV, "strides": (0, 1)}, "strides to be 2 integers >= 1"),
+    ("Conv", [t(*X), t(*W)], {**CONV, "strides": (1,)}, "strides to be 2 integers"),
+    ("Conv", [t(*X), t(*W)], {**CONV, "strides": (1.0, 1)}, "strides to be 2 integers"),
+    ("Conv", [t(*X), t(*W)], {**CONV, "dilations": (1, -1)}, "dilations"),
+    ("Conv", [t(*X), t(*W)], {**CONV, "pads": (0, 0, -1, 0)}, "pads to be 4 integers >= 0"),
+    ("Conv", [t(*X), t(6, 4, 9, 3)], CONV, "window of 9 .* over 8 on spatial axis 0"),
+    ("Conv", [t(*X), t(*W)], {**CONV, "dilations": (1, 4)}, "window of 9 .* on spatial axis 1"),
+    # pooling
+    ("MaxPool", [t(1, 4)], POOL, "rank 3 to 5"),
+    ("MaxPool", [boolean(*X)], POOL, "found bool"),
+    ("AveragePool", [integer(*X)], POOL, "found int64"),
+    ("MaxPool", [t(*X), t(*X)], POOL, "1 input"),
+    ("MaxPool", [t(*X)], {**POOL, "kernel_shape": (3, 0)}, "kernel_shape"),
+    ("MaxPool", [t(*X)], {**POOL, "pads": (3, 0, 0, 0)}, "smaller than the window"),
+    ("MaxPool", [t(*X)], {**POOL, "ceil_mode": 1}, "ceil_mode to be True or False"),
+    ("AveragePool", [t(*X)], {**POOL, "count_include_pad": 1}, "count_include_pad"),
+    ("AveragePool", [t(*X)], {**POOL, "kernel_shape": (9, 9)}, "window of 9"),
+    # products
+    ("MatMul", [t(2, 3), t(4, 5)], {}, "to be 3, found 4"),
+    ("MatMul", [t(), t(4, 5)], {}, "rank 1 or more"),
+    ("MatMul", [t(2, 4, 3), t(3, 3, 5)], {}, r"broadcast together, found \[2\] and \[3\]"),
+    ("MatMul", [boolean(2, 2), boolean(2, 2)], {}, "a number"),
+    ("Gemm", [t(2, 3), t(4, 5)], {}, "to be 3, found 4"),
+    ("Gemm", [t(2, 3), t(4, 3), t(5)], {"trans_b": True}, "broadcast"),
+    ("Gemm", [t(2, 3), t(3, 4), t(3, 2, 4)], {}, "broadcast"),
+    ("Gemm", [t(1, 3), t(3, 4), t(2, 4)], {}, "broadcast"),
+    ("Gemm", [t(1, 2, 3), t(3, 4)], {}, "first input of rank 2"),
+    ("Gemm", [t(2, 3), t(3)], {}, "second input of rank 2"),
+    ("Gemm", [t(2, 3), t(3, 4), integer(4)], {}, "one element type"),
+    ("Gemm", [t(2, 3), t(3, 4)], {"alpha": "1"}, "alpha to be a number"),
+    ("Gemm", [t(2, 3), t(3, 4)], {"trans_a": 1}, "trans_a to be True or False"),
+    # normalisation
+    ("BatchNormalization", [t(*X)] + [t(4)] * 3, {}, "5 input"),
+    ("BatchNormalization", [t(*X)] + [t(4)] * 3 + [t(5)], {}, "variance .* to be 4, found 5"),
+    ("BatchNormalization", [t(4)] * 5, {}, "rank 2 or more"),
+    ("BatchNormalization", [t(*X), t(4, 1)] + [t(4)] * 3, {}, "scale of rank 1"),
+    ("BatchNormalization", [integer(*X)] + [t(4)] * 4, {}, "found int64"),
+    ("BatchNormalization", [t(*X)] + [t(4)] * 4, {"epsilon": None}, "epsilon to be a number"),
+    ("LRN", [t(*X)], {"size": 0}, "size to be an integer >= 1"),
+    ("LRN", [t(*X)], {"size": 3, "alpha": "a"}, "alpha"),
+    ("LRN", [t(4)], {"size": 3}, "rank 2 or more"),
+    ("LRN", [integer(*X)], {"size": 3}, "found int64"),
+    ("Softmax", [t(2, 3)], {"axis": 2}, r"axis to be in 0..1, found 2"),
+    ("Softmax", [t(2, 3)], {"axis": -1}, "axis"),
+    ("LogSoftmax", [integer(2, 3)], {"axis": 1}, "found int64"),
+    # reductions
+    ("ReduceSum", [t(2, 3)], {"axes": (2,)}, "distinct axes in 0..1"),
+    ("ReduceSum", [t(2, 3)], {"axes": (1, 0)}, "in order"),
+    ("ReduceSum", [t(2, 3)], {"axes": (0, 0)}, "distinct"),
+    ("ReduceSum", [t(2, 3)], {"axes": [0]}, "axes"),
+    ("ReduceMax", [boolean(2)], {"axes": (0,)}, "found bool"),
+    ("ReduceMean", [t(2, 3)], {"axes": (0,), "keepdims": 1}, "keepdims"),
+    ("ReduceMean", [t(2, 3), t(2)], {"axes": (0,)}, "1 input"),
+    # elementwise
+    ("Add", [t(2, 3), t(2, 4)], {}, r"found \[2, 3\] and \[2, 4\]"),
+    ("Add", [t(2, 3)], {}, "2 input"),
+    ("Add", [t(2), integer(2)], {}, "one element type, found fp32, int64"),
+    ("Add", [boolean(2), boolean(2)], {}, "found bool"),
+    ("Exp", [integer(2)], {}, "found int64"),
+    ("And", [t(2), t(2)], {}, "of type bool, found fp32"),
+    ("Gelu", [t(2)], {"approximate": "erf"}, "one of none, tanh, found 'erf'"),
+    ("LeakyRelu", [t(2)], {"alpha": "0.1"}, "alpha to be a number"),
+    ("Celu", [t(2)], {"alpha": 0.0}, "other than 0"),
+    ("Pow", [t(2), boolean(2)], {}, "found bool"),
+    ("Pow", [t(2), t(3)], {}, "broadcast"),
+    ("Cast", [t(2)], {"dtype": "fp16"}, "dtype to be an element type, found 'fp16'"),
+    ("Where", [t(2), t(2), t(2)], {}, "condition of type bool"),
+    ("Where", [boolean(2), t(2), integer(2)], {}, "one element type"),
+    ("Where", [boolean(2), t(3), t(3)], {}, "broadcast"),
+    # views
+    ("Reshape", [t(2, 3)], {"shape": (7,)}, r"found \[2, 3\] into \[7\]"),
+    ("Reshape", [t(2, 3)], {"shape": (-1,)}, "dimensions >= 0"),
+    ("Reshape", [t(2, 3)], {"shape": [6]}, "dimensions"),
+    ("Transpose", [t(2, 3)], {"perm": (0, 0)}, "a permutation of 0..1"),
+    ("Transpose", [t(2, 3)], {"perm": (0,)}, "a permutation"),
+    ("Slice", [t(5)], {"starts": (0,), "sizes": (2,), "steps": (0,)}, "steps to be other than 0"),
+    ("Slice", [t(5)], {"starts": (3,), "sizes": (3,), "steps": (1,)}, "start 3, size 3, step 1"),
+    ("Slice", [t(5)], {"starts": (1,), "sizes": (3,), "steps": (-1,)}, "indices in 0..5-1 on axis 0"),
+    ("Slice", [t(5)], {"starts": (5,), "sizes": (1,), "steps": (1,)}, "start 5"),
+    ("Slice", [t(5)], {"starts": (-1,), "sizes": (1,), "steps": (1,)}, "starts to be 1 dimensions >= 0"),
+    ("Slice", [t(5)], {"starts": (0,), "sizes": (1, 1), "steps": (1,)}, "sizes"),
+    ("Expand", [t(2, 3)], {"shape": (2, 4)}, "broadcast"),
+    ("Expand", [t(2, 3)], {"shape": (3,)}, "broadcast"),
+    ("Expand", [t(2)], {"shape": (1,)}, "broadcast"),
+    # movement
+    ("Concat", [], {"axis": 0}, "1 or more input"),
+    ("Concat", [t(2, 3), t(2, 3)], {"axis": 2}, "axis"),
+    ("Concat", [t(2, 3), t(3, 3)], {"axis": 1}, "dimension 0 of every input to be 2, found 3"),
+    ("Concat", [t(2, 3), t(2)], {"axis": 0}, "inputs of rank 2"),
+    ("Concat", [t(2), integer(2)], {"axis": 0}, "one element type"),
+    ("Pad", [t(2, 3)], {"pads": (1, 1)}, "pads to be 4 integers"),
+    ("Pad", [t(2)], {"pads": (-1, 0)}, "pads"),
+    ("Pad", [t(2)], {"pads": (1, 1), "mode": "wrap"}, "one of constant, reflect, edge"),
+    ("Pad", [t(2)], {"pads": (2, 0), "mode": "reflect"}, ">= 3, found 2"),
+    ("Pad", [t(0)], {"pads": (1, 0), "mode": "edge"}, ">= 1, found 0"),
+    ("Pad", [t(2)], {"pads": (1, 1), "value": "0"}, "value to be a number"),
+    ("Gather", [t(2, 3), t(2)], {"axis": 0}, "indices of type int32 or int64"),
+    ("Gather", [t(2, 3), integer(2)], {"axis": 2}, "axis"),
+    ("Gather", [t(2, 3)], {"axis": 0}, "2 input"),
+    ("Output", [], {"name": "y"}, "1 input"),
+]
+
+
+@pytest.mark.parametrize(("op", "types", "attributes", "message"), CASES)
+def test_misfits(op: str, types: list[TensorType], attributes: dict[str, Any], message: str) -> None:
+    definition = operator(op)
+    with pytest.raises(ShapeError, match=message) as caught:
+        definition.infer(definition.complete(attributes), types)
+    assert str(caught.value).startswith(f"{op} expects ")
+
+
+def test_gather_checks_its_indices() -> None:
+    for index in (3, -4):
+        with pytest.raises(ShapeError, match=rf"indices in -3..2 on axis 0, found {index}"):
+            operator("Gather").evaluate({"axis": 0}, [np.arange(3), np.array([0, index])])
+
+
+def test_zero_sized_tensors_are_types_too() -> None:
+    conv = operator("Conv")
+    assert conv.infer(CONV, [t(0, 4, 8, 8), t(*W)])[0].shape == (0, 6, 6, 6)
+    empty = np.zeros((0, 4, 8, 8), np.float32)
+    assert conv.evaluate(CONV, [empty, np.zeros(W, np.float32)])[0].shape == (0, 6, 6, 6)
