@@ -18,8 +18,9 @@ from graph_reference import (
 )
 
 from convc import errors
-from convc.frontends import dsl
+from convc.frontends import dsl, zoo
 from convc.frontends.export import OPSETS, export_onnx
+from convc.frontends.onnx import import_onnx
 from convc.frontends.spellings import REDUCTIONS, SPELLINGS
 from convc.ir.dims import Dim
 from convc.ir.graph import Graph
@@ -369,3 +370,20 @@ def test_more_weights_than_a_file_holds_are_refused() -> None:
     assert net.params * 4 > 2**31
     with pytest.raises(errors.LimitError, match=r"4000040000 bytes"):
         export_onnx(net.graph)
+
+
+@pytest.mark.parametrize("batch", [1, "N"])
+@pytest.mark.parametrize("name", ["lenet5", "convnetjs_cifar10", "resnet20", "squeezenet1_1"])
+def test_importing_an_export_gives_the_graph_back(name: str, batch: int | str) -> None:
+    """ONNX holds attributes in fp32, so an epsilon comes back rounded; the results are the same bits."""
+    graph = zoo.build(name, batch, **({"size": 64} if name.startswith("squeezenet") else {})).graph
+    again = import_onnx(export_onnx(graph))
+    assert again.symbols == graph.symbols
+    assert [(node.op, node.outputs, node.label) for node in again.of_kind("Conv", "Gemm", "Concat", "Softmax")] == [
+        (node.op, node.outputs, node.label) for node in graph.of_kind("Conv", "Gemm", "Concat", "Softmax")
+    ]
+    sizes = dict.fromkeys(graph.symbols, 2)
+    before, after = graph.bind(sizes), again.bind(sizes)
+    inputs = random_inputs(before)
+    expected, found = (outputs(g, evaluate(g, inputs))["output"] for g in (before, after))
+    assert (found == expected).all()
