@@ -1,0 +1,74 @@
+"""Compiled kernels on disk, by content.
+
+A key is the hash of everything that decides the code: source, parameters, target, schedule and versions. An entry
+holds the hash of its own bytes: a damaged one is dropped and compiled again. A cache that cannot be written is done without.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from ..version import __version__
+from .worker import Compiled, Request
+
+LOG = logging.getLogger("convc")
+
+
+def default_directory() -> Path:
+    """``$CONVC_CACHE_DIR``, or the user's cache directory."""
+    import platformdirs
+
+    given = os.environ.get("CONVC_CACHE_DIR")
+    return Path(given) if given else Path(platformdirs.user_cache_dir("convc")) / "kernels"
+
+
+class KernelCache:
+    """Compiled kernels below ``directory``; safe for several processes, since entries appear by renaming."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = directory or default_directory()
+        self._complained = False
+
+    @staticmethod
+    def key(request: Request, triton_version: str) -> str:
+        """Hash of a request, of Triton's version and of convc's."""
+        return hashlib.sha256(msgspec.msgpack.encode((__version__, triton_version, request))).hexdigest()
+
+    def get(self, key: str) -> Compiled | None:
+        """The kernel of that key, if it is there and whole."""
+        path = self._path(key)
+        try:
+            data = path.read_bytes()
+        except OSError:
+            return None
+        if hashlib.sha256(data[32:]).digest() == data[:32]:
+            try:
+                return msgspec.msgpack.decode(data[32:], type=Compiled)
+            except msgspec.DecodeError:
+                pass
+        LOG.warning("dropped a damaged entry of the kernel cache: %s", path.name)
+        path.unlink(missing_ok=True)
+        return None
+
+    def put(self, key: str, compiled: Compiled) -> None:
+        """Keeps a kernel; says once if it cannot."""
+        path = self._path(key)
+        data = msgspec.msgpack.encode(compiled)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as beside:
+                beside.write(hashlib.sha256(data).digest() + data)
+            Path(beside.name).replace(path)
+        except OSError as error:
+            if not self._complained:
+                LOG.warning("kernels are not cached: %s: %s", self.directory, error.strerror or error)
+            self._complained = True
+
+    def _path(self, key: str) -> Path:
+        return self.directory / key[:2] / key

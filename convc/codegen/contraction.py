@@ -1,0 +1,301 @@
+"""Implicit matrix product: convolutions of any stride, dilation and grouping, and matrix products.
+
+The main loop is flat over window positions and channel blocks, with counters that carry over instead of divisions.
+Whether a tap reads inside the input is a bit per row, computed once before the loop. With few channels a step covers
+one line of the filter, taps and channels together.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ..ir import DType
+from ..ir.plan import PackedWeight, Tile
+from ..ir.problem import Axis, Contraction, Steps, Tap, steps_of
+from .expressions import TRITON_TYPES, Body
+from .indexing import dimensions, is_wide, joined_masks, offsets, scaled
+from .kernel import Argument, Parts, ceil_div, ragged, render
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """The main loop: its counters, innermost first, and what their offsets and masks are."""
+
+    problem: Contraction
+    tile: Tile
+
+    @property
+    def plan(self) -> Steps:
+        return steps_of(self.problem)
+
+    @property
+    def flat(self) -> Tap | None:
+        return self.problem.taps[-1] if self.plan.flat else None
+
+    @property
+    def outer(self) -> tuple[Tap, ...]:
+        """Taps that the loop walks over."""
+        return self.problem.taps[:-1] if self.plan.flat else self.problem.taps
+
+    @property
+    def steps(self) -> int:
+        return self.plan.total(self.tile.depth)
+
+    @property
+    def walks_depth(self) -> bool:
+        return not self.plan.flat and self.plan.inner(self.tile.depth) > 1
+
+    @property
+    def is_loop(self) -> bool:
+        return self.steps // self.tile.split_k > 1 or self.tile.split_k > 1
+
+    def is_masked(self, tap: Tap) -> bool:
+        return tap.leaves_input(self.problem.dims[tap.dim].extent) if tap.dim >= 0 else False
+
+    def counters(self) -> list[str]:
+        names = ["c"] if self.walks_depth else []
+        return names + [tap.name for tap in reversed(self.outer)]
+
+
+def parts(problem: Contraction, tile: Tile) -> Parts:
+    """The pieces of the kernel."""
+    loop = _Loop(problem, tile)
+    rows, cols, groups = (problem.extent(axis) for axis in (Axis.ROW, Axis.COL, Axis.GROUP))
+    row_tiles, col_tiles = ceil_div(rows, tile.rows), ceil_div(cols, tile.cols)
+    tiles = groups * row_tiles * col_tiles
+    body = render(
+        "contraction.py.j2",
+        tile_lines=_tile_lines(groups, row_tiles, col_tiles),
+        row_base="tile_row * BLOCK_ROWS + " if row_tiles > 1 else "",
+        col_base="tile_col * BLOCK_COLS + " if col_tiles > 1 else "",
+        rows_ragged=ragged(problem, Axis.ROW, tile.rows),
+        cols_ragged=ragged(problem, Axis.COL, tile.cols),
+        wide=is_wide(problem),
+        index_lines=_index_lines(problem, groups),
+        masked_taps=[_described(loop, tap) for tap in problem.taps if loop.is_masked(tap)],
+        flat=_described(loop, loop.flat) if loop.flat else None,
+        depth=problem.depth,
+        x_offset=_x_offset(loop),
+        w_offset=_w_offset(loop),
+        loop=loop.is_loop,
+        split_k=tile.split_k,
+        counters=loop.counters(),
+        start_lines=_start_lines(loop),
+        advance_lines=_advance_lines(loop),
+        body="\n".join(_step_lines(loop)),
+        tile_index="pid",
+        epilogue=_epilogue(problem, tile),
+    )
+    split = tile.split_k > 1
+    return Parts(
+        word=_word(problem),
+        constants=_constants(problem, tile),
+        body=body,
+        grid=(tiles, tile.split_k, 1),
+        extra=_extra(loop),
+        workspace_bytes=tiles * tile.split_k * tile.rows * tile.cols * 4 if split else 0,
+        counter_bytes=tiles * 4 if split else 0,
+    )
+
+
+def _tile_lines(groups: int, row_tiles: int, col_tiles: int) -> list[str]:
+    """The program's tile: columns change fastest, so that neighbouring programs read the same rows."""
+    lines, inner = [], 1
+    for name, count in (("tile_col", col_tiles), ("tile_row", row_tiles), ("group", groups)):
+        if count == 1:
+            continue
+        text = "pid" if inner == 1 else f"pid // {inner}"
+        outermost = inner * count == groups * row_tiles * col_tiles
+        lines.append(f"{name} = {text}" if outermost else f"{name} = {text} % {count}")
+        inner *= count
+    return lines
+
+
+def _word(problem: Contraction) -> str:
+    if problem.mode == "matmul":
+        return "matmul"
+    sizes = [tap.size for tap in problem.taps]
+    return "conv" + "x".join(str(size) for size in sizes or [1, 1])
+
+
+def _constants(problem: Contraction, tile: Tile) -> dict[str, Any]:
+    constants: dict[str, Any] = {}
+    if ragged(problem, Axis.ROW, tile.rows):
+        constants["ROWS"] = problem.extent(Axis.ROW)
+    if ragged(problem, Axis.COL, tile.cols):
+        constants["COLS"] = problem.extent(Axis.COL)
+    return constants | {"BLOCK_ROWS": tile.rows, "BLOCK_COLS": tile.cols, "BLOCK_DEPTH": tile.depth}
+
+
+def _extra(loop: _Loop) -> tuple[tuple[str, str, Argument], ...]:
+    extra: list[tuple[str, str, Argument]] = []
+    if loop.tile.split_k > 1:
+        extra += [("partial", "*fp32", Argument("partial")), ("counters", "*i32", Argument("counters"))]
+    if loop.is_loop:
+        extra.append(("steps", "i32", Argument("number", value=loop.steps // loop.tile.split_k)))
+    return tuple(extra)
+
+
+def _index_lines(problem: Contraction, groups: int) -> list[str]:
+    lines = dimensions(problem, Axis.GROUP, "group") if groups > 1 else []
+    return lines + dimensions(problem, Axis.ROW, "row") + dimensions(problem, Axis.COL, "col")
+
+
+def _described(loop: _Loop, tap: Tap) -> dict[str, Any]:
+    return {
+        "name": tap.name,
+        "size": tap.size,
+        "position": scaled(tap.name, tap.dilation),
+        "limit": tap.limit,
+        "bits": "int32" if tap.size <= 31 else "int64",
+        "flat": tap is loop.flat,
+        "masked": loop.is_masked(tap),
+        "start": start_of(loop.problem, tap),
+    }
+
+
+def start_of(problem: Any, tap: Tap) -> str:
+    """Input position of tap 0, in terms of the output index: index·step − pad."""
+    name = problem.dims[tap.dim].name
+    text = scaled(name, tap.step)
+    return f"{text} - {tap.pad}" if tap.pad else text
+
+
+def origin(taps: tuple[Tap, ...]) -> int:
+    """Elements from the first input element to tap 0 of the first window: negative by the padding."""
+    return -sum(tap.pad * tap.x_stride // tap.dilation for tap in taps)
+
+
+def _x_offset(loop: _Loop) -> str:
+    problem = loop.problem
+    place = offsets(problem, problem.x, origin(problem.taps)).filled(rows=True)
+    if loop.flat:
+        along = f"{scaled(loop.flat.name, loop.flat.x_stride)} + {scaled('channel', problem.x_depth)}"
+    else:
+        along = scaled("d", problem.x_depth)
+    return f"{place.joined()} + ({along})[None, :]"
+
+
+def _w_offset(loop: _Loop) -> str:
+    problem = loop.problem
+    place = offsets(problem, problem.w).filled(cols=True)
+    if loop.flat and loop.flat.w_stride != problem.depth * problem.w_depth:
+        along = f"{scaled(loop.flat.name, loop.flat.w_stride)} + {scaled('channel', problem.w_depth)}"
+    else:
+        along = scaled("d", problem.w_depth)
+    return f"({along})[:, None] + {place.joined()}"
+
+
+def _start_lines(loop: _Loop) -> list[str]:
+    """Counters of a split-K program's first step."""
+    lines, inner = [], 1
+    if loop.walks_depth:
+        blocks = loop.plan.inner(loop.tile.depth)
+        lines.append(f"c = first % {blocks} * BLOCK_DEPTH")
+        inner = blocks
+    for index, tap in enumerate(reversed(loop.outer)):
+        text = "first" if inner == 1 else f"first // {inner}"
+        lines.append(f"{tap.name} = {text}" + (f" % {tap.size}" if index < len(loop.outer) - 1 else ""))
+        inner *= tap.size
+    return lines
+
+
+def _advance_lines(loop: _Loop) -> list[str]:
+    """Moves the counters one step on, carrying over from the innermost to the outermost."""
+    names = loop.counters()
+    limits = {tap.name: str(tap.size) for tap in loop.outer}
+    limits["c"] = str(loop.problem.depth)
+    lines = []
+    for index, name in enumerate(names):
+        amount = "BLOCK_DEPTH" if name == "c" else "1"
+        lines.append(f"{name} += {amount}" if index == 0 else f"{name} += carry")
+        if index < len(names) - 1:
+            lines.append(f"carry = ({name} >= {limits[name]}).to(tl.int32)")
+            lines.append(f"{name} = tl.where(carry == 1, 0, {name})")
+    return lines
+
+
+def _step_lines(loop: _Loop) -> list[str]:
+    """One step: load both operands, multiply and accumulate."""
+    problem, tile = loop.problem, loop.tile
+    moves_x = [scaled(tap.name, tap.x_stride) for tap in loop.outer]
+    moves_w = [scaled(tap.name, tap.w_stride) for tap in loop.outer]
+    if loop.walks_depth:
+        moves_x.append(scaled("c", problem.x_depth))
+        moves_w.append(scaled("c", problem.w_depth))
+    if not loop.is_loop:
+        moves_x, moves_w = [], []
+    inside, x_mask = _x_mask(loop)
+    lines = list(inside)
+    lines.append(f"a = {_load('x_tile', moves_x, x_mask)}")
+    if problem.x.dtype is not problem.compute:
+        lines.append(f"a = a.to(tl.{TRITON_TYPES[problem.compute]})")
+    lines.append(f"b = {_load('w_tile', moves_w, _w_mask(loop))}")
+    if problem.w.dtype is not problem.compute:
+        lines.append(f"b = b.to(tl.{TRITON_TYPES[problem.compute]})")
+    precision = f', input_precision="{problem.precision}"' if problem.compute is DType.FP32 else ""
+    lines.append(f"acc = tl.dot(a, b, acc{precision})")
+    return lines
+
+
+def _load(base: str, moves: list[str], mask: str) -> str:
+    address = f"{base} + ({' + '.join(moves)})" if moves else base
+    return f"tl.load({address}, mask={mask}, other=0.0)" if mask else f"tl.load({address})"
+
+
+def _x_mask(loop: _Loop) -> tuple[list[str], str]:
+    """Lines before the load, and its mask: taps inside the input, channels that exist."""
+    masked = [tap for tap in loop.outer if loop.is_masked(tap)]
+    bits = " & ".join(f"({tap.name}_inside >> {tap.name})" for tap in masked)
+    if not loop.is_loop:
+        bits = " & ".join(f"{tap.name}_inside" for tap in masked)
+    lines = [f"inside = (({bits}) & 1) != 0"] if masked else []
+    masks = ["inside[:, None]"] if masked else []
+    if loop.flat and loop.is_masked(loop.flat):
+        masks.append("line_inside")
+    depth_mask = _depth_mask(loop)
+    return lines, joined_masks([*masks, f"{depth_mask}[None, :]"] if depth_mask else masks)
+
+
+def _depth_mask(loop: _Loop) -> str:
+    """Which elements of a step exist; empty where all do."""
+    length = loop.plan.length
+    if length % loop.tile.depth == 0:
+        return ""
+    return f"(c + d < {length})" if loop.walks_depth else f"(d < {length})"
+
+
+def _w_mask(loop: _Loop) -> str:
+    problem = loop.problem
+    depth_mask = _depth_mask(loop)
+    masks = [f"{depth_mask}[:, None]"] if depth_mask else []
+    if ragged(problem, Axis.COL, loop.tile.cols):
+        masks.append(_cols_in_memory(problem))
+    return joined_masks(masks)
+
+
+def _cols_in_memory(problem: Contraction) -> str:
+    """Mask over columns of the weights: up to their padded pitch, which keeps wide accesses whole."""
+    source = problem.w.source
+    if isinstance(source, PackedWeight) and len(problem.positions(Axis.COL)) == 1:
+        return f"(col < {source.pitch})[None, :]"
+    return "col_ok"
+
+
+def _epilogue(problem: Contraction, tile: Tile) -> list[str]:
+    body = Body(
+        problem,
+        row_mask="row_ok" if ragged(problem, Axis.ROW, tile.rows) else "",
+        col_mask="col_ok" if ragged(problem, Axis.COL, tile.cols) else "",
+    )
+    return body.emit("acc")
+
+
+def macs_with_padding(problem: Contraction, tile: Tile) -> int:
+    """Multiply-accumulates that the tiles compute, those past ragged edges included."""
+    rows = ceil_div(problem.extent(Axis.ROW), tile.rows) * tile.rows
+    cols = ceil_div(problem.extent(Axis.COL), tile.cols) * tile.cols
+    steps = steps_of(problem).total(tile.depth) * tile.depth
+    return math.prod((problem.extent(Axis.GROUP), rows, cols, steps))

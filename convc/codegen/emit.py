@@ -1,0 +1,131 @@
+"""From a problem and a tile to the Triton source of one kernel.
+
+The source names what it computes and how it is tiled, and nothing of the user's model: identical kernels of different
+layers are the same text, which is compiled once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..ir import DType
+from ..ir.plan import PackedWeight, Tile
+from ..ir.problem import AxisReduction, Contraction, Operand, Problem, WindowReduction
+from . import contraction, pointwise, reduction, window
+from .kernel import Argument, Parts, environment
+
+POINTER_TYPES = {
+    DType.FP64: "*fp64",
+    DType.FP32: "*fp32",
+    DType.FP16: "*fp16",
+    DType.BF16: "*bf16",
+    DType.BOOL: "*i1",
+    **{dtype: f"*i{dtype.itemsize * 8}" for dtype in DType if dtype.value.startswith("int")},
+    **{dtype: f"*u{dtype.itemsize * 8}" for dtype in DType if dtype.value.startswith("uint")},
+}
+POINTER_ALIGNMENT = 16
+
+
+@dataclass(frozen=True)
+class EmittedKernel:
+    """A kernel as text, and how to launch it.
+
+    parameters: (name, type in Triton's spelling, whether it is a multiple of 16). arguments: one per parameter.
+    workspace_bytes, counter_bytes: split-K scratch.
+    """
+
+    name: str
+    family: str
+    source: str
+    parameters: tuple[tuple[str, str, bool], ...]
+    arguments: tuple[Argument, ...]
+    grid: tuple[int, int, int]
+    num_warps: int
+    num_stages: int
+    workspace_bytes: int = 0
+    counter_bytes: int = 0
+
+
+def emit(problem: Problem, tile: Tile, aligned: Callable[[Operand], bool]) -> EmittedKernel:
+    """The kernel for a problem. ``aligned``: whether an operand's first element lies at a multiple of 16 bytes.
+
+    Raises:
+        NoText: an elementwise operator without a Triton expression.
+    """
+    parts = _parts(problem, tile)
+    operands = _operands(problem)
+    parameters = [(o.name, POINTER_TYPES[o.dtype], aligned(o)) for o in operands]
+    parameters += [(name, type, type.startswith("*")) for name, type, _ in parts.extra]
+    arguments = [Argument("operand", operand) for operand in operands] + [a for _, _, a in parts.extra]
+    unnamed = _render("KERNEL", problem, tile, parts, parameters)
+    name = f"{parts.word}_{hashlib.sha256(repr((unnamed, parameters, tile.num_warps)).encode()).hexdigest()[:8]}"
+    return EmittedKernel(
+        name=name,
+        family=problem.family,
+        source=_render(name, problem, tile, parts, parameters),
+        parameters=tuple(parameters),
+        arguments=tuple(arguments),
+        grid=parts.grid,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+        workspace_bytes=parts.workspace_bytes,
+        counter_bytes=parts.counter_bytes,
+    )
+
+
+def _parts(problem: Problem, tile: Tile) -> Parts:
+    if isinstance(problem, Contraction):
+        return contraction.parts(problem, tile)
+    if isinstance(problem, WindowReduction):
+        return window.parts(problem, tile)
+    if isinstance(problem, AxisReduction):
+        return reduction.parts(problem, tile)
+    return pointwise.parts(problem, tile)
+
+
+def _operands(problem: Problem) -> list[Operand]:
+    """The operands in the order of the parameters, the output last; those that no statement reads are left out."""
+    read = {ref.index for s in problem.statements for ref in s.arguments if ref.kind == "operand"}
+    copies = not problem.statements and problem.family == "pointwise"
+    used = [operand for index, operand in enumerate(problem.operands) if index in read or copies]
+    anchors = [getattr(problem, name) for name in ("x", "w") if getattr(problem, name, None) is not None]
+    return [*anchors, *used, problem.output]
+
+
+def _render(name: str, problem: Problem, tile: Tile, parts: Parts, parameters: list[tuple[str, str, bool]]) -> str:
+    text = environment().get_template("kernel.py.j2").render(
+        name=name,
+        equation=problem.equation,
+        description=_description(problem, tile, parameters),
+        parameters=[parameter for parameter, _, _ in parameters],
+        constants=parts.constants,
+        body=parts.body,
+    )
+    return re.sub(r"\n{3,}(?=    )", "\n\n", text).rstrip() + "\n"
+
+
+def _description(problem: Problem, tile: Tile, parameters: list[tuple[str, str, bool]]) -> str:
+    """Iteration space, operands with dtype and strides, and the tile."""
+    space = ", ".join(f"{dim.name}={dim.extent} ({dim.axis.value})" for dim in problem.dims) or "one element"
+    lines = [f"Over {space}."]
+    for operand in _operands(problem):
+        home = "weights" if isinstance(operand.source, PackedWeight) else "tensor"
+        strides = ", ".join(
+            f"{dim.name}: {stride}" for dim, stride in zip(problem.dims, operand.strides, strict=False) if stride
+        )
+        lines.append(f"{operand.name}: {operand.dtype} {home}, strides {strides or 'none'}")
+    unaligned = [name for name, type, is_aligned in parameters if type.startswith("*") and not is_aligned]
+    if unaligned:
+        lines.append(f"Not at multiples of {POINTER_ALIGNMENT} bytes: {', '.join(unaligned)}.")
+    blocks = f"{tile.rows} rows x {tile.cols} columns" + (f" x {tile.depth} deep" if tile.depth > 1 else "")
+    split = f", split-K {tile.split_k}" if tile.split_k > 1 else ""
+    lines.append(f"Tile: {blocks}{split}, {tile.num_warps} warps, {tile.num_stages} stages.")
+    return "\n".join(lines)
+
+
+def is_aligned(itemsize: int, offset: int) -> bool:
+    """Whether an element offset keeps a 16-byte aligned block aligned."""
+    return offset * itemsize % POINTER_ALIGNMENT == 0

@@ -1,0 +1,136 @@
+"""The elementwise part of a kernel: loads of its operands, one line per statement, and the store."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from ..ir import DType
+from ..ir.ops.triton_text import fill, literal, pow_text, triton_text
+from ..ir.problem import Axis, Operand, Problem, Ref, Statement
+from .indexing import joined_masks, offsets
+
+TRITON_TYPES = {
+    DType.FP64: "float64",
+    DType.FP32: "float32",
+    DType.FP16: "float16",
+    DType.BF16: "bfloat16",
+    DType.INT64: "int64",
+    DType.INT32: "int32",
+    DType.INT16: "int16",
+    DType.INT8: "int8",
+    DType.UINT64: "uint64",
+    DType.UINT32: "uint32",
+    DType.UINT16: "uint16",
+    DType.UINT8: "uint8",
+    DType.BOOL: "int1",
+}
+
+
+class NoText(Exception):
+    """An operator without a Triton expression; the argument is its name."""
+
+
+@dataclass
+class Body:
+    """Emits the statements of a problem over a tile with masks for ragged edges.
+
+    row_mask, col_mask: names of the masks, or empty where the tile divides the extents. suffixes: how one-dimensional
+    blocks along rows and columns are shaped to the tile.
+    """
+
+    problem: Problem
+    row_mask: str = ""
+    col_mask: str = ""
+    row_suffix: str = "[:, None]"
+    col_suffix: str = "[None, :]"
+    rows_clamped: bool = True
+    lines: list[str] = field(default_factory=list)
+
+    def emit(self, accumulator: str | None) -> list[str]:
+        """Lines from the accumulator to the store."""
+        loaded = {ref.index for s in self.problem.statements for ref in s.arguments if ref.kind == "operand"}
+        for index in sorted(loaded):
+            operand = self.problem.operands[index]
+            self.lines.append(f"{variable(operand)} = {self.load(operand)}")
+        result = accumulator or ""
+        for index, statement in enumerate(self.problem.statements):
+            result = f"v{index}"
+            self.lines.append(f"{result} = {self._expression(statement, accumulator)}")
+        if not self.problem.statements and accumulator is None:
+            (operand,) = self.problem.operands
+            result = variable(operand)
+            self.lines.append(f"{result} = {self.load(operand, widen=False)}")
+        self.lines.append(self._store(result))
+        return self.lines
+
+    def load(self, operand: Operand, widen: bool = True) -> str:
+        """A load of an operand over the tile, as fp32 where it is a narrower float."""
+        place = offsets(self.problem, operand)
+        masks = [self.row_mask] if self.row_mask and place.rows and not self.rows_clamped else []
+        masks += [self.col_mask] if self.col_mask and place.cols else []
+        masks += self._bound_masks(operand)
+        shape = place.joined(self.row_suffix, self.col_suffix)
+        address = operand.name if shape == "0" else f"{operand.name} + {shape}"
+        mask = joined_masks(masks)
+        text = f"tl.load({address}, mask={mask}, other={literal(operand.fill)})" if mask else f"tl.load({address})"
+        narrow = operand.dtype.is_float and operand.dtype is not DType.FP32
+        return f"{text}.to(tl.float32)" if widen and narrow else text
+
+    def _bound_masks(self, operand: Operand) -> list[str]:
+        masks = []
+        for bound in operand.bounds:
+            if bound.mode != "constant":
+                continue
+            dim = self.problem.dims[bound.dim]
+            suffix = self.row_suffix if dim.axis is Axis.ROW else self.col_suffix
+            low = f"({dim.name} >= {bound.before})"
+            high = f"({dim.name} < {bound.before + bound.extent})"
+            masks.append(f"({low} & {high}){suffix}")
+        return masks
+
+    def _expression(self, statement: Statement, accumulator: str | None) -> str:
+        operands = [self._argument(ref, accumulator) for ref in statement.arguments]
+        if statement.operator.name == "Pow":
+            exponent = statement.arguments[1]
+            text = pow_text(exponent.number) if exponent.kind == "number" else ""
+            text = fill(text, operands[:1]) if text else ""
+        elif statement.operator.name == "Cast":
+            return f"{operands[0]}.to(tl.{TRITON_TYPES[statement.attributes['dtype']]}).to(tl.float32)"
+        else:
+            text = triton_text(statement.operator, statement.attributes, operands)
+        if not text:
+            raise NoText(statement.operator.name)
+        return text
+
+    def _argument(self, ref: Ref, accumulator: str | None) -> str:
+        if ref.kind == "accumulator":
+            assert accumulator is not None
+            return accumulator
+        if ref.kind == "number":
+            return number(ref.number)
+        return f"v{ref.index}" if ref.kind == "statement" else variable(self.problem.operands[ref.index])
+
+    def _store(self, result: str) -> str:
+        output = self.problem.output
+        two_sided = bool(self.row_suffix)
+        place = offsets(self.problem, output).filled(rows=True, cols=two_sided)
+        masks = [self.row_mask] if self.row_mask else []
+        masks += [self.col_mask] if self.col_mask else []
+        shape = place.joined(self.row_suffix, self.col_suffix)
+        address = output.name if shape == "0" else f"{output.name} + {shape}"
+        value = f"{result}.to(tl.{TRITON_TYPES[output.dtype]})"
+        mask = joined_masks(masks)
+        return f"tl.store({address}, {value}, mask={mask})" if mask else f"tl.store({address}, {value})"
+
+
+def variable(operand: Operand) -> str:
+    """The name of an operand's loaded block."""
+    return f"{operand.name}_tile"
+
+
+def number(value: float) -> str:
+    """A float literal that Triton reads, in fp32."""
+    if math.isfinite(value):
+        return repr(float(value)) if value >= 0 else f"({float(value)!r})"
+    return f'float("{value}")'

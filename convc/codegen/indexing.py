@@ -1,0 +1,127 @@
+"""Index expressions: iteration dimensions as variables of a kernel, and operands as pointer offsets over them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..ir.problem import Axis, Bound, Operand, Problem
+
+INT32_LIMIT = 2**31 - 1
+
+
+def is_wide(problem: Problem) -> bool:
+    """Whether some operand spans more elements than 32-bit offsets reach."""
+    return any(_span(problem, operand) > INT32_LIMIT for operand in (*problem.reads, problem.output))
+
+
+def _span(problem: Problem, operand: Operand) -> int:
+    if operand.unravel:
+        return sum((extent - 1) * abs(stride) for extent, stride in operand.unravel)
+    steps = zip(problem.dims, operand.strides, strict=True)
+    span = sum((dim.extent - 1) * abs(stride) for dim, stride in steps)
+    taps = getattr(problem, "taps", ())
+    depth = getattr(problem, "depth", 1) * max(getattr(problem, "x_depth", 0), getattr(problem, "w_depth", 0))
+    return span + depth + sum(tap.size * abs(tap.x_stride) for tap in taps)
+
+
+def dimensions(problem: Problem, axis: Axis, linear: str) -> list[str]:
+    """Statements that take the linear index of an axis apart into one variable per dimension."""
+    positions = problem.positions(axis)
+    if not positions:
+        return []
+    names = [problem.dims[position].name for position in positions]
+    extents = [problem.dims[position].extent for position in positions]
+    lines = []
+    for index, name in enumerate(names):
+        inner = math.prod(extents[index + 1 :])
+        text = linear if inner == 1 else f"{linear} // {inner}"
+        if index > 0:
+            text = f"{text} % {extents[index]}" if inner == 1 else f"({text}) % {extents[index]}"
+        if text != name:
+            lines.append(f"{name} = {text}")
+    return lines
+
+
+@dataclass(frozen=True)
+class Offsets:
+    """An operand's offset, in elements: the parts that vary along rows, along columns, and along neither."""
+
+    rows: str
+    cols: str
+    scalar: str
+
+    def joined(self, row_suffix: str = "[:, None]", col_suffix: str = "[None, :]") -> str:
+        """The whole offset, shaped to a tile; ``0`` where nothing varies."""
+        parts = [_shaped(self.rows, row_suffix)] if self.rows else []
+        parts += [_shaped(self.cols, col_suffix)] if self.cols else []
+        parts += [self.scalar] if self.scalar else []
+        return " + ".join(parts).replace("+ -", "- ") or "0"
+
+    def filled(self, rows: bool = False, cols: bool = False) -> Offsets:
+        """With a part that does not vary written as a block of zeros, so that the address has the tile's shape."""
+        return Offsets(
+            self.rows or ("tl.zeros_like(row)" if rows else ""),
+            self.cols or ("tl.zeros_like(col)" if cols else ""),
+            self.scalar,
+        )
+
+
+def _shaped(text: str, suffix: str) -> str:
+    """An index expression with the suffix that shapes it, in parentheses where it needs them."""
+    return f"{text}{suffix}" if text.isidentifier() or not suffix else f"({text}){suffix}"
+
+
+def offsets(problem: Problem, operand: Operand, origin: int = 0) -> Offsets:
+    """Offsets of an operand over the tile; ``origin`` is a constant added to them."""
+    if operand.unravel:
+        return Offsets(unravelled("row", operand.unravel), "", "")
+    group = _terms(problem, operand, Axis.GROUP)
+    rows, cols = _terms(problem, operand, Axis.ROW), _terms(problem, operand, Axis.COL)
+    constant = [str(origin)] if origin else []
+    return Offsets(" + ".join(rows), " + ".join(cols), " + ".join([*group, *constant]))
+
+
+def _terms(problem: Problem, operand: Operand, axis: Axis) -> list[str]:
+    bounded = {bound.dim: bound for bound in operand.bounds}
+    terms = []
+    for position in problem.positions(axis):
+        dim, stride = problem.dims[position], operand.strides[position]
+        if position in bounded:
+            terms.append(scaled(shifted(dim.name, bounded[position]), stride))
+        elif stride:
+            terms.append(scaled(dim.name, stride))
+    return terms
+
+
+def shifted(name: str, bound: Bound) -> str:
+    """The index that a padded read uses: moved by the padding, and for reflection and repetition kept inside."""
+    index = f"({name} - {bound.before})" if bound.before else name
+    last = bound.extent - 1
+    if bound.mode == "edge":
+        return f"tl.minimum(tl.maximum({index}, 0), {last})"
+    if bound.mode == "reflect":
+        return f"({last} - tl.abs({last} - tl.abs({index})))"
+    return index
+
+
+def scaled(text: str, factor: int) -> str:
+    return text if factor == 1 else f"{text} * {factor}"
+
+
+def unravelled(linear: str, pairs: Sequence[tuple[int, int]]) -> str:
+    """Offset of a tensor whose own (extent, stride) pairs run over a linear index."""
+    terms = []
+    for index, (extent, stride) in enumerate(pairs):
+        inner = math.prod(e for e, _ in pairs[index + 1 :])
+        text = linear if inner == 1 else f"{linear} // {inner}"
+        if index > 0:
+            text = f"({text}) % {extent}"
+        terms.append(scaled(f"({text})", stride))
+    return " + ".join(terms)
+
+
+def joined_masks(masks: Iterable[str]) -> str:
+    """The conjunction of masks; empty where there is none."""
+    return " & ".join(masks)

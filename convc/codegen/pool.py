@@ -1,0 +1,107 @@
+"""Compiling many kernels: worker processes side by side, the cache in front of them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import queue
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from .. import errors
+from .cache import KernelCache
+from .worker import Compiled, Failed, Reply, Request, read_message, write_message
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request, and the user's name for what it is for, which errors quote."""
+
+    request: Request
+    label: str
+
+
+class _Worker:
+    """One compiling process."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "convc.codegen.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def ask(self, request: Request) -> Reply:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            write_message(self.process.stdin, request)
+            reply = read_message(self.process.stdout, Reply)
+        except (BrokenPipeError, OSError):
+            reply = None
+        return reply if reply is not None else Failed("the compiling process ended unexpectedly")
+
+    def close(self) -> None:
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                stream.close()
+        self.process.wait()
+
+
+def worker_count() -> int:
+    """``$CONVC_JOBS``, or the processors that this process may use."""
+    given = os.environ.get("CONVC_JOBS", "")
+    return max(1, int(given)) if given.isdigit() else len(os.sched_getaffinity(0))
+
+
+def compile_kernels(
+    jobs: Sequence[Job], cache: KernelCache | None = None, progress: Progress | None = None
+) -> list[Compiled]:
+    """Compiles every job, equal requests once, in parallel; ``progress`` gets (done, all).
+
+    Raises:
+        CompileError: the first kernel that cannot be compiled, with its label and what the compiler said.
+    """
+    cache = cache or KernelCache()
+    version = importlib.metadata.version("triton")
+    keys = [cache.key(job.request, version) for job in jobs]
+    results = {key: found for key in dict.fromkeys(keys) if (found := cache.get(key)) is not None}
+    missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in results}
+    total = len(set(keys))
+    if progress:
+        progress(len(results), total)
+    for key, job, reply in _compile_missing(missing):
+        if isinstance(reply, Failed):
+            raise errors.kernel_failed(job.label, job.request.name, job.request.capability, reply.reason)
+        cache.put(key, reply)
+        results[key] = reply
+        if progress:
+            progress(len(results), total)
+    return [results[key] for key in keys]
+
+
+def _compile_missing(missing: dict[str, Job]) -> Iterable[tuple[str, Job, Reply]]:
+    if not missing:
+        return
+    count = min(worker_count(), len(missing))
+    workers: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    everyone = [_Worker() for _ in range(count)]
+    for worker in everyone:
+        workers.put(worker)
+
+    def run(item: tuple[str, Job]) -> tuple[str, Job, Reply]:
+        worker = workers.get()
+        try:
+            return *item, worker.ask(item[1].request)
+        finally:
+            workers.put(worker)
+
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield from pool.map(run, missing.items())
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        for worker in everyone:
+            worker.close()

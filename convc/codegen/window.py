@@ -1,0 +1,137 @@
+"""Reductions over sliding windows: pooling, depthwise convolution, local response normalisation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..ir import DType
+from ..ir.plan import Tile
+from ..ir.problem import Axis, Tap, WindowReduction
+from .contraction import origin, start_of
+from .expressions import Body
+from .indexing import dimensions, is_wide, joined_masks, offsets, scaled
+from .kernel import Parts, ceil_div, ragged, render
+
+UNROLLED_TAPS = 25
+"""Windows up to this size are unrolled; larger ones loop."""
+
+_WORDS = {"max": "max_pool", "mean": "average_pool", "conv": "depthwise", "sum_of_squares": "lrn"}
+_INITIAL = {"max": 'float("-inf")', "mean": "0.0", "conv": "0.0", "sum_of_squares": "0.0"}
+
+
+def parts(problem: WindowReduction, tile: Tile) -> Parts:
+    """The pieces of the kernel."""
+    row_tiles = ceil_div(problem.extent(Axis.ROW), tile.rows)
+    col_tiles = ceil_div(problem.extent(Axis.COL), tile.cols)
+    body = render(
+        "window.py.j2",
+        row_base="pid" if col_tiles == 1 else f"pid // {col_tiles}",
+        col_base="" if col_tiles == 1 else f"pid % {col_tiles} * BLOCK_COLS + ",
+        rows_ragged=ragged(problem, Axis.ROW, tile.rows),
+        cols_ragged=ragged(problem, Axis.COL, tile.cols),
+        wide=is_wide(problem),
+        index_lines=dimensions(problem, Axis.ROW, "row") + dimensions(problem, Axis.COL, "col"),
+        masked_taps=[_described(problem, tap) for tap in problem.taps if _counts(problem, tap)],
+        taps=[_described(problem, tap) for tap in problem.taps],
+        unrolled=math.prod(tap.size for tap in problem.taps) <= UNROLLED_TAPS,
+        x_offset=offsets(problem, problem.x, origin(problem.taps)).joined(),
+        weighted=problem.w is not None,
+        w_offset=offsets(problem, problem.w).joined() if problem.w else "",
+        initial=_INITIAL[problem.mode],
+        body=_tap_lines(problem, tile),
+        finish=_finish_lines(problem),
+        epilogue=_body(problem, tile).emit("acc"),
+    )
+    return Parts(_WORDS[problem.mode], _constants(problem, tile), body, (row_tiles * col_tiles, 1, 1))
+
+
+def _constants(problem: WindowReduction, tile: Tile) -> dict[str, Any]:
+    constants: dict[str, Any] = {}
+    if ragged(problem, Axis.ROW, tile.rows):
+        constants["ROWS"] = problem.extent(Axis.ROW)
+    if ragged(problem, Axis.COL, tile.cols):
+        constants["COLS"] = problem.extent(Axis.COL)
+    return constants | {"BLOCK_ROWS": tile.rows, "BLOCK_COLS": tile.cols}
+
+
+def _body(problem: WindowReduction, tile: Tile) -> Body:
+    return Body(
+        problem,
+        row_mask="row_ok" if ragged(problem, Axis.ROW, tile.rows) else "",
+        col_mask="col_ok" if ragged(problem, Axis.COL, tile.cols) else "",
+    )
+
+
+def _masked(problem: WindowReduction, tap: Tap) -> bool:
+    return tap.leaves_input(problem.dims[tap.dim].extent)
+
+
+def _counts(problem: WindowReduction, tap: Tap) -> bool:
+    """Whether positions along a tap are compared with the input's end, for masks or for the divisor."""
+    return _masked(problem, tap) or problem.divisor == "padded"
+
+
+def _described(problem: WindowReduction, tap: Tap) -> dict[str, Any]:
+    return {
+        "name": tap.name,
+        "size": tap.size,
+        "position": scaled(tap.name, tap.dilation),
+        "limit": tap.limit,
+        "masked": _masked(problem, tap),
+        "suffix": "[:, None]" if problem.dims[tap.dim].axis is Axis.ROW else "[None, :]",
+        "start": start_of(problem, tap),
+    }
+
+
+def _tap_lines(problem: WindowReduction, tile: Tile) -> list[str]:
+    """What happens at one window position."""
+    masks = [f"{tap.name}_inside" for tap in problem.taps if _masked(problem, tap)]
+    if ragged(problem, Axis.COL, tile.cols) and any(problem.x.strides[i] for i in problem.positions(Axis.COL)):
+        masks.append("col_ok")
+    other = 'float("-inf")' if problem.mode == "max" else "0.0"
+    mask = joined_masks(masks)
+    address = f"x_tile + ({' + '.join(scaled(tap.name, tap.x_stride) for tap in problem.taps)})"
+    load = f"tl.load({address}, mask={mask}, other={other})" if mask else f"tl.load({address})"
+    lines = [f"value = {load}{_widen(problem.x.dtype)}"]
+    if problem.mode == "max":
+        return [*lines, "acc = tl.maximum(acc, value, propagate_nan=tl.PropagateNan.ALL)"]
+    if problem.mode == "mean":
+        return [*lines, "acc += value"]
+    if problem.mode == "sum_of_squares":
+        return [*lines, "acc += value * value"]
+    return [*lines, *_weighted_lines(problem, tile)]
+
+
+def _weighted_lines(problem: WindowReduction, tile: Tile) -> list[str]:
+    assert problem.w is not None
+    address = f"w_tile + ({' + '.join(scaled(tap.name, tap.w_stride) for tap in problem.taps)})"
+    mask = ", mask=col_ok, other=0.0" if ragged(problem, Axis.COL, tile.cols) else ""
+    return [f"acc += value * tl.load({address}{mask}){_widen(problem.w.dtype)}"]
+
+
+def _widen(dtype: DType) -> str:
+    return "" if dtype is DType.FP32 else ".to(tl.float32)"
+
+
+def _finish_lines(problem: WindowReduction) -> list[str]:
+    """The division of an average."""
+    if problem.mode != "mean":
+        return []
+    if problem.divisor == "window":
+        return [f"acc = acc / {math.prod(tap.size for tap in problem.taps)}.0"]
+    lines, factors = [], []
+    for index, tap in enumerate(problem.taps):
+        padded = problem.divisor == "padded"
+        if not (_masked(problem, tap) or padded):
+            factors.append(f"{tap.size}.0")
+            continue
+        low, high = (-tap.pad, problem.padded[index] - tap.pad) if padded else (0, tap.limit)
+        lines += [
+            f"{tap.name}_count = tl.zeros_like({tap.name}_start)",
+            f"for {tap.name} in tl.static_range({tap.size}):",
+            f"    {tap.name}_at = {tap.name}_start + {scaled(tap.name, tap.dilation)}",
+            f"    {tap.name}_count += (({tap.name}_at >= {low}) & ({tap.name}_at < {high})).to({tap.name}_count.dtype)",
+        ]
+        factors.append(f"{tap.name}_count[:, None].to(tl.float32)")
+    return [*lines, f"acc = acc / ({' * '.join(factors)})"]

@@ -1,0 +1,161 @@
+"""The process that compiles kernels: requests come in on standard input, answers go out on standard output.
+
+Triton is imported here and nowhere else in the compiler. Messages are MessagePack, each behind its length in four bytes.
+Run as ``python -m convc.codegen.worker``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO, Any, Union
+
+import msgspec
+
+TENSOR_CORE = re.compile(rb"\b(?:HGMMA|QGMMA|IGMMA|HMMA|IMMA|DMMA|UTCHMMA|UTCQMMA|UTCIMMA|QMMA)\b")
+RESOURCES = re.compile(rb"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
+
+
+class Request(msgspec.Struct):
+    """A kernel to compile: source, entry function, parameters (name, type, multiple of 16), target, schedule."""
+
+    name: str
+    source: str
+    parameters: tuple[tuple[str, str, bool], ...]
+    capability: int
+    num_warps: int
+    num_stages: int
+
+
+class Compiled(msgspec.Struct, tag="compiled"):
+    """A cubin, what its launch needs, and what the code is like."""
+
+    cubin: bytes
+    threads: int
+    shared_bytes: int
+    registers: int
+    spill_bytes: int
+    tensor_core_instructions: int
+    global_scratch_bytes: int
+    global_scratch_align: int
+
+
+class Failed(msgspec.Struct, tag="failed"):
+    """What the compiler said."""
+
+    reason: str
+
+
+Reply = Union[Compiled, Failed]
+
+
+def write_message(stream: IO[bytes], message: Any) -> None:
+    """One message behind its length."""
+    data = msgspec.msgpack.encode(message)
+    stream.write(len(data).to_bytes(4, "little") + data)
+    stream.flush()
+
+
+def read_message(stream: IO[bytes], kind: Any) -> Any | None:
+    """The next message, or None at the end of the stream."""
+    head = stream.read(4)
+    if len(head) < 4:
+        return None
+    return msgspec.msgpack.decode(stream.read(int.from_bytes(head, "little")), type=kind)
+
+
+def main() -> None:
+    """Answers requests until standard input ends. Nothing but answers reaches standard output."""
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    with tempfile.TemporaryDirectory(prefix="convc-") as scratch:
+        os.environ["TRITON_CACHE_DIR"] = f"{scratch}/triton"
+        os.environ["TRITON_DISABLE_LINE_INFO"] = "1"
+        os.environ.pop("TRITON_INTERPRET", None)
+        with Path(scratch, "messages").open("w+b") as messages:
+            os.dup2(messages.fileno(), 2)
+            while (request := read_message(sys.stdin.buffer, Request)) is not None:
+                messages.seek(0)
+                messages.truncate()
+                write_message(replies, _answer(request, Path(scratch), messages))
+
+
+def _answer(request: Request, scratch: Path, messages: IO[bytes]) -> Reply:
+    try:
+        return _compile(request, scratch)
+    except Exception as error:  # anything a compiler does to one kernel must not end the others
+        messages.flush()
+        messages.seek(0)
+        printed = messages.read().decode(errors="replace")
+        return Failed(_summary(error, printed))
+
+
+def _summary(error: Exception, printed: str) -> str:
+    telling = [line.strip() for line in printed.splitlines() if "error" in line.lower()]
+    said = [line for line in str(error).strip().splitlines() if line.strip()]
+    cause = error.__cause__ or error.__context__
+    parts = [type(error).__name__, *(said[-3:] or []), *(telling[:2])]
+    if cause is not None:
+        parts.append(str(cause).strip().splitlines()[-1] if str(cause).strip() else type(cause).__name__)
+    return "; ".join(parts)
+
+
+def _compile(request: Request, scratch: Path) -> Compiled:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    function = load_function(scratch / f"{request.name}.py", request.source, request.name)
+    signature = {name: type for name, type, _ in request.parameters}
+    attributes = {
+        (index,): [["tt.divisibility", 16]] for index, (_, _, aligned) in enumerate(request.parameters) if aligned
+    }
+    source = ASTSource(fn=function, signature=signature, constexprs={}, attrs=attributes)
+    options = {"num_warps": request.num_warps, "num_stages": request.num_stages, "enable_fp_fusion": True}
+    kernel = triton.compile(source, target=GPUTarget("cuda", request.capability, 32), options=options)
+    metadata = kernel.metadata
+    cubin = kernel.asm["cubin"]
+    registers, spilled, tensor_core = inspect(cubin, scratch / "kernel.cubin")
+    return Compiled(
+        cubin=cubin,
+        threads=32 * metadata.num_warps,
+        shared_bytes=metadata.shared,
+        registers=registers,
+        spill_bytes=spilled,
+        tensor_core_instructions=tensor_core,
+        global_scratch_bytes=metadata.global_scratch_size,
+        global_scratch_align=max(1, metadata.global_scratch_align),
+    )
+
+
+def load_function(path: Path, source: str, name: str) -> Any:
+    """A function from source text. Triton reads the text again, so it is a file."""
+    path.write_text(source, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+def inspect(cubin: bytes, path: Path) -> tuple[int, int, int]:
+    """Registers per thread, bytes of stack and local memory, and tensor-core instructions of a cubin."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    path.write_bytes(cubin)
+    shown = subprocess.run([tool, "-res-usage", "-sass", path], capture_output=True, check=True).stdout
+    found = RESOURCES.search(shown)
+    if found is None:
+        raise RuntimeError("cuobjdump printed no resource usage")
+    registers, stack, _, local = (int(number) for number in found.groups())
+    return registers, stack + local, len(TENSOR_CORE.findall(shown))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""From a plan to an artifact: weights packed, kernels compiled, launches written down."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .codegen.cache import KernelCache
+from .codegen.pool import Job, compile_kernels
+from .codegen.worker import Compiled, Request
+from .ir import Node, Value, print_graph
+from .ir.plan import PackedWeight
+from .ir.problem import Contraction, Operand
+from .passes.lowering.builder import pack_dense
+from .passes.tiling import ranked
+from .plan import Plan, Scheduled, TargetPlan, assemble, packed_weights
+from .runtime.artifact import Artifact, build, pack_weights
+from .runtime.manifest import (
+    FORMAT_MAJOR,
+    FORMAT_MINOR,
+    Argument,
+    Binary,
+    BufferArgument,
+    IntegerArgument,
+    KernelSpec,
+    LaunchSpec,
+    Manifest,
+    Parameter,
+    ProgramSpec,
+    TensorSpec,
+    ViewSpec,
+    WeightSpec,
+)
+from .version import __version__
+
+INLINE_CONSTANT = 16
+"""Constants up to this many elements stand in the graph's text."""
+MAX_RETILES = 4
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """The packed constants: their arrays by name, where each lies in the buffer, and which recipe made which."""
+
+    names: dict[PackedWeight, str]
+    specs: dict[str, WeightSpec]
+    nbytes: int
+    blob: bytes
+
+    def offset(self, packed: PackedWeight) -> int:
+        return self.specs[self.names[packed]].offset
+
+
+def compile_plan(plan: Plan, cache: KernelCache | None = None, progress: Progress | None = None) -> Artifact:
+    """Packs the weights, compiles every kernel for its target and builds the artifact.
+
+    Raises:
+        CompileError: a kernel that Triton refuses.
+    """
+    programs, binaries = _compile(plan, cache, progress)
+    weights = _pack(plan)
+    blobs: dict[str, bytes] = {"graph.txt": print_graph(plan.graph).encode(), "weights.safetensors": weights.blob}
+    specs = []
+    for program in programs:
+        kernels = tuple(_kernel_spec(program, name, binaries, blobs) for name in program.kernels)
+        specs.append(_program_spec(plan, program, kernels, weights))
+    manifest = Manifest(
+        format=(FORMAT_MAJOR, FORMAT_MINOR),
+        convc=__version__,
+        triton=importlib.metadata.version("triton"),
+        model=plan.graph.name,
+        dtype=plan.options.dtype,
+        opt=plan.options.switches.opt,
+        disabled=plan.options.switches.disable,
+        inputs=tuple(_tensor_spec(node) for node in plan.graph.graph_inputs),
+        outputs=tuple(_tensor_spec(node) for node in plan.graph.graph_outputs),
+        weights=tuple(weights.specs.values()),
+        weights_bytes=weights.nbytes,
+        programs=tuple(specs),
+        constants=_constant_views(plan, weights),
+        graph="graph.txt",
+    )
+    return build(manifest, blobs)
+
+
+# -- kernels ----------------------------------------------------------------------------------------------------------
+Binaries = dict[tuple[str, str], Compiled]
+
+
+def _compile(
+    plan: Plan, cache: KernelCache | None, progress: Progress | None
+) -> tuple[list[TargetPlan], Binaries]:
+    """Compiles all targets' kernels; tiles whose kernels spill registers are replaced by the next best."""
+    programs = list(plan.programs)
+    binaries: Binaries = {}
+    for attempt in range(MAX_RETILES + 1):
+        _compile_missing(plan, programs, binaries, cache, progress)
+        smaller = [_without_spills(plan, program, binaries, attempt) for program in programs]
+        if all(new is old for new, old in zip(smaller, programs, strict=True)):
+            break
+        programs = smaller
+    return programs, binaries
+
+
+def _compile_missing(
+    plan: Plan,
+    programs: Sequence[TargetPlan],
+    binaries: Binaries,
+    cache: KernelCache | None,
+    progress: Progress | None,
+) -> None:
+    keys, jobs = [], []
+    for program in programs:
+        if program.target.is_interpreter:
+            continue
+        for launch in program.launches:
+            key = (program.target.name, launch.kernel.name)
+            if key not in binaries and key not in keys:
+                keys.append(key)
+                label = ", ".join(plan.origins(launch.work)) or launch.kernel.name
+                jobs.append(Job(_request(launch, program.target.capability), label))
+    for key, compiled in zip(keys, compile_kernels(jobs, cache, progress) if jobs else [], strict=True):
+        binaries[key] = compiled
+
+
+def _request(launch: Scheduled, capability: int) -> Request:
+    kernel = launch.kernel
+    return Request(kernel.name, kernel.source, kernel.parameters, capability, kernel.num_warps, kernel.num_stages)
+
+
+def _without_spills(plan: Plan, program: TargetPlan, binaries: Binaries, attempt: int) -> TargetPlan:
+    """The same program with another tile wherever the compiled kernel keeps registers in memory."""
+    if program.target.is_interpreter or attempt == MAX_RETILES:
+        return program
+    tiles, changed = [], False
+    for launch in program.launches:
+        tile, problem = launch.tile, launch.work.problem
+        if binaries[program.target.name, launch.kernel.name].spill_bytes and isinstance(problem, Contraction):
+            area = tile.rows * tile.cols
+            smaller = [t for t in ranked(problem, program.target) if t.rows * t.cols < area]
+            if smaller:
+                tile, changed = smaller[0], True
+        tiles.append(tile)
+    if not changed:
+        return program
+    work = [launch.work for launch in program.launches]
+    return assemble(work, tiles, plan.layouts, program.target, plan.options)
+
+
+def _kernel_spec(program: TargetPlan, name: str, binaries: Binaries, blobs: dict[str, bytes]) -> KernelSpec:
+    kernel = program.kernels[name]
+    source = f"{program.target.name}/{name}.py"
+    blobs[source] = kernel.source.encode()
+    compiled = binaries.get((program.target.name, name))
+    binary = None
+    if compiled is not None:
+        section = f"{program.target.name}/{name}.cubin"
+        blobs[section] = compiled.cubin
+        binary = Binary(
+            section=section,
+            threads=compiled.threads,
+            shared_bytes=compiled.shared_bytes,
+            registers=compiled.registers,
+            spill_bytes=compiled.spill_bytes,
+            tensor_core_instructions=compiled.tensor_core_instructions,
+            global_scratch_bytes=compiled.global_scratch_bytes,
+            global_scratch_align=compiled.global_scratch_align,
+        )
+    parameters = tuple(Parameter(parameter, type) for parameter, type, _ in kernel.parameters)
+    return KernelSpec(name, kernel.family, source, parameters, binary)
+
+
+# -- launches ---------------------------------------------------------------------------------------------------------
+def _program_spec(
+    plan: Plan, program: TargetPlan, kernels: tuple[KernelSpec, ...], weights: _Weights
+) -> ProgramSpec:
+    index = {kernel.name: position for position, kernel in enumerate(kernels)}
+    launches = tuple(
+        _launch_spec(plan, program, number, index[launch.kernel.name], weights)
+        for number, launch in enumerate(program.launches)
+    )
+    return ProgramSpec(
+        target=program.target.name,
+        kernels=kernels,
+        launches=launches,
+        arena_bytes=program.arena.nbytes,
+        arena_lower_bound=program.arena.lower_bound,
+        counter_bytes=program.counter_bytes,
+    )
+
+
+def _launch_spec(plan: Plan, program: TargetPlan, number: int, kernel: int, weights: _Weights) -> LaunchSpec:
+    launch = program.launches[number]
+    return LaunchSpec(
+        kernel=kernel,
+        grid=launch.kernel.grid,
+        arguments=tuple(_arguments(plan, program, number, weights)),
+        origins=plan.origins(launch.work),
+        rules=launch.work.region.rules,
+        equation=launch.work.problem.equation,
+        tile=launch.tile.reason,
+        activation_bytes=launch.traffic.activations,
+        weight_bytes=launch.traffic.weights,
+        workspace_bytes=launch.traffic.workspace,
+        macs=launch.work.problem.macs,
+        predicted_us=launch.tile.predicted_us,
+    )
+
+
+def _arguments(plan: Plan, program: TargetPlan, number: int, weights: _Weights) -> list[Argument]:
+    arguments: list[Argument] = []
+    for argument in program.launches[number].kernel.arguments:
+        if argument.operand is not None:
+            arguments.append(_located(plan, program, argument.operand, weights))
+        elif argument.kind == "partial":
+            arguments.append(BufferArgument("arena", program.arena.offsets[-1 - number]))
+        elif argument.kind == "counters":
+            arguments.append(BufferArgument("counters", 0))
+        else:
+            arguments.append(IntegerArgument(argument.value))
+    return arguments
+
+
+def _located(plan: Plan, program: TargetPlan, operand: Operand, weights: _Weights) -> BufferArgument:
+    if isinstance(operand.source, PackedWeight):
+        return BufferArgument("weights", weights.offset(operand.source))
+    placed = plan.layouts.placements[operand.source]
+    block = plan.layouts.blocks[placed.block]
+    base = program.arena.offsets[block.id] if block.buffer == "arena" else 0
+    return BufferArgument(block.buffer, base + operand.offset * operand.dtype.itemsize)
+
+
+# -- weights ----------------------------------------------------------------------------------------------------------
+def _pack(plan: Plan) -> _Weights:
+    """Evaluates every packing recipe; equal results are stored once."""
+    names: dict[PackedWeight, str] = {}
+    arrays: dict[str, np.ndarray] = {}
+    by_content: dict[tuple[object, ...], str] = {}
+    for packed in [*packed_weights(plan), *_unread_constants(plan)]:
+        digest = plan.graph.node(packed.source).payload.digest  # type: ignore[union-attr]
+        content = (digest, packed.dtype, packed.view, packed.order, packed.pitch)
+        if content not in by_content:
+            by_content[content] = f"w{len(arrays)}"
+            arrays[by_content[content]] = pack(plan.graph.node(packed.source).array, packed)
+        names[packed] = by_content[content]
+    blob, specs, nbytes = pack_weights(arrays)
+    return _Weights(names, {spec.name: spec for spec in specs}, nbytes, blob)
+
+
+def pack(array: np.ndarray, packed: PackedWeight) -> np.ndarray:
+    """A constant as it lies in the weights: cast, reordered, its rows padded with zeros."""
+    shaped = array.reshape(packed.view).astype(packed.dtype.numpy, copy=False).transpose(packed.order)
+    if not packed.order or shaped.shape[-1] == packed.pitch:
+        return np.ascontiguousarray(shaped)
+    padded = np.zeros(packed.physical_shape, packed.dtype.numpy)
+    padded[..., : shaped.shape[-1]] = shaped
+    return padded
+
+
+def _unread_constants(plan: Plan) -> list[PackedWeight]:
+    """Constants that no kernel reads but the graph's text refers to."""
+    read = {packed.source for packed in packed_weights(plan)}
+    rest = [node for node in plan.graph.of_kind("Constant") if node.array.size > INLINE_CONSTANT and node.id not in read]
+    return [pack_dense(Value(node.id), node.array.shape, node.outputs[0].dtype) for node in rest]
+
+
+def _constant_views(plan: Plan, weights: _Weights) -> dict[str, ViewSpec]:
+    """Digest in the graph's text → the packed tensor seen as the constant."""
+    views = {}
+    for packed, name in weights.names.items():
+        digest = plan.graph.node(packed.source).payload.digest  # type: ignore[union-attr]
+        views[digest] = ViewSpec(name, packed.dtype.value, packed.view, packed.strides)
+    return views
+
+
+def _tensor_spec(node: Node) -> TensorSpec:
+    type = node.outputs[0]
+    shape = tuple(int(dim) for dim in type.shape)  # type: ignore[arg-type]
+    return TensorSpec(node.attributes["name"], type.dtype.value, shape)

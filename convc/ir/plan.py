@@ -1,0 +1,138 @@
+"""What the later stages add to a graph: fused regions, physical placements, schedules and launches.
+
+A physical layout is data. Every tensor that exists in memory has a `Placement`: a block of memory, an offset and one
+stride per *logical* dimension. Channels-last, a slice of a concatenation, a transposed or reshaped view are all just
+placements, and kernels take their strides from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .graph import Graph, Value
+from .types import DType
+
+
+@dataclass(frozen=True)
+class Region:
+    """Nodes that one kernel computes.
+
+    nodes: in topological order. anchor: the node that decides the kernel family, None for elementwise chains.
+    output: the only value that leaves the region. rules: names of the fusion rules that built it.
+    """
+
+    id: int
+    nodes: tuple[int, ...]
+    anchor: int | None
+    output: Value
+    rules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Decline:
+    """Why a rule left an edge alone: the reason is a sentence fragment for the user."""
+
+    rule: str
+    source: int
+    target: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of memory: a graph input or output, the weights, or a part of the arena.
+
+    buffer: ``arena``, ``weights``, ``input:I`` or ``output:I``. nbytes: its size. dtype: of its elements.
+    """
+
+    id: int
+    buffer: str
+    nbytes: int
+    dtype: DType
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a tensor lies: block, offset and one stride per logical dimension, both in elements."""
+
+    block: int
+    dtype: DType
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int = 0
+
+    @property
+    def span(self) -> int:
+        """Elements from the first to the last, both included; 0 for an empty tensor."""
+        if 0 in self.shape:
+            return 0
+        return 1 + sum((extent - 1) * abs(stride) for extent, stride in zip(self.shape, self.strides, strict=True))
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """A constant as it will lie in the weights: a recipe, evaluated late.
+
+    source: the constant's node. dtype: as stored. view: shape that the logical array is first given (splitting groups
+    off). order: permutation of that view, outermost first. pitch: length that the innermost dimension is padded to with
+    zeros.
+    """
+
+    source: int
+    dtype: DType
+    view: tuple[int, ...]
+    order: tuple[int, ...]
+    pitch: int
+
+    @property
+    def physical_shape(self) -> tuple[int, ...]:
+        outer = tuple(self.view[axis] for axis in self.order[:-1])
+        return (*outer, self.pitch) if self.order else ()
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Elements per dimension of ``view``."""
+        strides = [0] * len(self.view)
+        step = 1
+        for position in reversed(range(len(self.order))):
+            strides[self.order[position]] = step
+            step *= self.physical_shape[position]
+        return tuple(strides)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A schedule: block sizes along rows, columns and the reduction, and how the GPU runs them."""
+
+    rows: int
+    cols: int
+    depth: int = 1
+    num_warps: int = 4
+    num_stages: int = 3
+    split_k: int = 1
+    reason: str = ""
+    predicted_us: float = 0.0
+
+
+@dataclass
+class Layouts:
+    """All placements of a fused graph."""
+
+    blocks: dict[int, Block] = field(default_factory=dict)
+    placements: dict[Value, Placement] = field(default_factory=dict)
+    views: frozenset[int] = frozenset()
+    weights: dict[tuple[int, str], PackedWeight] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FusedGraph:
+    """A graph divided into regions, in an order in which they can run."""
+
+    graph: Graph
+    regions: tuple[Region, ...]
+    declines: tuple[Decline, ...] = ()
+
+    def region_of(self) -> Mapping[int, Region]:
+        """Node number → its region."""
+        return {node: region for region in self.regions for node in region.nodes}

@@ -1,0 +1,307 @@
+"""What a kernel computes, free of any operator's name: iteration dimensions, operands with strides, and statements.
+
+Lowering turns a fused region into one of these; tiling chooses a schedule for it; code generation writes it out. Every
+iteration dimension belongs to an axis of the kernel: groups (one program each), rows and columns (the two sides of a
+tile). Every operand has one stride per iteration dimension, so layouts, slices and broadcasts are all the same thing.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .graph import Value
+from .operator import Operator
+from .plan import PackedWeight
+from .types import DType
+
+
+class Axis(enum.Enum):
+    """The part of a kernel's index space that an iteration dimension runs over."""
+
+    GROUP = "group"
+    ROW = "row"
+    COL = "col"
+
+
+@dataclass(frozen=True)
+class IterDim:
+    """One iteration dimension; ``name`` becomes a variable of the kernel."""
+
+    name: str
+    extent: int
+    axis: Axis
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Reading outside an extent along one iteration dimension: position = index − before.
+
+    mode: ``constant`` gives ``value`` outside; ``reflect`` and ``edge`` read inside.
+    """
+
+    dim: int
+    before: int
+    extent: int
+    stride: int
+    mode: str = "constant"
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor that a kernel reads or writes: strides per iteration dimension, and offset, in elements.
+
+    unravel: where the tensor's shape does not divide into the iteration dimensions: its own (extent, stride) pairs over
+    the linear row index. bounds: dimensions along which it is padded while being read.
+    """
+
+    name: str
+    source: Value | PackedWeight
+    dtype: DType
+    strides: tuple[int, ...]
+    offset: int = 0
+    unravel: tuple[tuple[int, int], ...] = ()
+    bounds: tuple[Bound, ...] = ()
+    fill: float = 0.0
+
+
+@dataclass(frozen=True)
+class Ref:
+    """An argument of a statement: the accumulator, an operand, an earlier statement, or a number."""
+
+    kind: str
+    index: int = 0
+    number: float = 0.0
+
+
+ACCUMULATOR = Ref("accumulator")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One elementwise operator applied to arguments; ``node`` is the graph node that it stands for."""
+
+    node: int
+    operator: Operator
+    attributes: Mapping[str, Any]
+    arguments: tuple[Ref, ...]
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A window dimension: ``size`` positions ``dilation`` apart.
+
+    dim: the iteration dimension that it slides along, in steps of ``step``, starting at −``pad``. limit: extent
+    of the input there. x_stride, w_stride: elements per tap.
+    """
+
+    name: str
+    size: int
+    dim: int
+    step: int
+    pad: int
+    dilation: int
+    limit: int
+    x_stride: int
+    w_stride: int = 0
+
+    def leaves_input(self, extent: int) -> bool:
+        """Whether some position, over ``extent`` outputs, lies outside the input."""
+        last = (extent - 1) * self.step - self.pad + (self.size - 1) * self.dilation
+        return self.pad > 0 or last >= self.limit
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Base: the iteration space, what is stored, and the statements between.
+
+    family: the kernel family. mode: a variant of the family. statements: the epilogue, or the whole kernel of
+    a pointwise one; the last one is stored to ``output``. operands: what the statements read.
+    equation: what is computed, in words of operators.
+    """
+
+    family: str
+    mode: str
+    dims: tuple[IterDim, ...]
+    output: Operand
+    operands: tuple[Operand, ...] = ()
+    statements: tuple[Statement, ...] = ()
+    equation: str = ""
+
+    def extent(self, axis: Axis) -> int:
+        """Product of the extents along an axis."""
+        return math.prod(dim.extent for dim in self.dims if dim.axis is axis)
+
+    def positions(self, axis: Axis) -> list[int]:
+        """Indices of the dimensions along an axis, outermost first."""
+        return [index for index, dim in enumerate(self.dims) if dim.axis is axis]
+
+    @property
+    def reads(self) -> tuple[Operand, ...]:
+        """Every operand that is read."""
+        return self.operands
+
+    @property
+    def macs(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class Contraction(Problem):
+    """acc[row, col] = Σ over taps and depth of x·w: convolution and matrix product.
+
+    depth: channels per group (or K of a matrix product); x_depth, w_depth: strides along it. taps: window dimensions.
+    precision: of the products, ``ieee`` or ``tf32`` for fp32 operands.
+    """
+
+    x: Operand = field(kw_only=True)
+    w: Operand = field(kw_only=True)
+    depth: int = field(kw_only=True)
+    x_depth: int = field(kw_only=True)
+    w_depth: int = field(kw_only=True)
+    taps: tuple[Tap, ...] = ()
+    compute: DType = DType.FP32
+    precision: str = "ieee"
+
+    @property
+    def reads(self) -> tuple[Operand, ...]:
+        return (self.x, self.w, *self.operands)
+
+    @property
+    def tap_count(self) -> int:
+        return math.prod(tap.size for tap in self.taps)
+
+    @property
+    def macs(self) -> int:
+        return math.prod(dim.extent for dim in self.dims) * self.depth * self.tap_count
+
+
+@dataclass(frozen=True)
+class WindowReduction(Problem):
+    """acc[row, col] = reduction of x over windows: pooling, depthwise convolution, local response normalisation.
+
+    mode: ``max``, ``mean``, ``conv`` (weighted by w), ``sum_of_squares``. divisor: for ``mean``, ``window``
+    (the whole window), ``valid`` (positions inside the input) or ``padded`` (positions inside the padded input, whose
+    extents are ``padded``). x is also readable, unwindowed, by statements through ``operands``.
+    """
+
+    x: Operand = field(kw_only=True)
+    w: Operand | None = None
+    taps: tuple[Tap, ...] = ()
+    divisor: str = "window"
+    padded: tuple[int, ...] = ()
+
+    @property
+    def reads(self) -> tuple[Operand, ...]:
+        return (self.x, *([self.w] if self.w else []), *self.operands)
+
+    @property
+    def macs(self) -> int:
+        size = math.prod(dim.extent for dim in self.dims) * math.prod(tap.size for tap in self.taps)
+        return size if self.mode == "conv" else 0
+
+
+@dataclass(frozen=True)
+class AxisReduction(Problem):
+    """Reduction over whole dimensions: acc[row] = reduce(x[row, :]), or softmax along the columns.
+
+    reduced: (extent, stride of x) of the reduced dimensions, outermost first; empty for softmax, whose columns
+    are the dimension that is normalised.
+    """
+
+    x: Operand = field(kw_only=True)
+    reduced: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def reads(self) -> tuple[Operand, ...]:
+        return (self.x, *self.operands)
+
+
+FLAT_DEPTH = 16
+"""Below so many channels, one step of the main loop covers the innermost window dimension and the channels."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The main loop of a contraction: ``outer`` window positions, each with ``inner`` steps of ``depth`` elements.
+
+    flat: whether the innermost window dimension is part of a step (few channels). length: elements that a
+    step would need to cover everything inside a window position.
+    """
+
+    flat: bool
+    outer: int
+    length: int
+
+    def inner(self, depth: int) -> int:
+        return math.ceil(self.length / depth)
+
+    def total(self, depth: int) -> int:
+        return self.outer * self.inner(depth)
+
+
+def steps_of(problem: Contraction) -> Steps:
+    """How the main loop of a contraction is cut."""
+    if problem.taps and problem.depth < FLAT_DEPTH:
+        last = problem.taps[-1].size
+        return Steps(True, problem.tap_count // last, last * problem.depth)
+    return Steps(False, problem.tap_count, problem.depth)
+
+
+def collapse(problem: Problem, fixed: Sequence[int] = ()) -> Problem:
+    """Merges neighbouring dimensions of one axis along which every operand steps evenly, and drops extents of 1.
+
+    fixed: dimensions that must stay by themselves (windows slide along them).
+    """
+    operands = [*problem.reads, problem.output]
+    pinned = {*fixed, *(bound.dim for operand in operands for bound in operand.bounds)}
+    if any(operand.unravel for operand in operands):
+        return problem
+    kept: list[list[int]] = []
+    for index, dim in enumerate(problem.dims):
+        if dim.extent == 1 and index not in pinned:
+            continue
+        if kept and _mergeable(problem, operands, kept[-1], index, pinned):
+            kept[-1].append(index)
+        else:
+            kept.append([index])
+    return _rebuilt(problem, kept)
+
+
+def _mergeable(
+    problem: Problem, operands: Sequence[Operand], group: list[int], index: int, pinned: set[int]
+) -> bool:
+    previous, dim = problem.dims[group[-1]], problem.dims[index]
+    if previous.axis is not dim.axis or index in pinned or pinned & set(group):
+        return False
+    return all(operand.strides[group[-1]] == operand.strides[index] * dim.extent for operand in operands)
+
+
+def _rebuilt(problem: Problem, groups: list[list[int]]) -> Problem:
+    renumbered = {old: new for new, group in enumerate(groups) for old in group}
+
+    def operand(old: Operand) -> Operand:
+        strides = tuple(old.strides[group[-1]] for group in groups)
+        bounds = tuple(replace(bound, dim=renumbered[bound.dim]) for bound in old.bounds)
+        return replace(old, strides=strides, bounds=bounds)
+
+    changes: dict[str, Any] = {
+        "dims": tuple(_merged_dim(problem, group) for group in groups),
+        "output": operand(problem.output),
+        "operands": tuple(operand(old) for old in problem.operands),
+    }
+    for name in ("x", "w"):
+        if getattr(problem, name, None) is not None:
+            changes[name] = operand(getattr(problem, name))
+    if hasattr(problem, "taps"):
+        changes["taps"] = tuple(replace(tap, dim=renumbered.get(tap.dim, -1)) for tap in problem.taps)
+    return replace(problem, **changes)
+
+
+def _merged_dim(problem: Problem, group: list[int]) -> IterDim:
+    dims = [problem.dims[index] for index in group]
+    name = "".join(dim.name for dim in dims)
+    return IterDim(name, math.prod(dim.extent for dim in dims), dims[0].axis)

@@ -1,0 +1,42 @@
+"""Explicit zero padding in front of a convolution becomes the convolution's own padding."""
+
+from __future__ import annotations
+
+from ...ir import Graph, Node, Value
+
+
+def fold_pad(graph: Graph) -> bool:
+    """conv(pad(x, p, 0), w, pads=q) → conv(x, w, pads=p+q); average pooling that counts its padding likewise."""
+    changed = False
+    for node in graph.of_kind("Conv", "AveragePool"):
+        pad = graph.producer(graph.inputs(node)[0])
+        if pad.op != "Pad" or not _foldable(pad, node):
+            continue
+        rank = len(pad.attributes["pads"]) // 2
+        begins, ends = pad.attributes["pads"][2:rank], pad.attributes["pads"][rank + 2 :]
+        pads = tuple(a + b for a, b in zip((*begins, *ends), node.attributes["pads"], strict=True))
+        inputs = [graph.inputs(pad)[0], *graph.inputs(node)[1:]]
+        attributes = {**node.attributes, "pads": pads}
+        if node.op == "AveragePool":
+            attributes["count_include_pad"] = True
+        folded = graph.add(node.operator, inputs, attributes, origins=(*pad.origins, *node.origins))
+        graph.replace(Value(node.id), folded)
+        graph.remove(node)
+        changed = True
+    return changed
+
+
+def _foldable(pad: Node, node: Node) -> bool:
+    pads = pad.attributes["pads"]
+    rank = len(pads) // 2
+    spatial_only = not any((*pads[:2], *pads[rank : rank + 2]))
+    zeros = pad.attributes["mode"] == "constant" and pad.attributes["value"] == 0
+    if node.op == "AveragePool" and not _counts_padding(node):
+        return False
+    return spatial_only and zeros
+
+
+def _counts_padding(pool: Node) -> bool:
+    """Whether an average pool treats zeros in its input and its own padding alike (floor mode only)."""
+    padded = any(pool.attributes["pads"])
+    return not pool.attributes["ceil_mode"] and (pool.attributes["count_include_pad"] or not padded)

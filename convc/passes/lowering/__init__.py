@@ -1,0 +1,91 @@
+"""Lowering: a fused region with placements becomes the problems that kernels solve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ... import errors
+from ...ir import Kind, Node
+from ...ir.plan import FusedGraph, Layouts, Region
+from ...ir.problem import Problem
+from .builder import Builder, Refused
+from .contractions import lower_conv, lower_matmul
+from .equation import equation
+from .pointwise import lower_concat, lower_elementwise, lower_pad, lower_reshape
+from .reductions import lower_reduce, lower_softmax
+from .windows import lower_lrn, lower_pool
+
+_BY_OPERATOR: dict[str, Callable[[Builder], Problem | list[Problem]]] = {
+    "Conv": lower_conv,
+    "MatMul": lower_matmul,
+    "Gemm": lower_matmul,
+    "MaxPool": lower_pool,
+    "AveragePool": lower_pool,
+    "LRN": lower_lrn,
+    "Softmax": lower_softmax,
+    "LogSoftmax": lower_softmax,
+    "Concat": lower_concat,
+    "Pad": lower_pad,
+    "Reshape": lower_reshape,
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """A problem and the region that it belongs to."""
+
+    region: Region
+    problem: Problem
+
+
+def lower(fused: FusedGraph, layouts: Layouts, mode: str) -> list[Work]:
+    """The problems of all regions in running order; views that cost nothing have none.
+
+    Raises:
+        UnsupportedModelError: operators, or forms of them, without a kernel: all of them.
+    """
+    work: list[Work] = []
+    refusals: dict[str, list[Node]] = {}
+    for region in fused.regions:
+        if region.output.node in layouts.views:
+            continue
+        try:
+            work.extend(Work(region, problem) for problem in _lower_region(fused, layouts, mode, region))
+        except Refused as refusal:
+            refusals.setdefault(str(refusal), []).append(fused.graph.node(region.anchor or region.nodes[0]))
+    if refusals:
+        raise errors.UnsupportedModelError(
+            [errors.Unsupported(what, "", tuple(n.label for n in nodes)) for what, nodes in refusals.items()]
+        )
+    return work
+
+
+def _lower_region(fused: FusedGraph, layouts: Layouts, mode: str, region: Region) -> list[Problem]:
+    builder = Builder(fused, layouts, mode, region)
+    if 0 in builder.output_shape:
+        return []
+    node = fused.graph.node(region.anchor if region.anchor is not None else region.nodes[0])
+    _check_dtypes(fused, region, node)
+    if region.anchor is None:
+        lowered: Problem | list[Problem] = lower_elementwise(builder)
+    elif node.op in _BY_OPERATOR:
+        lowered = _BY_OPERATOR[node.op](builder)
+    elif node.kind is Kind.REDUCTION and "axes" in node.attributes:
+        lowered = lower_reduce(builder)
+    else:
+        raise Refused(f"{node.op}: no kernel for it")
+    problems = lowered if isinstance(lowered, list) else [lowered]
+    return [replace(problem, equation=equation(problem, node)) for problem in problems]
+
+
+def _check_dtypes(fused: FusedGraph, region: Region, node: Node) -> None:
+    """Arithmetic is compiled for floats up to fp32; copies for every type."""
+    if node.kind in (Kind.MOVEMENT, Kind.VIEW):
+        return
+    graph = fused.graph
+    types = [type for id in region.nodes for type in graph.node(id).outputs]
+    types += [graph.type(value) for id in region.nodes for value in graph.inputs(id)]
+    for type in types:
+        if not type.dtype.is_float or type.dtype.itemsize > 4:
+            raise Refused(f"{node.op} on {type.dtype}")

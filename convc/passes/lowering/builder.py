@@ -1,0 +1,158 @@
+"""What every family's lowering shares: operands from placements or weights, and the region's elementwise statements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ...ir import DType, Graph, Kind, Node, Value, operator
+from ...ir.plan import FusedGraph, Layouts, PackedWeight, Placement, Region
+from ...ir.problem import ACCUMULATOR, Operand, Ref, Statement
+from ..layout import dense_strides, stored
+
+ALIGNMENT = 8
+"""Elements that weight rows are padded to: 16 bytes of fp16."""
+
+
+@dataclass(frozen=True)
+class DimMap:
+    """How an iteration dimension moves through a logical tensor: ``step`` indices along dimension ``dim``."""
+
+    dim: int
+    step: int = 1
+
+
+class Refused(Exception):
+    """A form of an operator that has no kernel; the message says which."""
+
+
+@dataclass
+class Builder:
+    """Builds one problem: ``maps`` has one entry per iteration dimension, over the region's logical output."""
+
+    fused: FusedGraph
+    layouts: Layouts
+    mode: str
+    region: Region
+    maps: tuple[DimMap, ...] = ()
+    operands: list[Operand] = field(default_factory=list)
+    statements: list[Statement] = field(default_factory=list)
+    known: dict[int, Ref] = field(default_factory=dict)
+
+    @property
+    def graph(self) -> Graph:
+        return self.fused.graph
+
+    @property
+    def anchor(self) -> Node:
+        assert self.region.anchor is not None
+        return self.graph.node(self.region.anchor)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        return self.shape(self.region.output)
+
+    @property
+    def compute(self) -> DType:
+        """Element type of tensor-core operands."""
+        return stored(self.graph.type(self.region.output).dtype, self.mode)
+
+    def shape(self, value: Value) -> tuple[int, ...]:
+        return tuple(int(dim) for dim in self.graph.type(value).shape)  # type: ignore[arg-type]
+
+    def placement(self, value: Value) -> Placement:
+        return self.layouts.placements[value]
+
+    def output(self) -> Operand:
+        """The tensor that the kernel stores."""
+        placed = self.placement(self.region.output)
+        strides = tuple(placed.strides[m.dim] * m.step for m in self.maps)
+        return Operand("y", self.region.output, placed.dtype, strides, placed.offset)
+
+    def located(self, value: Value, dtype: DType | None = None) -> tuple[Value | PackedWeight, Placement]:
+        """Where a value lies: a placement, or dense in the weights (as ``dtype``) for a constant."""
+        if self.graph.constant(value) is None:
+            return value, self.placement(value)
+        shape = self.shape(value)
+        logical = self.graph.type(value).dtype
+        packed = pack_dense(value, shape, dtype or (DType.FP32 if logical.is_float else logical))
+        return packed, Placement(-1, packed.dtype, shape, packed.strides)
+
+    def operand(self, name: str, value: Value, axis: int | None = None) -> Operand:
+        """A tensor broadcast against the region's output, as NumPy does it, or lying along ``axis``."""
+        source, placed = self.located(value)
+        strides = broadcast_strides(placed, self.output_shape, axis)
+        mapped = tuple(strides[m.dim] * m.step for m in self.maps)
+        return Operand(name, source, placed.dtype, mapped, placed.offset)
+
+    def read(self, value: Value, axis: int | None = None, name: str | None = None) -> Ref:
+        """A statement argument for a value from outside: a number where it is a constant scalar, else an operand."""
+        constant = self.graph.constant(value)
+        if constant is not None and constant.size == 1:
+            return Ref("number", number=float(constant.reshape(-1)[0]))
+        candidate = self.operand(name or f"in{len(self.operands) + 1}", value, axis)
+        for index, present in enumerate(self.operands):
+            if (present.source, present.strides) == (candidate.source, candidate.strides):
+                return Ref("operand", index)
+        self.operands.append(candidate)
+        return Ref("operand", len(self.operands) - 1)
+
+    def apply(self, node: Node, op: str, *arguments: Ref, **attributes: object) -> Ref:
+        """Adds a statement that applies operator ``op``; ``node`` is what it stands for."""
+        definition = operator(op)
+        statement = Statement(node.id, definition, definition.complete(attributes), arguments)
+        self.statements.append(statement)
+        return Ref("statement", len(self.statements) - 1)
+
+    def add_bias(self, values: Sequence[Value], axis: int) -> None:
+        """acc + b for the optional bias of an anchor, which lies along ``axis`` of the output."""
+        if values:
+            bias = self.read(values[0], axis, name="bias")
+            self.known[self.anchor.id] = self.apply(self.anchor, "Add", self.known[self.anchor.id], bias)
+
+    def start(self) -> None:
+        """The anchor's result is the accumulator until something is done to it."""
+        if self.region.anchor is not None:
+            self.known[self.region.anchor] = ACCUMULATOR
+
+    def add_elementwise(self) -> None:
+        """The statements of every elementwise node of the region."""
+        for id in self.region.nodes:
+            node = self.graph.node(id)
+            if id == self.region.anchor:
+                continue
+            if node.kind is not Kind.ELEMENTWISE:
+                raise Refused(f"{node.op} inside a fused chain")
+            arguments = [self._argument(node, position) for position in range(len(self.graph.inputs(node)))]
+            statement = Statement(id, node.operator, node.attributes, tuple(arguments))
+            self.statements.append(statement)
+            self.known[id] = Ref("statement", len(self.statements) - 1)
+
+    def _argument(self, node: Node, position: int) -> Ref:
+        value = self.graph.inputs(node)[position]
+        if value.node in self.known:
+            return self.known[value.node]
+        axis = 1 if node.op == "BatchNormalization" and position > 0 else None
+        return self.read(value, axis)
+
+
+def pack_dense(value: Value, shape: tuple[int, ...], dtype: DType) -> PackedWeight:
+    """A constant as it is."""
+    return PackedWeight(value.node, dtype, shape, tuple(range(len(shape))), shape[-1] if shape else 1)
+
+
+def broadcast_strides(placed: Placement, target: tuple[int, ...], axis: int | None) -> tuple[int, ...]:
+    """Strides of a tensor along the dimensions of ``target`` that it is broadcast to."""
+    if axis is not None:
+        vector = next((s for extent, s in zip(placed.shape, placed.strides, strict=True) if extent > 1), 0)
+        return tuple(vector if position == axis else 0 for position in range(len(target)))
+    lead = len(target) - len(placed.shape)
+    pairs = zip(placed.shape, placed.strides, target[lead:], strict=True)
+    return (0,) * lead + tuple(0 if extent == 1 else stride for extent, stride, _ in pairs)
+
+
+def round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+__all__ = ["ALIGNMENT", "Builder", "DimMap", "Refused", "dense_strides", "pack_dense", "round_up"]

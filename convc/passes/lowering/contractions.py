@@ -1,0 +1,275 @@
+"""Convolutions and matrix products as contractions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...ir import Value
+from ...ir.plan import PackedWeight, Placement
+from ...ir.problem import Axis, Contraction, IterDim, Operand, Tap, WindowReduction, collapse
+from .builder import ALIGNMENT, Builder, DimMap, Refused, round_up
+
+SPATIAL_NAMES = {1: ("q",), 2: ("p", "q"), 3: ("o", "p", "q")}
+TAP_NAMES = {1: ("s",), 2: ("r", "s"), 3: ("t", "r", "s")}
+
+
+def lower_conv(b: Builder) -> Contraction | WindowReduction:
+    """Convolution: rows are (N, P, Q), columns the filters of one group, the reduction runs over taps and channels."""
+    groups = b.anchor.attributes["groups"]
+    x = b.graph.inputs(b.anchor)[0]
+    if groups > 1 and groups == b.shape(x)[1]:
+        return _lower_depthwise(b)
+    return _lower_dense(b, groups)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    batch: int
+    channels: int
+    filters: int
+    outputs: tuple[int, ...]
+    kernel: tuple[int, ...]
+
+
+def _sizes(b: Builder) -> _Sizes:
+    x, w = b.graph.inputs(b.anchor)[:2]
+    shape = b.output_shape
+    return _Sizes(shape[0], b.shape(x)[1], shape[1], shape[2:], b.shape(w)[2:])
+
+
+def _taps(b: Builder, first_dim: int, x: Placement, w_strides: tuple[int, ...]) -> tuple[Tap, ...]:
+    attributes, kernel = b.anchor.attributes, _sizes(b).kernel
+    rank = len(kernel)
+    return tuple(
+        Tap(
+            name=TAP_NAMES[rank][axis],
+            size=kernel[axis],
+            dim=first_dim + axis,
+            step=attributes["strides"][axis],
+            pad=attributes["pads"][axis],
+            dilation=attributes["dilations"][axis],
+            limit=x.shape[2 + axis],
+            x_stride=x.strides[2 + axis] * attributes["dilations"][axis],
+            w_stride=w_strides[axis],
+        )
+        for axis in range(rank)
+    )
+
+
+def sliding(taps: tuple[Tap, ...]) -> list[int]:
+    """Iteration dimensions that must stay by themselves: windows that can leave the input slide along them."""
+    return [tap.dim for tap in taps]
+
+
+def _lower_dense(b: Builder, groups: int) -> Contraction:
+    x_value, w_value, *bias = b.graph.inputs(b.anchor)
+    sizes = _sizes(b)
+    filters, depth = sizes.filters // groups, sizes.channels // groups
+    names = SPATIAL_NAMES[len(sizes.outputs)]
+    dims = (
+        IterDim("g", groups, Axis.GROUP),
+        IterDim("n", sizes.batch, Axis.ROW),
+        *(IterDim(name, extent, Axis.ROW) for name, extent in zip(names, sizes.outputs, strict=True)),
+        IterDim("k", filters, Axis.COL),
+    )
+    spatial = tuple(DimMap(2 + axis) for axis in range(len(names)))
+    b.maps = (DimMap(1, filters), DimMap(0), *spatial, DimMap(1))
+    source, placed = b.located(x_value, b.compute)
+    w, w_group, w_col, w_depth, w_taps = _weights(b, w_value, groups)
+    taps = _taps(b, 2, placed, w_taps)
+    steps = [tap.step * tap.x_stride // tap.dilation for tap in taps]
+    x_strides = (depth * placed.strides[1], placed.strides[0], *steps, 0)
+    x = Operand("x", source, placed.dtype, x_strides, placed.offset)
+    b.start()
+    b.add_bias(bias, axis=1)
+    b.add_elementwise()
+    problem = Contraction(
+        family="contraction",
+        mode="conv",
+        dims=dims,
+        output=b.output(),
+        operands=tuple(b.operands),
+        statements=tuple(b.statements),
+        x=x,
+        w=Operand("w", w.source, w.dtype, (w_group, 0, *(0 for _ in names), w_col), w.offset),
+        depth=depth,
+        x_depth=placed.strides[1],
+        w_depth=w_depth,
+        taps=taps,
+        compute=b.compute,
+        precision="tf32" if b.mode == "tf32" else "ieee",
+    )
+    padded = [tap.dim for tap in taps if tap.leaves_input(dims[tap.dim].extent)]
+    return _without_unit_taps(collapse(problem, padded))
+
+
+def _without_unit_taps(problem: Contraction) -> Contraction:
+    """Drops window dimensions of one position, which move nothing."""
+    from dataclasses import replace
+
+    kept = tuple(t for t in problem.taps if t.size > 1 or t.leaves_input(problem.dims[t.dim].extent))
+    return replace(problem, taps=kept)
+
+
+def _weights(b: Builder, value: Value, groups: int) -> tuple[Operand, int, int, int, tuple[int, ...]]:
+    """The filter as an operand, and its strides along groups, filters, channels and taps."""
+    shape = b.shape(value)
+    filters = shape[0] // groups
+    if b.graph.constant(value) is None:
+        placed = b.placement(value)
+        k, c, *taps = placed.strides
+        return Operand("w", value, placed.dtype, (), placed.offset), filters * k, k, c, tuple(taps)
+    view = (groups, filters, *shape[1:])
+    order = (0, *range(3, len(view)), 2, 1)
+    packed = PackedWeight(value.node, b.compute, view, order, round_up(filters, ALIGNMENT))
+    g, k, c, *taps = packed.strides
+    return Operand("w", packed, b.compute, ()), g, k, c, tuple(taps)
+
+
+def _lower_depthwise(b: Builder) -> WindowReduction:
+    """Depthwise convolution: columns are (channel, multiplier), each a small weighted window."""
+    x_value, w_value, *bias = b.graph.inputs(b.anchor)
+    if b.graph.constant(w_value) is None:
+        raise Refused("depthwise Conv with weights computed at run time")
+    sizes = _sizes(b)
+    multiplier = sizes.filters // sizes.channels
+    names = SPATIAL_NAMES[len(sizes.outputs)]
+    dims = (
+        IterDim("n", sizes.batch, Axis.ROW),
+        *(IterDim(name, extent, Axis.ROW) for name, extent in zip(names, sizes.outputs, strict=True)),
+        IterDim("c", sizes.channels, Axis.COL),
+        IterDim("j", multiplier, Axis.COL),
+    )
+    b.maps = (
+        DimMap(0),
+        *(DimMap(2 + axis) for axis in range(len(names))),
+        DimMap(1, multiplier),
+        DimMap(1),
+    )
+    source, placed = b.located(x_value)
+    view = (sizes.filters, *sizes.kernel)
+    order = (*range(1, len(view)), 0)
+    packed = PackedWeight(w_value.node, b.compute, view, order, round_up(sizes.filters, ALIGNMENT))
+    taps = _taps(b, 1, placed, packed.strides[1:])
+    steps = [tap.step * tap.x_stride // tap.dilation for tap in taps]
+    x_strides = (placed.strides[0], *steps, placed.strides[1], 0)
+    b.start()
+    b.add_bias(bias, axis=1)
+    b.add_elementwise()
+    problem = WindowReduction(
+        family="window",
+        mode="conv",
+        dims=dims,
+        output=b.output(),
+        operands=tuple(b.operands),
+        statements=tuple(b.statements),
+        x=Operand("x", source, placed.dtype, x_strides, placed.offset),
+        w=Operand("w", packed, packed.dtype, (0, *(0 for _ in names), multiplier, 1)),
+        taps=taps,
+    )
+    return collapse(problem, sliding(taps))  # type: ignore[return-value]
+
+
+def lower_matmul(b: Builder) -> Contraction:
+    """MatMul and Gemm: rows from the left operand, columns from the right, shared leading dimensions are groups."""
+    left, right, *rest = b.graph.inputs(b.anchor)
+    attributes = b.anchor.attributes
+    x_source, x_placed = b.located(left, b.compute)
+    a = _Matrix(x_placed.shape, x_placed.strides, bool(attributes.get("trans_a")), is_left=True)
+    w_source, w_placed = _right_operand(b, right, bool(attributes.get("trans_b")))
+    m = _Matrix(w_placed.shape, w_placed.strides, bool(attributes.get("trans_b")), is_left=False)
+    dims, maps, x_strides, w_strides = _matmul_dims(b, a, m)
+    b.maps = tuple(maps)
+    b.start()
+    _scale(b, attributes.get("alpha", 1.0), attributes.get("beta", 1.0), rest)
+    b.add_elementwise()
+    problem = Contraction(
+        family="contraction",
+        mode="matmul",
+        dims=tuple(dims),
+        output=b.output(),
+        operands=tuple(b.operands),
+        statements=tuple(b.statements),
+        x=Operand("x", x_source, x_placed.dtype, tuple(x_strides), x_placed.offset),
+        w=Operand("w", w_source, w_placed.dtype, tuple(w_strides), w_placed.offset),
+        depth=a.depth[0],
+        x_depth=a.depth[1],
+        w_depth=m.depth[1],
+        compute=b.compute,
+        precision="tf32" if b.mode == "tf32" else "ieee",
+    )
+    return collapse(problem)  # type: ignore[return-value]
+
+
+class _Matrix:
+    """One operand of a matrix product: (extent, stride) of its reduction, its free dimension, and its batch."""
+
+    def __init__(self, shape: tuple[int, ...], strides: tuple[int, ...], transposed: bool, is_left: bool) -> None:
+        pairs = list(zip(shape, strides, strict=True))
+        if len(pairs) == 1:
+            self.batch: list[tuple[int, int]] = []
+            self.depth, self.free = pairs[0], None
+            return
+        self.batch = pairs[:-2]
+        first, second = pairs[-2:]
+        depth_last = is_left != transposed
+        self.depth, self.free = (second, first) if depth_last else (first, second)
+
+    free: tuple[int, int] | None
+
+
+def _right_operand(b: Builder, value: Value, transposed: bool) -> tuple[Value | PackedWeight, Placement]:
+    shape = b.shape(value)
+    if b.graph.constant(value) is None or len(shape) != 2:
+        return b.located(value, b.compute)
+    order = (1, 0) if transposed else (0, 1)
+    packed = PackedWeight(value.node, b.compute, shape, order, round_up(shape[order[-1]], ALIGNMENT))
+    return packed, Placement(-1, b.compute, shape, packed.strides)
+
+
+def _matmul_dims(
+    b: Builder, a: _Matrix, m: _Matrix
+) -> tuple[list[IterDim], list[DimMap], list[int], list[int]]:
+    out = b.output_shape
+    batch = len(out) - (a.free is not None) - (m.free is not None)
+    axis = Axis.GROUP if any(extent > 1 for extent, _ in m.batch) else Axis.ROW
+    dims, maps, x_strides, w_strides = [], [], [], []
+    for position in range(batch):
+        dims.append(IterDim(f"b{position}", out[position], axis))
+        maps.append(DimMap(position))
+        x_strides.append(_batch_stride(a.batch, position, batch))
+        w_strides.append(_batch_stride(m.batch, position, batch))
+    if a.free is not None:
+        dims.append(IterDim("m", a.free[0], Axis.ROW))
+        maps.append(DimMap(batch))
+        x_strides.append(a.free[1])
+        w_strides.append(0)
+    if m.free is not None:
+        dims.append(IterDim("k", m.free[0], Axis.COL))
+        maps.append(DimMap(len(out) - 1))
+        x_strides.append(0)
+        w_strides.append(m.free[1])
+    return dims, maps, x_strides, w_strides
+
+
+def _batch_stride(pairs: list[tuple[int, int]], position: int, batch: int) -> int:
+    index = position - (batch - len(pairs))
+    if index < 0:
+        return 0
+    extent, stride = pairs[index]
+    return stride if extent > 1 else 0
+
+
+def _scale(b: Builder, alpha: float, beta: float, rest: list[Value]) -> None:
+    """α·acc + β·c."""
+    from ...ir.problem import ACCUMULATOR, Ref
+
+    result = ACCUMULATOR
+    if alpha != 1.0:
+        result = b.apply(b.anchor, "Mul", result, Ref("number", number=alpha))
+    if rest:
+        addend = b.read(rest[0], name="bias")
+        if beta != 1.0:
+            addend = b.apply(b.anchor, "Mul", addend, Ref("number", number=beta))
+        result = b.apply(b.anchor, "Add", result, addend)
+    b.known[b.anchor.id] = result

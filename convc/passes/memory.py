@@ -1,0 +1,166 @@
+"""Memory: one arena whose blocks are reused, and results written over operands that die, where that is legal.
+
+The lower bound is the largest sum of blocks that are live at once; no arrangement of the same blocks is smaller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from ..ir import Value
+from ..ir.plan import Layouts, Placement
+from ..ir.problem import Contraction, Operand, Problem
+
+ALIGNMENT = 256
+"""Bytes that every block in the arena starts at a multiple of."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A block of the arena: bytes, and the first and last launch that touch it, both included."""
+
+    block: int
+    nbytes: int
+    first: int
+    last: int
+
+    def overlaps(self, other: Interval) -> bool:
+        return self.first <= other.last and other.first <= self.last
+
+
+@dataclass
+class Arena:
+    """Byte offsets of blocks, the arena's size, and the least size that any arrangement needs."""
+
+    offsets: dict[int, int] = field(default_factory=dict)
+    nbytes: int = 0
+    lower_bound: int = 0
+
+
+def plan_arena(problems: Sequence[Problem], layouts: Layouts, workspaces: Sequence[int], in_place: bool) -> Arena:
+    """Arranges every block that the launches, in this order, read or write.
+
+    workspaces: bytes of scratch that each launch needs for itself; its block has the number −1−launch.
+    """
+    shared = _in_place_unions(problems, layouts) if in_place else {}
+    spans: dict[int, tuple[int, int]] = {}
+    for index, problem in enumerate(problems):
+        for operand in (*problem.reads, problem.output):
+            if isinstance(operand.source, Value):
+                block = _find(shared, _block_of(layouts, operand))
+                if layouts.blocks[block].buffer == "arena":
+                    first, _ = spans.get(block, (index, index))
+                    spans[block] = (first, index)
+    intervals = [Interval(b, _aligned(layouts.blocks[b].nbytes), first, last) for b, (first, last) in spans.items()]
+    intervals += [Interval(-1 - i, _aligned(size), i, i) for i, size in enumerate(workspaces) if size]
+    arena = _arrange(intervals)
+    for block in layouts.blocks:
+        root = _find(shared, block)
+        if root in arena.offsets:
+            arena.offsets[block] = arena.offsets[root]
+    return arena
+
+
+def _block_of(layouts: Layouts, operand: Operand) -> int:
+    assert isinstance(operand.source, Value)
+    return layouts.placements[operand.source].block
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-max(nbytes, 1) // ALIGNMENT) * ALIGNMENT
+
+
+def _find(unions: dict[int, int], block: int) -> int:
+    while block in unions:
+        block = unions[block]
+    return block
+
+
+def _in_place_unions(problems: Sequence[Problem], layouts: Layouts) -> dict[int, int]:
+    """Blocks of results that take the memory of an operand: result block → operand block."""
+    last_use: dict[int, int] = {}
+    writes: dict[int, int] = {}
+    for index, problem in enumerate(problems):
+        for operand in (*problem.reads, problem.output):
+            if isinstance(operand.source, Value):
+                last_use[_block_of(layouts, operand)] = index
+        writes[_block_of(layouts, problem.output)] = writes.get(_block_of(layouts, problem.output), 0) + 1
+    unions: dict[int, int] = {}
+    for index, problem in enumerate(problems):
+        target = _block_of(layouts, problem.output)
+        if layouts.blocks[target].buffer != "arena" or writes[target] != 1:
+            continue
+        for operand in problem.operands:
+            if _replaceable(problem, operand, layouts, last_use, index):
+                source = _find(unions, _block_of(layouts, operand))
+                unions[target] = source
+                last_use[_block_of(layouts, operand)] = last_use[target]
+                break
+    return unions
+
+
+def _replaceable(
+    problem: Problem, operand: Operand, layouts: Layouts, last_use: dict[int, int], index: int
+) -> bool:
+    """Whether the result may overwrite an operand: the same elements in the same places, read by the same program just
+    before it writes, and never again by anybody."""
+    if not isinstance(operand.source, Value) or operand.unravel or operand.bounds:
+        return False
+    if isinstance(problem, Contraction) and _same_block(layouts, operand, problem.x):
+        return False
+    if getattr(problem, "x", None) is not None and _same_block(layouts, operand, problem.x):  # type: ignore[attr-defined]
+        return False
+    source, target = layouts.placements[operand.source], layouts.placements[problem.output.source]  # type: ignore[index]
+    block = layouts.blocks[source.block]
+    return (
+        block.buffer == "arena"
+        and last_use[source.block] == index
+        and _covers(source, block.nbytes)
+        and _covers(target, layouts.blocks[target.block].nbytes)
+        and (operand.strides, operand.offset, operand.dtype)
+        == (problem.output.strides, problem.output.offset, problem.output.dtype)
+    )
+
+
+def _same_block(layouts: Layouts, operand: Operand, other: Operand) -> bool:
+    return isinstance(other.source, Value) and _block_of(layouts, operand) == _block_of(layouts, other)
+
+
+def _covers(placed: Placement, nbytes: int) -> bool:
+    return placed.span * placed.dtype.itemsize == nbytes
+
+
+def _arrange(intervals: Sequence[Interval]) -> Arena:
+    """The best of a few greedy arrangements, each placing blocks in another order at the lowest offset that is free."""
+    orders: list[Callable[[Interval], tuple[int, ...]]] = [
+        lambda i: (-i.nbytes, i.first, i.block),
+        lambda i: (-i.nbytes * (i.last - i.first + 1), i.first, i.block),
+        lambda i: (i.first, -i.nbytes, i.block),
+        lambda i: (-(i.last - i.first), -i.nbytes, i.block),
+    ]
+    arenas = [_greedy(sorted(intervals, key=order)) for order in orders]
+    best = min(arenas, key=lambda arena: arena.nbytes)
+    return replace(best, lower_bound=_lower_bound(intervals))
+
+
+def _greedy(intervals: Sequence[Interval]) -> Arena:
+    arena = Arena()
+    placed: list[tuple[int, Interval]] = []
+    for interval in intervals:
+        offset = 0
+        for start, other in sorted(
+            ((start, other) for start, other in placed if other.overlaps(interval)), key=lambda pair: pair[0]
+        ):
+            if offset + interval.nbytes <= start:
+                break
+            offset = max(offset, start + other.nbytes)
+        placed.append((offset, interval))
+        arena.offsets[interval.block] = offset
+        arena.nbytes = max(arena.nbytes, offset + interval.nbytes)
+    return arena
+
+
+def _lower_bound(intervals: Sequence[Interval]) -> int:
+    moments = sorted({interval.first for interval in intervals})
+    return max((sum(i.nbytes for i in intervals if i.first <= moment <= i.last) for moment in moments), default=0)

@@ -1,0 +1,176 @@
+"""Tiling: the schedule of every kernel, chosen by the cost model alone: deterministic, no GPU, no search on one.
+
+Candidates are all block sizes that the target's limits allow; the cheapest by `convc.targets.cost` wins, and ties go to
+the first in a fixed order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ..ir.plan import PackedWeight, Tile
+from ..ir.problem import Axis, AxisReduction, Contraction, Problem, Steps, WindowReduction, steps_of
+from ..targets import Target
+from ..targets.cost import Shape, contraction_seconds, streaming_seconds
+from .traffic import traffic
+
+LARGEST_BLOCK = 1 << 18
+"""Most elements of a block in the interpreter: Triton's own limit is 2^20."""
+MIN_DOT = 16
+"""Least extent of each side of `tl.dot`."""
+
+
+def choose(problem: Problem, target: Target) -> Tile:
+    """The cheapest schedule for a problem on a target."""
+    if isinstance(problem, Contraction):
+        return _choose_contraction(problem, target)
+    if isinstance(problem, AxisReduction):
+        return _choose_reduction(problem, target)
+    return _choose_streaming(problem, target)
+
+
+# -- contractions -----------------------------------------------------------------------------------------------------
+def ranked(problem: Contraction, target: Target) -> list[Tile]:
+    """All candidates, the cheapest first, with their predicted times."""
+    steps = steps_of(problem)
+    moved = traffic(problem).total
+    timed = []
+    for tile in _candidates(problem, steps, target):
+        shape = Shape.of(problem, tile, steps.total(tile.depth))
+        timed.append((contraction_seconds(shape, tile, target, moved), len(timed), tile))
+    return [replace(tile, predicted_us=round(seconds * 1e6, 3)) for seconds, _, tile in sorted(timed, key=lambda t: t[:2])]
+
+
+def _choose_contraction(problem: Contraction, target: Target) -> Tile:
+    best = ranked(problem, target)[0]
+    return replace(best, reason=_reason(problem, best, target))
+
+
+def _reason(problem: Contraction, tile: Tile, target: Target) -> str:
+    rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
+    tiles = problem.extent(Axis.GROUP) * math.ceil(rows / tile.rows) * math.ceil(cols / tile.cols)
+    text = f"{tile.rows}x{tile.cols}x{tile.depth}: {tiles} tiles of {rows}x{cols} on {target.sms} multiprocessors"
+    if tile.split_k > 1:
+        text += f", the reduction split {tile.split_k} ways to fill them"
+    return f"{text}; predicted {tile.predicted_us:.1f} us"
+
+
+def _candidates(problem: Contraction, steps: Steps, target: Target) -> Iterator[Tile]:
+    rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
+    for block_rows in _powers(*_row_range(rows, target)):
+        for block_cols in _powers(MIN_DOT, min(_ceil_power(cols), 2048 if target.is_interpreter else 256)):
+            for depth in _depths(problem, steps, target):
+                yield from _fitting(problem, steps, target, block_rows, block_cols, depth)
+
+
+def _row_range(rows: int, target: Target) -> tuple[int, int]:
+    if target.is_interpreter:
+        return MIN_DOT, min(_ceil_power(rows), 8192)
+    return (16 if target.instruction == "mma" and rows < 64 else 64 if rows > 32 else 16), 256 if rows > 64 else 64
+
+
+def _depths(problem: Contraction, steps: Steps, target: Target) -> Iterator[int]:
+    widest = 1024 if target.is_interpreter else (128 if problem.compute.itemsize == 2 else 32)
+    if steps.flat:
+        yield _ceil_power(steps.length)
+        return
+    top = min(_ceil_power(steps.length), widest)
+    yield from (depth for depth in _powers(MIN_DOT, top) if depth >= min(32, top))
+
+
+def _fitting(
+    problem: Contraction, steps: Steps, target: Target, rows: int, cols: int, depth: int
+) -> Iterator[Tile]:
+    """Tiles of this block size that the target's limits allow."""
+    if target.is_interpreter:
+        if rows * cols <= LARGEST_BLOCK and max(rows, cols) * depth <= LARGEST_BLOCK:
+            yield Tile(rows, cols, depth, num_warps=1, num_stages=1)
+        return
+    warps = 8 if rows * cols >= 128 * 128 else 4
+    if rows * cols > _accumulator_limit(problem):
+        return
+    inner = steps.total(depth)
+    for stages in (4, 3, 2):
+        if stages * depth * (rows + cols) * problem.compute.itemsize + 4096 <= min(target.shared_bytes, 160 * 1024):
+            break
+    else:
+        return
+    for split in _splits(inner):
+        yield Tile(rows, cols, depth, warps, min(stages, max(2, inner // split)), split)
+
+
+def _accumulator_limit(problem: Contraction) -> int:
+    """Most accumulators of a block: 128 x 128 of tensor cores on 8 warps; half of that where the products are made
+    without tensor cores, which keep their operands in registers."""
+    return 128 * 128 if problem.compute.itemsize == 2 else 64 * 64
+
+
+def _splits(steps: int) -> Iterator[int]:
+    """Ways to split a reduction evenly."""
+    return (split for split in (1, 2, 3, 4, 6, 8, 9, 12, 16, 18) if (steps % split == 0 and steps // split >= 2) or split == 1)
+
+
+# -- memory-bound kernels ---------------------------------------------------------------------------------------------
+def _choose_streaming(problem: Problem, target: Target) -> Tile:
+    """Blocks of about one vector per thread: wide along the columns, which are contiguous as a rule."""
+    rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
+    budget = LARGEST_BLOCK if target.is_interpreter else _streaming_block(problem, target)
+    block_cols = min(_ceil_power(cols), 256 if not target.is_interpreter else 4096)
+    block_rows = max(1, min(_ceil_power(rows), budget // block_cols))
+    tile = Tile(block_rows, block_cols, num_warps=1 if target.is_interpreter else 4, num_stages=1)
+    programs = problem.extent(Axis.GROUP) * math.ceil(rows / block_rows) * math.ceil(cols / block_cols)
+    taps = math.prod(tap.size for tap in getattr(problem, "taps", ()))
+    elements = programs * block_rows * block_cols * (len(problem.reads) - 1 + taps + 1)
+    seconds = streaming_seconds(problem, programs, elements, target, traffic(problem).total)
+    reason = f"{block_rows}x{block_cols}: {programs} blocks over {rows}x{cols}; predicted {seconds * 1e6:.1f} us"
+    return replace(tile, reason=reason, predicted_us=round(seconds * 1e6, 3))
+
+
+def _streaming_block(problem: Problem, target: Target) -> int:
+    """Elements of a block on a GPU: 1024, or fewer where that would leave multiprocessors idle."""
+    size = problem.extent(Axis.ROW) * problem.extent(Axis.COL) * problem.extent(Axis.GROUP)
+    weighted = isinstance(problem, WindowReduction)
+    largest = 1024 if weighted else 2048
+    return max(128, min(largest, _ceil_power(max(1, size // (2 * target.sms)))))
+
+
+def _choose_reduction(problem: AxisReduction, target: Target) -> Tile:
+    rows = problem.extent(Axis.ROW)
+    length = problem.extent(Axis.COL) if problem.family == "softmax" else math.prod(e for e, _ in problem.reduced)
+    largest = LARGEST_BLOCK if target.is_interpreter else 4096
+    block_cols = _ceil_power(length) if problem.family == "softmax" else min(_ceil_power(length), _reduction_width(target))
+    fill = 1 if target.is_interpreter else max(1, rows // (2 * target.sms))
+    wanted = _ceil_power(rows) if target.is_interpreter else min(_ceil_power(fill), 32)
+    contiguous_rows = problem.x.strides and problem.x.strides[-1] == 1 and problem.family != "softmax"
+    if contiguous_rows and not target.is_interpreter:
+        wanted = max(wanted, min(_ceil_power(rows), 32))
+    block_rows = max(1, min(wanted, largest // block_cols))
+    warps = 1 if target.is_interpreter else 4 if block_rows * block_cols <= 4096 else 8
+    programs = math.ceil(rows / block_rows)
+    seconds = streaming_seconds(problem, programs, rows * length, target, traffic(problem).total)
+    reason = f"{block_rows} results of {length} elements per block; predicted {seconds * 1e6:.1f} us"
+    return Tile(block_rows, block_cols, 1, warps, 1, reason=reason, predicted_us=round(seconds * 1e6, 3))
+
+
+def _reduction_width(target: Target) -> int:
+    return 4096 if target.is_interpreter else 128
+
+
+# -- sizes ------------------------------------------------------------------------------------------------------------
+def _powers(low: int, high: int) -> Iterator[int]:
+    value = low
+    while value <= max(low, high):
+        yield value
+        value *= 2
+
+
+def _ceil_power(value: int) -> int:
+    """The least power of two not below ``value``."""
+    return 1 << max(0, value - 1).bit_length()
+
+
+def weight_sources(problem: Problem) -> list[PackedWeight]:
+    """The constants that a problem reads."""
+    return [operand.source for operand in problem.reads if isinstance(operand.source, PackedWeight)]

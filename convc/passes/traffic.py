@@ -1,0 +1,66 @@
+"""Bytes that a kernel asks of memory, each distinct byte once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..ir import Value
+from ..ir.plan import PackedWeight
+from ..ir.problem import Operand, Problem, Tap
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Distinct bytes read and written: activations (graph inputs and outputs included), weights, split-K workspace."""
+
+    activations: int
+    weights: int
+    workspace: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.activations + self.weights + self.workspace
+
+
+def traffic(problem: Problem, workspace: int = 0) -> Traffic:
+    """What a problem's operands and output amount to. A tensor read twice counts once."""
+    distinct: dict[Value | PackedWeight, int] = {}
+    for operand in problem.reads:
+        size = touched(problem, operand) * operand.dtype.itemsize
+        distinct[operand.source] = max(distinct.get(operand.source, 0), size)
+    activations = sum(size for source, size in distinct.items() if isinstance(source, Value))
+    weights = sum(size for source, size in distinct.items() if isinstance(source, PackedWeight))
+    written = touched(problem, problem.output) * problem.output.dtype.itemsize
+    return Traffic(activations + written, weights, workspace)
+
+
+def touched(problem: Problem, operand: Operand) -> int:
+    """Distinct elements of an operand that the whole kernel touches.
+
+    Dimensions with a stride contribute their extent; along a window, the input positions under it; reductions and
+    padding their extents.
+    """
+    if operand.unravel:
+        return math.prod(extent for extent, _ in operand.unravel)
+    if isinstance(operand.source, PackedWeight):
+        return math.prod(operand.source.view)
+    windows = getattr(problem, "taps", ()) if operand.name == "x" else ()
+    taps = {tap.dim: tap for tap in windows if tap.dim >= 0}
+    padded = {bound.dim: bound.extent for bound in operand.bounds}
+    count = 1
+    for index, dim in enumerate(problem.dims):
+        if index in taps:
+            count *= _covered(dim.extent, taps[index])
+        elif operand.strides[index]:
+            count *= min(dim.extent, padded.get(index, dim.extent))
+    if operand.name == "x":
+        count *= getattr(problem, "depth", 1) * math.prod(extent for extent, _ in getattr(problem, "reduced", ()))
+        count *= math.prod(tap.size for tap in windows if tap.dim < 0)
+    return count
+
+
+def _covered(extent: int, tap: Tap) -> int:
+    """Distinct input positions under a window that takes ``extent`` places."""
+    positions = {i * tap.step + j * tap.dilation - tap.pad for i in range(extent) for j in range(tap.size)}
+    return sum(0 <= position < tap.limit for position in positions)

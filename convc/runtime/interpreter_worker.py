@@ -1,0 +1,186 @@
+"""The process that runs emitted kernels in Triton's interpreter, on buffers in shared memory.
+
+It is told once which buffers, kernels and launches there are, and then to run them, any number of times.
+Messages are MessagePack behind their length in four bytes. Run as ``python -m convc.runtime.interpreter_worker`` with
+``TRITON_INTERPRET=1``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import mmap
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import IO, Any, Union
+
+import msgspec
+import numpy as np
+
+
+class Buffer(msgspec.Struct):
+    """A named buffer, the file descriptor of its memory, and its bytes."""
+
+    name: str
+    descriptor: int
+    nbytes: int
+
+
+class Step(msgspec.Struct):
+    """A launch: kernel index, grid, and per parameter (buffer, byte offset), or ("", number)."""
+
+    kernel: int
+    grid: tuple[int, int, int]
+    arguments: list[tuple[str, int]]
+
+
+class Setup(msgspec.Struct):
+    """Everything that is told once: buffers, kernels (name, source) with their parameter types, and launches."""
+
+    buffers: list[Buffer]
+    sources: list[tuple[str, str]]
+    parameters: list[list[str]]
+    steps: list[Step]
+
+
+class Finished(msgspec.Struct, tag="finished"):
+    """It ran; seconds per launch."""
+
+    seconds: list[float]
+
+
+class Broken(msgspec.Struct, tag="broken"):
+    """A launch failed (−1: the setup did)."""
+
+    step: int
+    reason: str
+
+
+Reply = Union[Finished, Broken]
+
+
+def write_message(stream: IO[bytes], message: Any) -> None:
+    """One message behind its length."""
+    data = msgspec.msgpack.encode(message)
+    stream.write(len(data).to_bytes(4, "little") + data)
+    stream.flush()
+
+
+def read_message(stream: IO[bytes], kind: Any) -> Any | None:
+    """The next message, or None at the end of the stream."""
+    head = stream.read(4)
+    if len(head) < 4:
+        return None
+    return msgspec.msgpack.decode(stream.read(int.from_bytes(head, "little")), type=kind)
+
+
+class Pointer:
+    """An address with an element type, in the shape of the tensors that Triton's interpreter takes as arguments."""
+
+    def __init__(self, address: int, dtype: str) -> None:
+        self._address = address
+        self.dtype = dtype
+
+    def data_ptr(self) -> int:
+        return self._address
+
+    def untyped_storage(self) -> Pointer:
+        return self
+
+    def storage_offset(self) -> int:
+        return 0
+
+    def size(self) -> int:
+        return 0
+
+    def stride(self) -> tuple[int, ...]:
+        return ()
+
+    def cpu(self) -> Pointer:
+        return self
+
+    def new_empty(self, *_: Any, **__: Any) -> Pointer:
+        return Pointer(self._address, self.dtype)
+
+    def set_(self, *_: Any) -> Pointer:
+        return self
+
+    def copy_(self, *_: Any) -> Pointer:
+        return self
+
+
+_TYPE_NAMES = {
+    "*fp64": "float64",
+    "*fp32": "float32",
+    "*fp16": "float16",
+    "*bf16": "bfloat16",
+    "*i1": "bool",
+    **{f"*i{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
+    **{f"*u{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+}
+
+
+class Program:
+    """The kernels and launches of one network."""
+
+    def __init__(self, setup: Setup, folder: Path) -> None:
+        self.memories = {b.name: mmap.mmap(b.descriptor, b.nbytes) for b in setup.buffers}
+        self.bases = {name: _address(memory) for name, memory in self.memories.items()}
+        self.setup = setup
+        self.kernels = [_load(folder, name, source) for name, source in setup.sources]
+
+    def run(self, stop: int) -> Reply:
+        """All launches, or those before ``stop``."""
+        seconds = []
+        for number, step in enumerate(self.setup.steps):
+            if number == stop:
+                break
+            started = time.perf_counter()
+            try:
+                with np.errstate(all="ignore"):
+                    self.kernels[step.kernel][step.grid](*self._arguments(step))
+            except Exception as error:  # whatever a kernel raises is an answer
+                return Broken(number, f"{type(error).__name__}: {error}")
+            seconds.append(time.perf_counter() - started)
+        return Finished(seconds)
+
+    def _arguments(self, step: Step) -> list[Any]:
+        types = self.setup.parameters[step.kernel]
+        return [
+            Pointer(self.bases[buffer] + number, _TYPE_NAMES[type]) if buffer else number
+            for (buffer, number), type in zip(step.arguments, types, strict=True)
+        ]
+
+
+def _address(memory: mmap.mmap) -> int:
+    return int(np.frombuffer(memory, np.uint8).ctypes.data)
+
+
+def _load(folder: Path, name: str, source: str) -> Any:
+    path = folder / f"{name}.py"
+    path.write_text(source, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+def main() -> None:
+    """Answers requests until standard input ends."""
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    with tempfile.TemporaryDirectory(prefix="convc-") as folder:
+        setup = read_message(sys.stdin.buffer, Setup)
+        if setup is None:
+            return
+        program = Program(setup, Path(folder))
+        write_message(replies, Finished([]))
+        while (stop := read_message(sys.stdin.buffer, int)) is not None:
+            write_message(replies, program.run(stop))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""The numpy executor: every operator by its own definition, with the plan's storage precision between kernels.
+
+It needs the graph's text and the weights of an artifact, and nothing that was compiled. Values are computed in the
+precision of the network's own types; a value that leaves a kernel is rounded to how the plan stores it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from .. import errors
+from ..ir import DType, Graph, Kind, Node, Value, parse_graph
+from .artifact import Artifact, load_weights
+from .manifest import ProgramSpec, ViewSpec
+
+STORED = {"fp16": DType.FP16, "bf16": DType.BF16}
+"""Numeric modes that store fp32 values in fewer bits."""
+
+
+class NumpyExecutor:
+    """Runs a network's graph in NumPy; see `convc.runtime.executor.Executor`."""
+
+    def prepare(self, artifact: Artifact, program: ProgramSpec | None) -> None:
+        """Parses the graph and views the weights as its constants. Raises `ArtifactError`."""
+        manifest = artifact.manifest
+        buffer = bytearray(max(manifest.weights_bytes, 1))
+        if manifest.weights:
+            load_weights(artifact, memoryview(buffer))
+        offsets = {spec.name: spec.offset for spec in manifest.weights}
+        views = {digest: _view(buffer, offsets[view.weight], view) for digest, view in manifest.constants.items()}
+        try:
+            graph = parse_graph(artifact.text(manifest.graph), views)
+        except (ValueError, KeyError) as error:
+            raise errors.damaged(manifest.graph, str(error), artifact.file) from error
+        self._runner = GraphRunner(_with_logical_constants(graph), STORED.get(manifest.dtype))
+        self._names = [spec.name for spec in manifest.inputs]
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The outputs for arrays of the manifest's shapes and dtypes."""
+        return self._runner.run(dict(zip(self._names, inputs, strict=True)))
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def _view(buffer: bytearray, offset: int, view: ViewSpec) -> np.ndarray:
+    dtype = DType(view.dtype).numpy
+    flat = np.frombuffer(buffer, dtype, offset=offset, count=_span(view))
+    strides = tuple(stride * dtype.itemsize for stride in view.strides)
+    return np.lib.stride_tricks.as_strided(flat, view.shape, strides, writeable=False)
+
+
+def _span(view: ViewSpec) -> int:
+    if 0 in view.shape:
+        return 0
+    return 1 + sum((extent - 1) * stride for extent, stride in zip(view.shape, view.strides, strict=True))
+
+
+def _with_logical_constants(graph: Graph) -> Graph:
+    """Constants in the shapes and dtypes of the graph, instead of as they are packed."""
+    from ..ir import Payload
+
+    for node in graph.of_kind("Constant"):
+        type = node.outputs[0]
+        array = node.array.reshape(tuple(int(dim) for dim in type.shape))  # type: ignore[arg-type]
+        graph.update(node, payload=Payload(array.astype(type.dtype.numpy, copy=False)))
+    return graph
+
+
+class GraphRunner:
+    """Evaluates a graph on arrays.
+
+    stored: rounds fp32 values to this type where they leave a fused region (None: nowhere). observe: called with every
+    value that leaves a region; what it returns is used instead.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        stored: DType | None = None,
+        observe: Callable[[Node, np.ndarray], np.ndarray] | None = None,
+    ) -> None:
+        self.graph = graph
+        self._stored = stored
+        self._observe = observe
+        self._nodes = graph.nodes()
+        self._last_use = self._last_uses()
+
+    def _last_uses(self) -> dict[Value, int]:
+        return {value: index for index, node in enumerate(self._nodes) for value in self.graph.inputs(node)}
+
+    def run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs in the order of the graph; arrays by input name."""
+        values: dict[Value, np.ndarray] = {}
+        outputs: dict[int, np.ndarray] = {}
+        for index, node in enumerate(self._nodes):
+            operands = self.graph.inputs(node)
+            if node.op == "Input":
+                values[Value(node.id)] = inputs[node.attributes["name"]]
+            elif node.op == "Constant":
+                values[Value(node.id)] = node.array
+            elif node.op == "Output":
+                outputs[node.id] = np.ascontiguousarray(values[operands[0]])
+            else:
+                self._evaluate(node, [values[value] for value in operands], values)
+            for value in operands:
+                if self._last_use[value] == index:
+                    values.pop(value, None)
+        return [outputs[node.id] for node in self.graph.graph_outputs]
+
+    def _evaluate(self, node: Node, operands: list[np.ndarray], values: dict[Value, np.ndarray]) -> None:
+        with np.errstate(all="ignore"):
+            results = node.operator.evaluate(node.attributes, operands)
+        for value, result in zip(self.graph.values(node), results, strict=True):
+            if node.kind is not Kind.VIEW and self._leaves_region(value, node):
+                result = self._rounded(value, result)
+                if self._observe is not None:
+                    result = self._observe(node, result)
+            values[value] = result
+
+    def _leaves_region(self, value: Value, node: Node) -> bool:
+        users = [self.graph.node(use.node) for use in self.graph.users(value)]
+        return node.region is None or any(user.region != node.region for user in users)
+
+    def _rounded(self, value: Value, array: np.ndarray) -> np.ndarray:
+        if self._stored is None or self.graph.type(value).dtype is not DType.FP32:
+            return array
+        if any(self.graph.node(use.node).op == "Output" for use in self.graph.users(value)):
+            return array
+        with np.errstate(all="ignore"):
+            return array.astype(self._stored.numpy).astype(np.float32)

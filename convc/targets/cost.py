@@ -1,0 +1,97 @@
+"""The cost model: predicted time of one kernel under one tile.
+
+On a GPU: ``launch + max(arithmetic, L2, DRAM) + latency``, where arithmetic runs in whole waves of blocks, L2 is asked
+for every tile's operands and DRAM for each byte once, and latency is the length of the main loop's dependent chain.
+In the interpreter, time is spent per program, per loop step and per element touched. Every constant has a
+name here or in `convc.targets.device`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..ir.plan import Tile
+from ..ir.problem import Axis, Contraction, Problem
+from .device import Target
+
+INTERPRETER_PROGRAM_S = 1.5e-3
+INTERPRETER_STEP_S = 0.25e-3
+INTERPRETER_ELEMENT_S = 25e-9
+INTERPRETER_FLOP_S = 4e-11
+BLOCKS_PER_SM = 2
+SPLIT_K_S = 1.0e-6
+"""Writing, counting and reading back partial sums, beyond their bytes."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A contraction as counts: groups × (rows × cols), and steps of the main loop of ``tile.depth`` elements."""
+
+    groups: int
+    rows: int
+    cols: int
+    steps: int
+    itemsize: int
+
+    @staticmethod
+    def of(problem: Contraction, tile: Tile, steps: int) -> Shape:
+        return Shape(
+            problem.extent(Axis.GROUP),
+            problem.extent(Axis.ROW),
+            problem.extent(Axis.COL),
+            steps,
+            problem.compute.itemsize,
+        )
+
+
+def blocks(shape: Shape, tile: Tile) -> int:
+    """Thread blocks of the launch."""
+    return shape.groups * math.ceil(shape.rows / tile.rows) * math.ceil(shape.cols / tile.cols) * tile.split_k
+
+
+def contraction_seconds(shape: Shape, tile: Tile, target: Target, dram_bytes: int) -> float:
+    """Predicted seconds of a contraction."""
+    if target.is_interpreter:
+        return _interpreted(shape, tile)
+    count = blocks(shape, tile)
+    steps = math.ceil(shape.steps / tile.split_k)
+    flops_per_block = 2.0 * tile.rows * tile.cols * tile.depth * steps
+    rate = (target.tensor_flops if shape.itemsize == 2 else target.fp32_flops) / target.sms
+    waves = math.ceil(count / target.sms)
+    arithmetic = waves * flops_per_block / (rate * issue_efficiency(tile))
+    loaded = count * steps * tile.depth * (tile.rows + tile.cols) * shape.itemsize
+    partial = 2 * 4 * tile.rows * tile.cols * count if tile.split_k > 1 else 0
+    traffic = max((loaded + partial) / target.l2_bytes_per_s, dram_bytes / target.dram_bytes_per_s)
+    latency = steps * target.step_s / max(tile.num_stages - 1, 1) * math.ceil(count / (target.sms * BLOCKS_PER_SM))
+    extra = SPLIT_K_S if tile.split_k > 1 else 0.0
+    return target.launch_s + max(arithmetic, traffic, latency) + extra
+
+
+def issue_efficiency(tile: Tile) -> float:
+    """Fraction of the tensor-core rate that a pointer-based main loop of this tile can issue.
+
+    One step issues about 70 + rows·cols/256 instructions beside the matrix products on each of the block's warps
+    (counted in compiled loops: 102 at 128×64, 132 at 128×128), and the products of the step take
+    rows·cols·depth / 8192 clocks of the multiprocessor; four schedulers share the instructions.
+    """
+    clocks = tile.rows * tile.cols * tile.depth / 8192.0
+    issued = (70.0 + tile.rows * tile.cols / 256.0) * tile.num_warps / 4.0
+    return min(1.0, clocks / (clocks * 0.25 + issued))
+
+
+def _interpreted(shape: Shape, tile: Tile) -> float:
+    count = blocks(shape, tile)
+    steps = math.ceil(shape.steps / tile.split_k)
+    loaded = (tile.rows + tile.cols) * tile.depth
+    per_step = INTERPRETER_STEP_S + loaded * INTERPRETER_ELEMENT_S
+    per_step += 2.0 * tile.rows * tile.cols * tile.depth * INTERPRETER_FLOP_S
+    return count * (INTERPRETER_PROGRAM_S + steps * per_step + tile.rows * tile.cols * INTERPRETER_ELEMENT_S)
+
+
+def streaming_seconds(problem: Problem, programs: int, elements: int, target: Target, dram_bytes: int) -> float:
+    """Predicted seconds of a kernel that is bound by memory: ``elements`` loads and stores in ``programs`` blocks."""
+    if target.is_interpreter:
+        return programs * INTERPRETER_PROGRAM_S + elements * INTERPRETER_ELEMENT_S
+    waves = math.ceil(programs / (target.sms * BLOCKS_PER_SM * 2))
+    return target.launch_s + max(dram_bytes / target.dram_bytes_per_s, waves * 1.0e-6)
