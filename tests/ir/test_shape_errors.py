@@ -166,3 +166,8 @@ def test_zero_sized_tensors_are_types_too() -> None:
     assert conv.infer(CONV, [t(0, 4, 8, 8), t(*W)])[0].shape == (0, 6, 6, 6)
     empty = np.zeros((0, 4, 8, 8), np.float32)
     assert conv.evaluate(CONV, [empty, np.zeros(W, np.float32)])[0].shape == (0, 6, 6, 6)
+    depthwise = np.zeros((8, 1, 3, 3), np.float32)
+    assert conv.evaluate({**CONV, "groups": 4}, [empty, depthwise])[0].shape == (0, 8, 6, 6)
+    nothing = [np.zeros((1, 0, 8, 8), np.float32), np.zeros((6, 0, 3, 3), np.float32), np.ones(6, np.float32)]
+    assert (conv.evaluate(CONV, nothing)[0] == 1).all()
+    assert conv.evaluate(CONV, [np.zeros(X, np.float32), np.zeros((0, 4, 3, 3), np.float32)])[0].shape == (1, 0, 6, 6)

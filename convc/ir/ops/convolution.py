@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,18 +65,22 @@ def _conv(attributes: Attributes, x: np.ndarray, w: np.ndarray, b: np.ndarray | 
     x, w = widen(x), widen(w)
     found = windows.axes(x.shape[2:], w.shape[2:], attributes)
     x = windows.padded(x, found, 0)
-    groups = attributes["groups"]
-    if w.shape[1] == 1 and groups > 1:
-        result = _depthwise(x, w, found)
-    else:
-        counts = [window.count for window in found]
-        result = np.empty((len(x), w.shape[0], *counts), x.dtype)
-        for image, out in zip(x, result, strict=True):
-            for part in range(groups):
-                _convolve(image, w, found, part, groups, out)
-    if b is not None:
-        result = result + b.astype(result.dtype).reshape(-1, *(1,) * len(found))
+    with np.errstate(all="ignore"):
+        if w.shape[1] == 1 and attributes["groups"] > 1:
+            result = _depthwise(x, w, found)
+        else:
+            result = _grouped(x, w, found, attributes["groups"])
+        if b is not None:
+            result += b.astype(result.dtype).reshape(-1, *(1,) * len(found))
     return narrow(result, dtype)
+
+
+def _grouped(x: np.ndarray, w: np.ndarray, found: Sequence[windows.Axis], groups: int) -> np.ndarray:
+    result = np.empty((len(x), len(w), *(window.count for window in found)), x.dtype)
+    for image, out in zip(x, result, strict=True):
+        for part in range(groups):
+            _convolve(image, w, found, part, groups, out)
+    return result
 
 
 def _depthwise(x: np.ndarray, w: np.ndarray, found: Sequence[windows.Axis]) -> np.ndarray:
@@ -89,7 +94,7 @@ def _depthwise(x: np.ndarray, w: np.ndarray, found: Sequence[windows.Axis]) -> n
         tap: tuple[Any, ...] = (..., *place)
         np.multiply(grouped[index], taps[tap].reshape(channels, multiplier, *ones), out=term)
         result += term
-    return result.reshape(len(x), -1, *result.shape[3:])
+    return result.reshape(len(x), len(w), *result.shape[3:])
 
 
 def _convolve(
@@ -99,18 +104,18 @@ def _convolve(
     depth, filters = len(image) // groups, len(w) // groups
     channels = image[part * depth : (part + 1) * depth]
     chosen = slice(part * filters, (part + 1) * filters)
-    matrix = w[chosen].reshape(filters, -1)
-    target = out[chosen].reshape(filters, len(out[0]), -1)
+    rows, columns = out.shape[1], math.prod(out.shape[2:])
+    matrix = w[chosen].reshape(filters, math.prod(w.shape[1:]))
+    target = out[chosen].reshape(filters, rows * columns)
     if all(window.kernel == 1 and window.stride == 1 for window in found):
-        np.matmul(matrix, channels.reshape(depth, -1), out=target.reshape(filters, -1))
+        np.matmul(matrix, channels.reshape(depth, rows * columns), out=target)
         return
     patches = _patches(channels, found)
-    rows = len(out[0])
-    block = max(1, int(PATCH_BYTES * rows // max(1, patches.nbytes)))
+    block = max(1, PATCH_BYTES * rows // max(1, patches.nbytes))
     for start in range(0, rows, block):
         stop = min(start + block, rows)
-        columns = _rows(patches, len(found), start, stop).reshape(matrix.shape[1], -1)
-        target[:, start:stop] = (matrix @ columns).reshape(filters, stop - start, -1)
+        gathered = _rows(patches, len(found), start, stop).reshape(matrix.shape[1], (stop - start) * columns)
+        target[:, start * columns : stop * columns] = matrix @ gathered
 
 
 def _rows(patches: np.ndarray, rank: int, start: int, stop: int) -> np.ndarray:
