@@ -10,8 +10,7 @@ import numpy as np
 import safetensors
 
 from .. import errors
-from .dtypes import numpy_dtype
-from .manifest import ViewSpec, WeightSpec
+from .manifest import WeightSpec
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -90,10 +89,3 @@ def load_weights(artifact: Artifact, into: Buffer) -> None:
     buffer = memoryview(into).cast("B")
     for spec, data in weight_bytes(artifact):
         buffer[spec.offset : spec.offset + spec.nbytes] = data
-
-
-def constant_view(view: ViewSpec, spec: WeightSpec, buffer: Buffer) -> np.ndarray:
-    """A constant of the graph as an array over the filled ``weights`` buffer."""
-    dtype = numpy_dtype(view.dtype)
-    strides = [stride * dtype.itemsize for stride in view.strides]
-    return np.ndarray(view.shape, dtype, memoryview(buffer).cast("B"), spec.offset, strides)

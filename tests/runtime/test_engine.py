@@ -462,6 +462,25 @@ def test_dlpack_round_trip(on_gpu, fake, x):
     assert not fake.allocations and not device_array._EXPORTED
 
 
+def test_dlpack_as_numpy_reads_it(on_gpu, x):
+    """The fake GPU's memory is host memory: NumPy can consume our capsules when they say so, and we can consume its."""
+    from convc.runtime import device_array
+
+    class OnHost(DeviceArray):
+        def __dlpack_device__(self):
+            return 1, 0
+
+    array = on_gpu(x)
+    array.__class__ = OnHost
+    np.testing.assert_array_equal(np.from_dlpack(array), x)
+    taken = device_array._from_capsule(x.__dlpack__(), "x")
+    assert (taken.shape, taken.dtype, taken.pointer) == (x.shape, x.dtype, x.ctypes.data)
+    with pytest.raises(errors.InputError, match=r"strides \[1, 5, 25\]"):
+        device_array._from_capsule(x.T.__dlpack__(), "x")
+    with pytest.raises(errors.InputError, match="DLPack code 5 with 64 bits"):
+        device_array._from_capsule(x.astype(np.complex64).__dlpack__(), "x")
+
+
 def test_dlpack_dtypes(on_gpu):
     from convc.runtime import device_array
 
