@@ -51,9 +51,6 @@ class _Loop:
     def is_loop(self) -> bool:
         return self.steps // self.tile.split_k > 1 or self.tile.split_k > 1
 
-    def is_masked(self, tap: Tap) -> bool:
-        return tap.leaves_input(self.problem.dims[tap.dim].extent) if tap.dim >= 0 else False
-
     def counters(self) -> list[str]:
         names = ["c"] if self.walks_depth else []
         return names + [tap.name for tap in reversed(self.outer)]
@@ -74,7 +71,7 @@ def parts(problem: Contraction, tile: Tile) -> Parts:
         cols_ragged=ragged(problem, Axis.COL, tile.cols),
         wide=is_wide(problem),
         index_lines=_index_lines(problem, groups),
-        masked_taps=[_described(loop, tap) for tap in problem.taps if loop.is_masked(tap)],
+        masked_taps=[_described(loop, tap) for tap in problem.taps if tap.masked],
         flat=_described(loop, loop.flat) if loop.flat else None,
         depth=problem.depth,
         x_offset=_x_offset(loop),
@@ -151,7 +148,7 @@ def _described(loop: _Loop, tap: Tap) -> dict[str, Any]:
         "limit": tap.limit,
         "bits": "int32" if tap.size <= 31 else "int64",
         "flat": tap is loop.flat,
-        "masked": loop.is_masked(tap),
+        "masked": tap.masked,
         "start": start_of(loop.problem, tap),
     }
 
@@ -247,13 +244,13 @@ def _load(base: str, moves: list[str], mask: str) -> str:
 
 def _x_mask(loop: _Loop) -> tuple[list[str], str]:
     """Lines before the load, and its mask: taps inside the input, channels that exist."""
-    masked = [tap for tap in loop.outer if loop.is_masked(tap)]
+    masked = [tap for tap in loop.outer if tap.masked]
     bits = " & ".join(f"({tap.name}_inside >> {tap.name})" for tap in masked)
     if not loop.is_loop:
         bits = " & ".join(f"{tap.name}_inside" for tap in masked)
     lines = [f"inside = (({bits}) & 1) != 0"] if masked else []
     masks = ["inside[:, None]"] if masked else []
-    if loop.flat and loop.is_masked(loop.flat):
+    if loop.flat and loop.flat.masked:
         masks.append("line_inside")
     depth_mask = _depth_mask(loop)
     return lines, joined_masks([*masks, f"{depth_mask}[None, :]"] if depth_mask else masks)

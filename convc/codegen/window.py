@@ -63,13 +63,9 @@ def _body(problem: WindowReduction, tile: Tile) -> Body:
     )
 
 
-def _masked(problem: WindowReduction, tap: Tap) -> bool:
-    return tap.leaves_input(problem.dims[tap.dim].extent)
-
-
 def _counts(problem: WindowReduction, tap: Tap) -> bool:
     """Whether positions along a tap are compared with the input's end, for masks or for the divisor."""
-    return _masked(problem, tap) or problem.divisor == "padded"
+    return tap.masked or problem.divisor == "padded"
 
 
 def _described(problem: WindowReduction, tap: Tap) -> dict[str, Any]:
@@ -78,7 +74,7 @@ def _described(problem: WindowReduction, tap: Tap) -> dict[str, Any]:
         "size": tap.size,
         "position": scaled(tap.name, tap.dilation),
         "limit": tap.limit,
-        "masked": _masked(problem, tap),
+        "masked": tap.masked,
         "suffix": "[:, None]" if problem.dims[tap.dim].axis is Axis.ROW else "[None, :]",
         "start": start_of(problem, tap),
     }
@@ -86,7 +82,7 @@ def _described(problem: WindowReduction, tap: Tap) -> dict[str, Any]:
 
 def _tap_lines(problem: WindowReduction, tile: Tile) -> list[str]:
     """What happens at one window position."""
-    masks = [f"{tap.name}_inside" for tap in problem.taps if _masked(problem, tap)]
+    masks = [f"{tap.name}_inside" for tap in problem.taps if tap.masked]
     if ragged(problem, Axis.COL, tile.cols) and any(problem.x.strides[i] for i in problem.positions(Axis.COL)):
         masks.append("col_ok")
     other = 'float("-inf")' if problem.mode == "max" else "0.0"
@@ -123,7 +119,7 @@ def _finish_lines(problem: WindowReduction) -> list[str]:
     lines, factors = [], []
     for index, tap in enumerate(problem.taps):
         padded = problem.divisor == "padded"
-        if not (_masked(problem, tap) or padded):
+        if not (tap.masked or padded):
             factors.append(f"{tap.size}.0")
             continue
         low, high = (-tap.pad, problem.padded[index] - tap.pad) if padded else (0, tap.limit)

@@ -95,7 +95,7 @@ class Tap:
     """A window dimension: ``size`` positions ``dilation`` apart.
 
     dim: the iteration dimension that it slides along, in steps of ``step``, starting at −``pad``. limit: extent
-    of the input there. x_stride, w_stride: elements per tap.
+    of the input there. x_stride, w_stride: elements per tap. masked: whether some position lies outside the input.
     """
 
     name: str
@@ -107,11 +107,12 @@ class Tap:
     limit: int
     x_stride: int
     w_stride: int = 0
+    masked: bool = False
 
-    def leaves_input(self, extent: int) -> bool:
-        """Whether some position, over ``extent`` outputs, lies outside the input."""
-        last = (extent - 1) * self.step - self.pad + (self.size - 1) * self.dilation
-        return self.pad > 0 or last >= self.limit
+    @staticmethod
+    def leaves(outputs: int, size: int, step: int, pad: int, dilation: int, limit: int) -> bool:
+        """Whether a window that takes ``outputs`` places reaches outside an input of ``limit`` positions."""
+        return pad > 0 or (outputs - 1) * step - pad + (size - 1) * dilation >= limit
 
 
 @dataclass(frozen=True)

@@ -38,21 +38,26 @@ def _sizes(b: Builder) -> _Sizes:
 
 
 def _taps(b: Builder, first_dim: int, x: Placement, w_strides: tuple[int, ...]) -> tuple[Tap, ...]:
-    attributes, kernel = b.anchor.attributes, _sizes(b).kernel
-    rank = len(kernel)
-    return tuple(
-        Tap(
-            name=TAP_NAMES[rank][axis],
-            size=kernel[axis],
-            dim=first_dim + axis,
-            step=attributes["strides"][axis],
-            pad=attributes["pads"][axis],
-            dilation=attributes["dilations"][axis],
-            limit=x.shape[2 + axis],
-            x_stride=x.strides[2 + axis] * attributes["dilations"][axis],
-            w_stride=w_strides[axis],
-        )
-        for axis in range(rank)
+    kernel = _sizes(b).kernel
+    return tuple(tap(b, axis, kernel[axis], first_dim + axis, x, w_strides[axis]) for axis in range(len(kernel)))
+
+
+def tap(b: Builder, axis: int, size: int, dim: int, x: Placement, w_stride: int = 0) -> Tap:
+    """The window of the anchor along one spatial axis."""
+    attributes = b.anchor.attributes
+    step, pad, dilation = (attributes[name][axis] for name in ("strides", "pads", "dilations"))
+    limit = x.shape[2 + axis]
+    return Tap(
+        name=TAP_NAMES[len(x.shape) - 2][axis],
+        size=size,
+        dim=dim,
+        step=step,
+        pad=pad,
+        dilation=dilation,
+        limit=limit,
+        x_stride=x.strides[2 + axis] * dilation,
+        w_stride=w_stride,
+        masked=Tap.leaves(b.output_shape[2 + axis], size, step, pad, dilation, limit),
     )
 
 
@@ -95,20 +100,11 @@ def _lower_dense(b: Builder, groups: int) -> Contraction:
         depth=depth,
         x_depth=placed.strides[1],
         w_depth=w_depth,
-        taps=taps,
+        taps=tuple(tap for tap in taps if tap.size > 1 or tap.masked),
         compute=b.compute,
         precision="tf32" if b.mode == "tf32" else "ieee",
     )
-    padded = [tap.dim for tap in taps if tap.leaves_input(dims[tap.dim].extent)]
-    return _without_unit_taps(collapse(problem, padded))
-
-
-def _without_unit_taps(problem: Contraction) -> Contraction:
-    """Drops window dimensions of one position, which move nothing."""
-    from dataclasses import replace
-
-    kept = tuple(t for t in problem.taps if t.size > 1 or t.leaves_input(problem.dims[t.dim].extent))
-    return replace(problem, taps=kept)
+    return collapse(problem, [tap.dim for tap in problem.taps if tap.masked])  # type: ignore[return-value]
 
 
 def _weights(b: Builder, value: Value, groups: int) -> tuple[Operand, int, int, int, tuple[int, ...]]:

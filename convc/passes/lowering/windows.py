@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...ir.plan import Placement
 from ...ir.problem import ACCUMULATOR, Axis, IterDim, Operand, Ref, Tap, WindowReduction, collapse
 from .builder import Builder, DimMap
-from .contractions import SPATIAL_NAMES, TAP_NAMES, sliding
+from .contractions import SPATIAL_NAMES, sliding, tap
 
 
 def lower_pool(b: Builder) -> WindowReduction:
@@ -43,21 +43,8 @@ def _pixels_by_channels(shape: tuple[int, ...]) -> tuple[tuple[IterDim, ...], tu
 
 
 def _pool_taps(b: Builder, placed: Placement) -> tuple[Tap, ...]:
-    attributes = b.anchor.attributes
-    kernel = attributes["kernel_shape"]
-    return tuple(
-        Tap(
-            name=TAP_NAMES[len(kernel)][axis],
-            size=kernel[axis],
-            dim=1 + axis,
-            step=attributes["strides"][axis],
-            pad=attributes["pads"][axis],
-            dilation=attributes["dilations"][axis],
-            limit=placed.shape[2 + axis],
-            x_stride=placed.strides[2 + axis] * attributes["dilations"][axis],
-        )
-        for axis in range(len(kernel))
-    )
+    kernel = b.anchor.attributes["kernel_shape"]
+    return tuple(tap(b, axis, kernel[axis], 1 + axis, placed) for axis in range(len(kernel)))
 
 
 def _end_pads(b: Builder) -> tuple[int, ...]:
@@ -67,7 +54,7 @@ def _end_pads(b: Builder) -> tuple[int, ...]:
 
 def _divisor(b: Builder, dims: tuple[IterDim, ...], taps: tuple[Tap, ...], padded: list[int]) -> str:
     """What an average divides by; see `WindowReduction`."""
-    if b.anchor.op == "MaxPool" or not any(tap.leaves_input(dims[tap.dim].extent) for tap in taps):
+    if b.anchor.op == "MaxPool" or not any(tap.masked for tap in taps):
         return "window"
     if not b.anchor.attributes["count_include_pad"]:
         return "valid"
@@ -86,7 +73,9 @@ def lower_lrn(b: Builder) -> WindowReduction:
     dims = (IterDim("n", shape[0], Axis.ROW), *spatial, IterDim("c", shape[1], Axis.COL))
     b.maps = (DimMap(0), *(DimMap(2 + axis) for axis in range(len(spatial))), DimMap(1))
     size = node.attributes["size"]
-    tap = Tap("s", size, len(dims) - 1, 1, (size - 1) // 2, 1, shape[1], placed.strides[1])
+    before = (size - 1) // 2
+    masked = Tap.leaves(shape[1], size, 1, before, 1, shape[1])
+    window = (Tap("s", size, len(dims) - 1, 1, before, 1, shape[1], placed.strides[1], masked=masked),)
     strides = tuple(placed.strides[m.dim] for m in b.maps)
     b.start()
     scaled = b.apply(node, "Mul", ACCUMULATOR, Ref("number", number=node.attributes["alpha"] / size))
@@ -102,6 +91,6 @@ def lower_lrn(b: Builder) -> WindowReduction:
         operands=tuple(b.operands),
         statements=tuple(b.statements),
         x=Operand("x", source, placed.dtype, strides, placed.offset),
-        taps=(tap,),
+        taps=window,
     )
-    return collapse(problem, sliding((tap,)))  # type: ignore[return-value]
+    return collapse(problem, sliding(window))  # type: ignore[return-value]
