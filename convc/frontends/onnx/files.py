@@ -76,14 +76,17 @@ def _read(path: Path) -> memoryview:
     except (OSError, ValueError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise errors.file_unreadable(str(path), why.lower()) from None
-    with os.fdopen(descriptor, "rb", closefd=True) as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             kind = "it is a directory" if stat.S_ISDIR(status.st_mode) else "it is not a regular file"
             raise errors.file_unreadable(str(path), kind)
         if status.st_size > limits.FILE_BYTES:
             raise errors.file_too_large(str(path), status.st_size, limits.FILE_BYTES)
-        data = file.read(limits.FILE_BYTES)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(limits.FILE_BYTES)
+    finally:
+        os.close(descriptor)
     if not data:
         raise errors.file_unreadable(str(path), "it is empty")
     return memoryview(data)
