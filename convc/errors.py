@@ -148,14 +148,43 @@ def one_of(found: object, choices: Iterable[object], what: str) -> UsageError:
     return UsageError(f"unknown {what} {str(found)!r}; choose from {', '.join(str(choice) for choice in choices)}")
 
 
-# -- frontends: ONNX ----------------------------------------------------------------------------------------------------
+# -- frontends: ONNX ---------------------------------------------------------------------------------------------------
 def file_unreadable(file: str, why: str) -> LoadError:
-    """A model file that cannot be opened or is not a regular file."""
-    return LoadError(f"cannot read the model: {why}", file=file)
+    """A model file that the system does not open."""
+    return LoadError(f"cannot read the model: {why.lower()}", file=file)
 
 
-def file_not_onnx(file: str | None, found: str, remedy: str) -> LoadError:
-    """A file of another kind."""
+def file_not_regular(file: str, is_folder: bool) -> LoadError:
+    """A path that names a folder or a device."""
+    return file_unreadable(file, "it is a directory" if is_folder else "it is not a regular file")
+
+
+def file_empty(file: str) -> LoadError:
+    """A file of no bytes."""
+    return file_unreadable(file, "it is empty")
+
+
+FOREIGN_FILES = {
+    "git-lfs": ("a git-lfs pointer", "fetch the real file with 'git lfs pull'"),
+    "html": ("an HTML page", "download the file itself, not the page about it"),
+    "xml": ("an XML document", "download the model file itself"),
+    "gzip": ("gzip data", "unpack it first with 'gunzip'"),
+    "bzip2": ("bzip2 data", "unpack it first with 'bunzip2'"),
+    "xz": ("xz data", "unpack it first with 'unxz'"),
+    "zstandard": ("zstandard data", "unpack it first with 'unzstd'"),
+    "zip": ("a zip archive", "unpack it first, or export the PyTorch model with torch.onnx.export"),
+    "pickle": ("a Python pickle", "export the model with torch.onnx.export; pickles are never opened"),
+    "hdf5": ("an HDF5 file", "export the Keras model as ONNX"),
+    "unknown": (
+        "bytes that are no valid protobuf message",
+        "it may be truncated or of another kind; download or export it again",
+    ),
+}
+
+
+def file_not_onnx(file: str | None, kind: str) -> LoadError:
+    """A file of another kind, a key of `FOREIGN_FILES`."""
+    found, remedy = FOREIGN_FILES[kind]
     return LoadError(f"not an ONNX model: found {found}; {remedy}", file=file)
 
 
@@ -224,14 +253,113 @@ def element_type(name: str, code: str) -> LoadError:
     return bad_tensor(name, f"has element type {code}, which convc does not read")
 
 
-def external_data(name: str, what: str) -> LoadError:
-    """External tensor data that is refused or damaged."""
-    return bad_tensor(name, f"external data {what}")
+def tensor_negative_size(name: str, dims: Sequence[int]) -> LoadError:
+    """A shape with a size below 0."""
+    return bad_tensor(name, f"has a negative size in its shape {list(dims)}")
 
 
-def bad_input(name: str, what: str) -> LoadError:
-    """A graph input that cannot be compiled for."""
+def tensor_segmented(name: str) -> LoadError:
+    """A tensor in pieces, which no exporter writes."""
+    return bad_tensor(name, "is segmented")
+
+
+def tensor_two_payloads(name: str) -> LoadError:
+    """Data in two places."""
+    return bad_tensor(name, "holds its data in two fields")
+
+
+def tensor_other_field(name: str, found: str, expected: str) -> LoadError:
+    """Data in the field of another element type."""
+    return bad_tensor(name, f"holds its data in {found}; expected {expected}")
+
+
+def tensor_out_of_range(name: str, dtype: object) -> LoadError:
+    """A value that its element type does not have."""
+    return bad_tensor(name, f"has a value outside the range of {dtype}")
+
+
+def sparse_indices(name: str, shape: Sequence[int]) -> LoadError:
+    """Indices of a sparse tensor that are not one row (or number) a value."""
+    return bad_tensor(name, f"is sparse with indices of shape {list(shape)}")
+
+
+def sparse_outside(name: str) -> LoadError:
+    """An index of a sparse tensor outside it."""
+    return bad_tensor(name, "is sparse with an index outside its shape")
+
+
+def external_in_memory(name: str) -> LoadError:
+    """External data of a model without a file."""
+    return bad_tensor(name, "has external data, but the model was given in memory; give its path")
+
+
+def external_key(name: str, key: str) -> LoadError:
+    """An entry of external data that is unknown or repeated."""
+    return bad_tensor(name, f"has external data with an unknown or repeated key {key!r}")
+
+
+def external_number(name: str, key: str, text: str) -> LoadError:
+    """An offset or length that is no byte count."""
+    return bad_tensor(name, f"has external data with {key} {text[:40]!r}; expected a byte count")
+
+
+def external_location(name: str, location: str) -> LoadError:
+    """A location that is no plain relative path."""
+    return bad_tensor(name, f"has external data at {location[:200]!r}; it must be a plain path below the model")
+
+
+def external_refused(name: str, location: str, why: str) -> LoadError:
+    """External data that the system does not open, links among them."""
+    return bad_tensor(name, f"has external data in {location[:200]!r}, refused: {why.lower()}")
+
+
+def external_not_plain(name: str) -> LoadError:
+    """External data in a device or a file with several names."""
+    return bad_tensor(name, "has external data that is not in a regular file with a single name")
+
+
+def external_ends(name: str, end: int, size: int) -> LoadError:
+    """External data past the end of its file."""
+    return bad_tensor(name, f"has external data that ends at byte {end} of a file of {size}")
+
+
+def _bad_declaration(name: str, what: str) -> LoadError:
     return LoadError(f"input {name!r} {what}")
+
+
+def declared_without_name() -> LoadError:
+    """A network input that nothing can refer to."""
+    return _bad_declaration("", "has no name")
+
+
+def declared_kind(name: str, kind: str) -> LoadError:
+    """A network input that is no tensor."""
+    return _bad_declaration(name, f"has {kind}; convc takes tensors only")
+
+
+def declared_element_type(name: str, code: str) -> LoadError:
+    """A network input of an element type that convc does not have."""
+    return _bad_declaration(name, f"has element type {code}, which convc does not read")
+
+
+def declared_without_shape(name: str) -> LoadError:
+    """A network input of unknown rank."""
+    return _bad_declaration(name, "has no shape; export the model with one (free sizes may have names)")
+
+
+def declared_negative_size(name: str, size: int) -> LoadError:
+    """A network input with a size below 0."""
+    return _bad_declaration(name, f"has size {size}; give free sizes a name instead")
+
+
+def declared_otherwise(name: str, declared: str, found: object) -> LoadError:
+    """An input whose value is there already, of another type than declared."""
+    return _bad_declaration(name, f"is declared as {declared}, but its value is {found}")
+
+
+def unknown_constants(names: Iterable[str], known: Iterable[str]) -> UsageError:
+    """Values given for inputs that the model does not have."""
+    return UsageError(f"no such input: {', '.join(sorted(names))}; the model's inputs: {', '.join(known) or 'none'}")
 
 
 def unknown_dims(names: Iterable[str], known: Iterable[str]) -> UsageError:
@@ -248,6 +376,46 @@ def bad_dim(name: str, value: object) -> UsageError:
 def bad_attribute(name: str, what: str) -> LoadError:
     """An attribute that the operator does not have, lacks, or has with another type or value."""
     return LoadError(f"attribute {name!r} {what}")
+
+
+def attribute_unknown(name: str, known: Iterable[str]) -> LoadError:
+    """An attribute that the operator does not have, such as a misspelt one."""
+    return bad_attribute(name, f"is not one of this operator's at this opset ({', '.join(sorted(known)) or 'none'})")
+
+
+def attribute_missing(name: str) -> LoadError:
+    """An attribute that the operator needs."""
+    return bad_attribute(name, "is required and missing")
+
+
+def attribute_repeated(name: str) -> LoadError:
+    """An attribute given twice."""
+    return bad_attribute(name, "is given twice")
+
+
+def attribute_kind(name: str, kind: str) -> LoadError:
+    """An attribute of a kind that no supported operator has."""
+    return bad_attribute(name, f"has type {kind}, which convc does not read")
+
+
+def kernel_contradicts(declared: Sequence[int], found: Sequence[int]) -> LoadError:
+    """A kernel shape that is not the weight's."""
+    return bad_attribute("kernel_shape", f"is {list(declared)}, but the weight's kernel is {list(found)}")
+
+
+def auto_pad_unknown(mode: str) -> LoadError:
+    """A padding mode that ONNX does not have."""
+    return bad_attribute("auto_pad", f"is {mode!r}; expected NOTSET, VALID, SAME_UPPER or SAME_LOWER")
+
+
+def pads_given_twice(mode: str) -> LoadError:
+    """Explicit pads beside automatic ones."""
+    return bad_attribute("pads", f"is given together with auto_pad={mode}")
+
+
+def zero_step() -> LoadError:
+    """A slice that never moves."""
+    return bad_attribute("steps", "has a 0")
 
 
 def attribute_type(name: str, found: str, expected: str) -> LoadError:

@@ -54,7 +54,7 @@ def test_initializers_listed_as_inputs_are_no_inputs() -> None:
     graph = agree(model, X, exact=True)
     assert [node.attributes["name"] for node in graph.graph_inputs] == ["x"]
     model.graph.input[1].CopyFrom(info("w", w.astype(np.float64)))
-    refused(model, errors.LoadError, "its initializer is fp32")
+    refused(model, errors.LoadError, "its value is fp32")
 
 
 def test_outputs_may_be_inputs_constants_or_intermediate_values() -> None:

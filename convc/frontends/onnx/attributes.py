@@ -46,7 +46,7 @@ def read_attribute(attribute: AttributeProto) -> Any:
     """
     reader = _READ.get(attribute.type)
     if reader is None:
-        raise errors.bad_attribute(attribute.name, f"has type {_type_name(attribute.type)}, which convc does not read")
+        raise errors.attribute_kind(attribute.name, _type_name(attribute.type))
     return reader(attribute)
 
 
@@ -100,11 +100,10 @@ def check_attributes(attributes: Mapping[str, AttributeProto], schema: Schema) -
     for name, attribute in attributes.items():
         expected = schema.types.get(name)
         if expected is None:
-            known = ", ".join(sorted(schema.types)) or "none"
-            raise errors.bad_attribute(name, f"is not one of this operator's at this opset ({known})")
+            raise errors.attribute_unknown(name, schema.types)
         if attribute.type != expected:
             raise errors.attribute_type(name, _type_name(attribute.type), _type_name(expected))
         values[name] = read_attribute(attribute)
     for name in schema.required - set(values):
-        raise errors.bad_attribute(name, "is required and missing")
+        raise errors.attribute_missing(name)
     return values

@@ -28,7 +28,7 @@ def conv(call: Call) -> Operand:
         kernel.append(size)
     declared = call.attr("kernel_shape")
     if declared and tuple(declared) != tuple(kernel):
-        raise errors.bad_attribute("kernel_shape", f"is {list(declared)}, but the weight's kernel is {kernel}")
+        raise errors.kernel_contradicts(declared, kernel)
     bias = call.input(2)
     operands = [x, w] if bias is None else [x, w, bias]
     return call.emit("Conv", *operands, **window(call, shape[2:], kernel).attributes, groups=call.attr("group"))

@@ -25,7 +25,7 @@ def read_external(tensor: TensorProto, base: Path | None, expected: int) -> byte
         LoadError: no model file to lie beside, a location that is refused, or a file that does not fit.
     """
     if base is None:
-        raise errors.external_data(tensor.name, "cannot be read: the model was given in memory; give its path")
+        raise errors.external_in_memory(tensor.name)
     entries = _entries(tensor)
     location = entries.get("location", "")
     offset = _number(tensor, entries, "offset", 0)
@@ -43,7 +43,7 @@ def _entries(tensor: TensorProto) -> dict[str, str]:
     entries: dict[str, str] = {}
     for entry in tensor.external_data:
         if entry.key not in KEYS or entry.key in entries:
-            raise errors.external_data(tensor.name, f"has an unknown or repeated key {entry.key!r}")
+            raise errors.external_key(tensor.name, entry.key)
         entries[entry.key] = entry.value
     return entries
 
@@ -53,7 +53,7 @@ def _number(tensor: TensorProto, entries: dict[str, str], key: str, default: int
     if text is None:
         return default
     if not (text.isascii() and text.isdigit()) or len(text) > 20 or int(text) > _LARGEST:
-        raise errors.external_data(tensor.name, f"has {key} {text[:40]!r}; expected a byte count")
+        raise errors.external_number(tensor.name, key, text)
     return int(text)
 
 
@@ -61,10 +61,10 @@ def _components(name: str, location: str) -> list[str]:
     parts = location.split("/")
     foreign = any(character in location for character in "\\\0:")
     if foreign or any(part in ("", "..") for part in parts):
-        raise errors.external_data(name, f"has location {location[:200]!r}; it must be a plain path below the model")
+        raise errors.external_location(name, location)
     kept = [part for part in parts if part != "."]
     if not kept:
-        raise errors.external_data(name, f"has location {location[:200]!r}; it names no file")
+        raise errors.external_location(name, location)
     return kept
 
 
@@ -82,21 +82,20 @@ def _open(name: str, base: Path, parts: list[str]) -> int:
     except OSError as error:
         if held >= 0:
             os.close(held)
-        why = (error.strerror or "cannot be opened").lower()
-        raise errors.external_data(name, f"in {'/'.join(parts)[:200]!r} is refused: {why}") from None
+        raise errors.external_refused(name, "/".join(parts), error.strerror or str(error)) from None
 
 
 def _read(name: str, descriptor: int, offset: int, length: int) -> bytearray:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-        raise errors.external_data(name, "is refused: it is not a regular file with a single name")
+        raise errors.external_not_plain(name)
     if offset + length > status.st_size:
-        raise errors.external_data(name, f"ends at byte {offset + length} of a file of {status.st_size}")
+        raise errors.external_ends(name, offset + length, status.st_size)
     buffer = bytearray(length)
     view, done = memoryview(buffer), 0
     while done < length:
         count = os.preadv(descriptor, [view[done:]], offset + done)
         if count == 0:
-            raise errors.external_data(name, "ends early")
+            raise errors.external_ends(name, offset + length, offset + done)
         done += count
     return buffer

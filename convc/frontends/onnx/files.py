@@ -32,22 +32,23 @@ class Source:
         return str(self.path) if self.path else None
 
 
-SIGNATURES: list[tuple[bytes, str, str]] = [
-    (b"version https://git-lfs", "a git-lfs pointer", "fetch the real file with 'git lfs pull'"),
-    (b"<!doctype", "an HTML page", "download the file itself, not the page about it"),
-    (b"<html", "an HTML page", "download the file itself, not the page about it"),
-    (b"<?xml", "an XML document", "download the model file itself"),
-    (b"\x1f\x8b", "gzip data", "unpack it first with 'gunzip'"),
-    (b"PK\x03\x04", "a zip archive", "unpack it first, or export the PyTorch model with torch.onnx.export"),
-    (b"\x80\x02", "a Python pickle", "export the model with torch.onnx.export; pickles are never opened"),
-    (b"\x80\x03", "a Python pickle", "export the model with torch.onnx.export; pickles are never opened"),
-    (b"\x80\x04", "a Python pickle", "export the model with torch.onnx.export; pickles are never opened"),
-    (b"\x80\x05", "a Python pickle", "export the model with torch.onnx.export; pickles are never opened"),
-    (b"\x89HDF", "an HDF5 file", "export the Keras model as ONNX"),
-    (b"BZh", "bzip2 data", "unpack it first with 'bunzip2'"),
-    (b"\xfd7zXZ", "xz data", "unpack it first with 'unxz'"),
-    (b"\x28\xb5\x2f\xfd", "zstandard data", "unpack it first with 'unzstd'"),
+SIGNATURES: list[tuple[bytes, str]] = [
+    (b"version https://git-lfs", "git-lfs"),
+    (b"<!doctype", "html"),
+    (b"<html", "html"),
+    (b"<?xml", "xml"),
+    (b"\x1f\x8b", "gzip"),
+    (b"PK\x03\x04", "zip"),
+    (b"\x80\x02", "pickle"),
+    (b"\x80\x03", "pickle"),
+    (b"\x80\x04", "pickle"),
+    (b"\x80\x05", "pickle"),
+    (b"\x89HDF", "hdf5"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstandard"),
 ]
+"""First bytes of files that are mistaken for models; the kinds are keys of `errors.FOREIGN_FILES`."""
 
 
 def open_source(source: str | os.PathLike[str] | onnx.ModelProto) -> Source:
@@ -66,8 +67,7 @@ def open_source(source: str | os.PathLike[str] | onnx.ModelProto) -> Source:
     try:
         return Source(onnx.ModelProto.FromString(bytes(head)), raw, path)
     except DecodeError:
-        remedy = "it may be truncated or of another kind; download or export it again"
-        raise errors.file_not_onnx(str(path), "bytes that are no valid protobuf message", remedy) from None
+        raise errors.file_not_onnx(str(path), "unknown") from None
 
 
 def _read(path: Path) -> memoryview:
@@ -75,12 +75,11 @@ def _read(path: Path) -> memoryview:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise errors.file_unreadable(str(path), why.lower()) from None
+        raise errors.file_unreadable(str(path), why) from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            kind = "it is a directory" if stat.S_ISDIR(status.st_mode) else "it is not a regular file"
-            raise errors.file_unreadable(str(path), kind)
+            raise errors.file_not_regular(str(path), stat.S_ISDIR(status.st_mode))
         if status.st_size > limits.FILE_BYTES:
             raise errors.file_too_large(str(path), status.st_size, limits.FILE_BYTES)
         with os.fdopen(descriptor, "rb", closefd=False) as file:
@@ -88,12 +87,12 @@ def _read(path: Path) -> memoryview:
     finally:
         os.close(descriptor)
     if not data:
-        raise errors.file_unreadable(str(path), "it is empty")
+        raise errors.file_empty(str(path))
     return memoryview(data)
 
 
 def _recognise(path: Path, head: bytes) -> None:
     start = head.lstrip()[:32]
-    for signature, what, remedy in SIGNATURES:
+    for signature, kind in SIGNATURES:
         if head.startswith(signature) or start.lower().startswith(signature):
-            raise errors.file_not_onnx(str(path), what, remedy)
+            raise errors.file_not_onnx(str(path), kind)

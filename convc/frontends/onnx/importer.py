@@ -19,7 +19,7 @@ from .attributes import check_attributes, schema_of
 from .builder import Builder, Operand
 from .call import Call
 from .files import Source
-from .inputs import Symbols, check_overridable, input_type
+from .inputs import Symbols, check_declared, input_type
 from .registry import ADAPTERS, UnsupportedForm
 from .tensors import array_of, dense
 
@@ -118,17 +118,22 @@ class Importer:
         structure.check_unique("input", (info.name for info in graph.input), set())
         for info in graph.input:
             if not info.name:
-                raise errors.bad_input("", "has no name")
+                raise errors.declared_without_name()
             if info.name in taken:
                 array = scope.values[info.name]
                 assert isinstance(array, np.ndarray)
-                check_overridable(info, self.builder.type(array))
+                check_declared(info, self.builder.type(array))
                 continue
             taken.add(info.name)
             if info.name in self.constants:
-                scope.values[info.name] = np.asarray(self.constants[info.name])
+                array = np.array(self.constants[info.name])
+                check_declared(info, self.builder.type(array))
+                scope.values[info.name] = array
             else:
                 scope.values[info.name] = self.builder.graph.add_input(info.name, input_type(info, self.symbols))
+        names = [info.name for info in graph.input]
+        if set(self.constants) - set(names):
+            raise errors.unknown_constants(set(self.constants) - set(names), names)
         self.symbols.check_all_used()
 
     def _frame(self, graph: GraphProto, scope: Scope, opsets: Mapping[str, int], taken: set[str], **more: Any) -> Frame:
@@ -232,7 +237,7 @@ class Importer:
             raise errors.operand_count("inputs", len(inputs), 0, len(function.input))
         defaults = {attribute.name: attribute for attribute in function.attribute_proto}
         for name in set(given) - set(defaults) - set(function.attribute):
-            raise errors.bad_attribute(name, "is not one of this local function's")
+            raise errors.attribute_unknown(name, [*defaults, *function.attribute])
         padded = [*inputs, *[None] * (len(function.input) - len(inputs))]
         taken: set[str] = set()
         structure.check_unique("input", function.input, taken)
@@ -270,7 +275,7 @@ def _attributes(node: NodeProto, given: Mapping[str, AttributeProto]) -> dict[st
     attributes: dict[str, AttributeProto] = {}
     for attribute in node.attribute:
         if attribute.name in attributes:
-            raise errors.bad_attribute(attribute.name, "is given twice")
+            raise errors.attribute_repeated(attribute.name)
         if not attribute.ref_attr_name:
             attributes[attribute.name] = attribute
         elif attribute.ref_attr_name in given:

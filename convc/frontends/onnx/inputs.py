@@ -73,10 +73,10 @@ def element_type(info: ValueInfoProto) -> DType:
     """The declared element type. Raises `LoadError` for anything but a tensor of a type that convc has."""
     if not info.type.HasField("tensor_type"):
         kind = info.type.WhichOneof("value") or "no type"
-        raise errors.bad_input(info.name, f"has {kind.replace('_', ' ')}; convc takes tensors only")
+        raise errors.declared_kind(info.name, kind.replace("_", " "))
     code = info.type.tensor_type.elem_type
     if code not in DTYPES:
-        raise errors.bad_input(info.name, f"has element type {type_name(code)}, which convc does not read")
+        raise errors.declared_element_type(info.name, type_name(code))
     return DTYPES[code]
 
 
@@ -88,12 +88,12 @@ def input_type(info: ValueInfoProto, symbols: Symbols) -> TensorType:
     """
     dtype = element_type(info)
     if not info.type.tensor_type.HasField("shape"):
-        raise errors.bad_input(info.name, "has no shape; export the model with one (free sizes may have names)")
+        raise errors.declared_without_shape(info.name)
     shape: list[DimLike] = []
     for dim in info.type.tensor_type.shape.dim:
         if dim.HasField("dim_value"):
             if dim.dim_value < 0:
-                raise errors.bad_input(info.name, f"has size {dim.dim_value}; give free sizes a name instead")
+                raise errors.declared_negative_size(info.name, dim.dim_value)
             shape.append(dim.dim_value)
         else:
             shape.append(symbols.named(dim.dim_param) if dim.dim_param else symbols.unnamed())
@@ -106,12 +106,12 @@ def input_type(info: ValueInfoProto, symbols: Symbols) -> TensorType:
     return type
 
 
-def check_overridable(info: ValueInfoProto, found: TensorType) -> None:
-    """Raises `LoadError` where an input that is also an initialiser declares another type than its data have."""
+def check_declared(info: ValueInfoProto, found: TensorType) -> None:
+    """Raises `LoadError` where an input that has a value already declares another type than the value has."""
     declared = element_type(info)
     dims = info.type.tensor_type.shape.dim
     shape_known = info.type.tensor_type.HasField("shape")
     sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
     fits = len(sizes) == found.rank and all(a in (None, b) for a, b in zip(sizes, found.shape, strict=False))
     if declared is not found.dtype or (shape_known and not fits):
-        raise errors.bad_input(info.name, f"is declared as {declared}{sizes}, but its initializer is {found}")
+        raise errors.declared_otherwise(info.name, f"{declared}{sizes}", found)

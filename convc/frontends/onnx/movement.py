@@ -41,7 +41,7 @@ def slice_(call: Call) -> Operand:
     sizes, stride = list(shape), [1] * len(shape)
     for axis, start, end, step in zip(chosen, starts, ends, moves, strict=True):
         if step == 0:
-            raise errors.bad_attribute("steps", "has a 0")
+            raise errors.zero_step()
         first[axis], sizes[axis] = _extent(start, end, step, shape[axis])
         stride[axis] = step
     return _sliced(call, call.x, first, sizes, stride)

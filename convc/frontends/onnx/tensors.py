@@ -49,7 +49,7 @@ def type_name(code: int) -> str:
 def checked_shape(name: str, dims: list[int], dtype: DType) -> tuple[int, ...]:
     """The shape of a tensor, refused where it is negative or too large."""
     if any(dim < 0 for dim in dims):
-        raise errors.bad_tensor(name, f"has a negative size in its shape {dims}")
+        raise errors.tensor_negative_size(name, dims)
     if len(dims) > limits.RANK:
         raise errors.too_many(f"dimensions in tensor {name!r}", len(dims), limits.RANK)
     nbytes = math.prod(dims) * dtype.itemsize
@@ -72,18 +72,18 @@ def array_of(tensor: TensorProto, base: Path | None, raw: memoryview | None = No
     if tensor.data_type not in DTYPES:
         raise errors.element_type(name, type_name(tensor.data_type))
     if tensor.HasField("segment"):
-        raise errors.bad_tensor(name, "is segmented")
+        raise errors.tensor_segmented(name)
     dtype = DTYPES[tensor.data_type]
     shape = checked_shape(name, list(tensor.dims), dtype)
     fields = [field for field in TYPED_FIELDS if len(getattr(tensor, field))]
     has_raw = raw is not None or tensor.HasField("raw_data")
     if tensor.data_location == TensorProto.EXTERNAL:
         if fields or has_raw:
-            raise errors.bad_tensor(name, "has data both inside and outside the model")
+            raise errors.tensor_two_payloads(name)
         buffer = read_external(tensor, base, math.prod(shape) * dtype.itemsize)
         return np.frombuffer(buffer, dtype.numpy).reshape(shape)
     if len(fields) + has_raw > 1:
-        raise errors.bad_tensor(name, "holds its data in two fields")
+        raise errors.tensor_two_payloads(name)
     if has_raw:
         return _from_raw(name, tensor.raw_data if raw is None else raw, dtype, shape)
     return _from_typed(tensor, fields, dtype, shape)
@@ -101,7 +101,7 @@ def _from_raw(name: str, data: bytes | memoryview, dtype: DType, shape: tuple[in
 def _from_typed(tensor: TensorProto, fields: list[str], dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
     field = _FIELD_OF.get(dtype, "int32_data")
     if fields and fields[0] != field:
-        raise errors.bad_tensor(tensor.name, f"holds its data in {fields[0]}; expected {field}")
+        raise errors.tensor_other_field(tensor.name, fields[0], field)
     values = getattr(tensor, field)
     if len(values) != math.prod(shape):
         raise errors.payload_length(tensor.name, len(values), math.prod(shape), "elements")
@@ -111,7 +111,7 @@ def _from_typed(tensor: TensorProto, fields: list[str], dtype: DType, shape: tup
     target = np.dtype(np.uint16) if dtype in _BITS else dtype.numpy
     bounds = np.iinfo(target)
     if wide.size and (int(wide.min()) < bounds.min or int(wide.max()) > bounds.max):
-        raise errors.bad_tensor(tensor.name, f"has a value outside the range of {dtype}")
+        raise errors.tensor_out_of_range(tensor.name, dtype)
     narrow = wide.astype(target)
     return narrow.view(dtype.numpy) if dtype in _BITS else narrow
 
@@ -127,13 +127,13 @@ def dense(sparse: onnx.SparseTensorProto, base: Path | None) -> np.ndarray:
     shape = checked_shape(name, list(sparse.dims), DType.of(values.dtype))
     fits = values.ndim == 1 and indices.shape in ((len(values),), (len(values), len(shape)))
     if not fits or indices.dtype != np.int64:
-        raise errors.bad_tensor(name, f"is sparse with indices of shape {indices.shape}")
+        raise errors.sparse_indices(name, indices.shape)
     size = math.prod(shape)
     if size * values.itemsize > limits.FOLDED_BYTES:
         raise errors.tensor_too_large(shape, size * values.itemsize, limits.FOLDED_BYTES)
     bound = np.array([size]) if indices.ndim == 1 else np.array(shape)
     if ((indices < 0) | (indices >= bound)).any():
-        raise errors.bad_tensor(name, "is sparse with an index outside its shape")
+        raise errors.sparse_outside(name)
     full = np.zeros(shape, values.dtype)
     places = (indices,) if indices.ndim == 1 else (np.ravel_multi_index(tuple(indices.T), shape),)
     full.reshape(-1)[places[0]] = values

@@ -57,9 +57,9 @@ def _pads(
     if mode == "NOTSET":
         return _checked("pads", tuple(given) or (0,) * (2 * rank), 2 * rank, least=0)
     if mode not in ("VALID", "SAME_UPPER", "SAME_LOWER"):
-        raise errors.bad_attribute("auto_pad", f"is {mode!r}; expected NOTSET, VALID, SAME_UPPER or SAME_LOWER")
+        raise errors.auto_pad_unknown(mode)
     if any(given):
-        raise errors.bad_attribute("pads", f"is given together with auto_pad={mode}")
+        raise errors.pads_given_twice(mode)
     if mode == "VALID":
         return (0,) * (2 * rank)
     spans = [(size - 1) * dilation + 1 for size, dilation in zip(kernel, dilations, strict=True)]
