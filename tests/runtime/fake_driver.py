@@ -346,6 +346,8 @@ class FakeDriver:
         return Stream()
 
     def _cuStreamDestroy(self, stream: Stream) -> None:
+        if stream.capturing is not None:
+            self.violations.append("a stream was destroyed while capturing")
         self.open["stream"] -= 1
 
     def _cuStreamSynchronize(self, stream: Stream) -> None:
