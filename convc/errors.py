@@ -489,6 +489,11 @@ def split_misfit(sizes: Sequence[object], size: object) -> ShapeError:
     return ShapeError(f"pieces {list(sizes)} do not add up to the axis of size {size}")
 
 
+def output_not_tensor(name: str) -> LoadError:
+    """A network output that is a sequence."""
+    return LoadError(f"output {name!r} is no tensor; convc gives tensors only")
+
+
 def node_failed(op: str, error: BaseException) -> LoadError:
     """Anything unforeseen while reading one node."""
     return LoadError(f"{op} could not be read: {type(error).__name__}: {str(error)[:200] or 'no detail'}")
@@ -505,6 +510,7 @@ FORM_SYMBOLIC_DATA = "a symbolic size is used as tensor data; give that dimensio
 FORM_OUTPUT = "its output {position} is used"
 FORM_ATTRIBUTE = "with {name}={value}"
 FORM_TRAINING = "in training mode"
+FORM_SEQUENCE = "on a sequence"
 FORM_DTYPE = "on element type {dtype}"
 
 

@@ -113,6 +113,32 @@ def test_split_that_does_not_add_up() -> None:
         one("Split", whole(2, 6), constants=[i64(1, 6)], outputs=2, axis=1, expected=[whole(1), whole(1)])
 
 
+def test_pieces_of_a_sequence() -> None:
+    feeds = {"x": whole(2, 6, 3)}
+    for split, keep in ((i64(1, 2, 3), 1), (np.asarray(4), 1), (None, 1), (None, 0)):
+        constants = {"a": np.asarray(1), "b": np.asarray(-2)} | ({} if split is None else {"s": split})
+        nodes = [
+            helper.make_node("SplitToSequence", ["x"] + ["s"] * (split is not None), ["q"], axis=1, keepdims=keep),
+            helper.make_node("SequenceAt", ["q", "a"], ["f"]),
+            helper.make_node("SequenceAt", ["q", "b"], ["g"]),
+            helper.make_node("SequenceLength", ["q"], ["n"]),
+        ]
+        types = {"n": TensorProto.INT64}
+        agree(model_of(nodes, feeds, constants, results=["f", "g", "n"], types=types), feeds, exact=True)
+
+
+def test_sequences_that_stay_sequences_are_refused() -> None:
+    nodes = [
+        helper.make_node("SplitToSequence", ["x"], ["q"]),
+        helper.make_node("ConcatFromSequence", ["q"], ["y"], axis=0),
+    ]
+    feeds = {"x": whole(2, 6)}
+    with pytest.raises(errors.UnsupportedModelError, match="ConcatFromSequence"):
+        import_onnx(model_of(nodes, feeds))
+    with pytest.raises(errors.LoadError, match="output 'q' is no tensor"):
+        import_onnx(model_of(nodes[:1], feeds, results=["q"]))
+
+
 PADS = [(0, 0, 1, 2, 0, 0, 3, 0), (0, 0, 0, 0, 0, 0, 0, 0), (0, 1, -1, -2, 0, 2, 0, 1), (0, 0, -1, -1, 0, 0, -1, -1)]
 
 
@@ -336,3 +362,8 @@ def test_shapes_of_the_run_may_be_given_as_constants() -> None:
     graph = agree(model, feeds, exact=True, constants={"shape": feeds["shape"]})
     assert [node.attributes["name"] for node in graph.graph_inputs] == ["x"]
     assert run(graph, {"x": feeds["x"]})["y"].shape == (3, 4)
+    with pytest.raises(errors.UsageError, match="no such input: size"):
+        import_onnx(model, constants={"size": feeds["shape"]})
+    with pytest.raises(errors.LoadError, match="input 'shape' is declared as int64"):
+        import_onnx(model, constants={"shape": np.array([3, 4], np.int32)})
+    assert feeds["shape"].flags.writeable

@@ -12,13 +12,13 @@ from convc import errors
 from convc.ir import ops as _ops  # noqa: F401  defines the operators
 from convc.ir.graph import Graph
 
-from . import convolution, elementwise, matmul, movement, normalization, pooling, reduction, shape
+from . import convolution, elementwise, matmul, movement, normalization, pooling, reduction, sequences, shape
 from .files import open_source
 from .importer import Importer
 from .inputs import Symbols
 
 __all__ = ["import_onnx"]
-_ADAPTERS = (convolution, elementwise, matmul, movement, normalization, pooling, reduction, shape)
+_ADAPTERS = (convolution, elementwise, matmul, movement, normalization, pooling, reduction, sequences, shape)
 
 
 def import_onnx(

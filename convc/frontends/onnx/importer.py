@@ -21,6 +21,7 @@ from .call import Call
 from .files import Source
 from .inputs import Symbols, check_declared, input_type
 from .registry import ADAPTERS, UnsupportedForm
+from .sequences import SEQUENCE_READERS, Pieces
 from .tensors import array_of, dense
 
 
@@ -29,7 +30,7 @@ class _Unknown:
 
 
 UNKNOWN = _Unknown()
-Known = Operand | _Unknown | None
+Known = Operand | Pieces | _Unknown | None
 
 
 @dataclass
@@ -153,7 +154,8 @@ class Importer:
             raise errors.UnsupportedModelError(entries)
         for name, operand in found:
             self.builder.origin = name
-            assert isinstance(operand, (Value, np.ndarray))
+            if not isinstance(operand, (Value, np.ndarray)):
+                raise errors.output_not_tensor(name)
             self.builder.graph.add_output(name, self.builder.value(operand))
         self.builder.graph.prune()
 
@@ -196,6 +198,9 @@ class Importer:
         for what, found, bounds in (("inputs", inputs, schema.inputs), ("outputs", node.output, schema.outputs)):
             if not bounds[0] <= len(found) <= bounds[1]:
                 raise errors.operand_count(what, len(found), *bounds)
+        for position in range(schema.inputs[0]):
+            if inputs[position] is None:
+                raise errors.operand_missing(node.op_type, position)
         values = check_attributes(attributes, schema)
         if any(value is UNKNOWN for value in inputs):
             frame.scope.values.update({name: UNKNOWN for name in node.output if name})
@@ -203,6 +208,8 @@ class Importer:
             self._enter_branch(frame, node, inputs[0], values)
         else:
             operands = _without_trailing_gaps(inputs)
+            if any(isinstance(operand, Pieces) for operand in operands) and node.op_type not in SEQUENCE_READERS:
+                raise UnsupportedForm(errors.FORM_SEQUENCE)
             used = tuple(bool(name) and name in frame.read for name in node.output)
             self._tensors(values)
             call = Call(node.op_type, opset, operands, used, values, schema, self.builder)
@@ -215,8 +222,8 @@ class Importer:
             elif isinstance(value, onnx.SparseTensorProto):
                 attributes[name] = dense(value, self.base)
 
-    def _define(self, frame: Frame, node: NodeProto, result: Operand | Sequence[Operand]) -> None:
-        outputs: Sequence[Operand] = [result] if isinstance(result, (Value, np.ndarray)) else result
+    def _define(self, frame: Frame, node: NodeProto, result: Operand | Pieces | Sequence[Operand]) -> None:
+        outputs: Sequence[Operand | Pieces] = [result] if isinstance(result, (Value, np.ndarray, Pieces)) else result
         for position, name in enumerate(node.output):
             if not name:
                 continue

@@ -109,7 +109,8 @@ def _sliced(
     return call.emit("Slice", x, starts=tuple(starts), sizes=tuple(sizes), steps=moves)
 
 
-def _along(call: Call, x: Operand, axis: int, start: DimLike, size: DimLike) -> Operand:
+def along(call: Call, x: Operand, axis: int, start: DimLike, size: DimLike) -> Operand:
+    """``size`` elements of one axis, from ``start``."""
     shape = call.shape(x)
     starts: list[DimLike] = [0] * len(shape)
     starts[axis] = start
@@ -128,7 +129,7 @@ def split(call: Call) -> list[Operand]:
     if len(sizes) != len(call.used):
         raise errors.attribute_length("split", len(sizes), len(call.used))
     starts = [sum(sizes[:position]) for position in range(len(sizes))]
-    return [_along(call, call.x, axis, start, size) for start, size in zip(starts, sizes, strict=True)]
+    return [along(call, call.x, axis, start, size) for start, size in zip(starts, sizes, strict=True)]
 
 
 def _equal_parts(call: Call, extent: DimLike) -> Sequence[DimLike]:
@@ -239,7 +240,7 @@ def gather(call: Call) -> Operand:
     counted = _counted(indices, extent)
     if counted.ndim or isinstance(data, np.ndarray):
         return call.emit("Gather", data, counted, axis=axis)
-    piece = _along(call, data, axis, int(counted), 1)
+    piece = along(call, data, axis, int(counted), 1)
     shape = call.shape(piece)
     return call.reshape(piece, (*shape[:axis], *shape[axis + 1 :]))
 
