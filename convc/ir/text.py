@@ -171,9 +171,15 @@ def parse_graph(text: str, constants: Mapping[str, np.ndarray] | None = None) ->
 
 def _parse_header(number: int, line: str) -> Graph:
     match = _HEADER.fullmatch(line)
-    if match is None:
-        raise errors.bad_graph_text(number, 'a header such as graph "name" stage=imported', line)
-    return Graph(json.loads(match[1]), match[2])
+    try:
+        if match is not None:
+            return Graph(json.loads(match[1]), match[2])
+    except json.JSONDecodeError:
+        pass
+    raise errors.bad_graph_text(number, 'a header such as graph "name" stage=imported', line)
+
+
+_UNREADABLE = (LookupError, ValueError, SyntaxError, TypeError, ArithmeticError, RecursionError)
 
 
 def _parse_line(graph: Graph, number: int, line: str, constants: Mapping[str, np.ndarray]) -> None:
@@ -182,7 +188,7 @@ def _parse_line(graph: Graph, number: int, line: str, constants: Mapping[str, np
         raise errors.bad_graph_text(number, "%id = Operator(%inputs) {attributes} : types", line)
     try:
         _insert(graph, match, constants)
-    except (KeyError, ValueError, SyntaxError, TypeError, IndexError, OverflowError) as error:
+    except _UNREADABLE as error:
         raise errors.bad_graph_text(number, "a node that can be read", f"{line} ({error})") from error
 
 
@@ -227,6 +233,8 @@ def _parsed_types(text: str) -> tuple[TensorType, ...]:
         if match is None:
             raise ValueError(f"{text[position:]} is not a type")
         dims = _evaluated(ast.parse(f"({match[2]},)", mode="eval").body) if match[2] else ()
+        if not all(isinstance(dim, Dim) or type(dim) is int for dim in dims):
+            raise ValueError(f"[{match[2]}] is not a shape")
         types.append(TensorType(_DTYPES[match[1]], dims))
         position = match.end()
     if not types:
@@ -269,8 +277,14 @@ def _evaluated(node: ast.expr) -> Any:
     if isinstance(node, ast.Name):
         return _named(node.id)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "sym":
-        return Dim.symbol(_evaluated(node.args[0]))
+        return _symbol(node)
     raise ValueError(f"{ast.unparse(node)} is not a value")
+
+
+def _symbol(call: ast.Call) -> Dim:
+    if len(call.args) == 1 and isinstance(call.args[0], ast.Constant) and isinstance(call.args[0].value, str):
+        return Dim.symbol(call.args[0].value)
+    raise ValueError(f"{ast.unparse(call)} does not name a symbol")
 
 
 def _named(name: str) -> Any:

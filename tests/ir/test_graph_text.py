@@ -150,6 +150,10 @@ HEAD = 'graph "g" stage=imported\n%0 = Input() {name="x"} : fp32[2]\n'
     [
         ("", "line 1 .* expected a graph"),
         ("not a graph", "line 1 .* header"),
+        ('graph "\\g" stage=imported', "line 1 .* header"),
+        (HEAD + "%1 = Relu(%0) : fp32[0.5]", "is not a shape"),
+        (HEAD + "%1 = Relu(%0) : fp32[True]", "is not a shape"),
+        (HEAD + "%1 = Relu(%0) : fp32[(1, 2)]", "is not a shape"),
         (HEAD + "%1 = Relu(%0)", "line 3"),
         (HEAD + "%1 = Nonesuch(%0) : fp32[2]", "line 3 .*Nonesuch"),
         (HEAD + "%1 = Relu(%7) : fp32[2]", "%7 is not a value defined above"),
