@@ -315,3 +315,12 @@ def test_the_depth_of_subgraphs_is_limited(monkeypatch: pytest.MonkeyPatch) -> N
         inner = branch(N("If", ["c"], [f"r{level}"], then_branch=inner, else_branch=inner))
     node = N("If", ["c"], ["y"], then_branch=inner, else_branch=inner)
     refused(model_of([node], X, {"c": np.asarray(True)}), errors.LimitError, "levels of subgraphs")
+
+
+@pytest.mark.parametrize("limit", ["FOLDED_BYTES", "FOLDED_MACS"])
+def test_what_is_too_much_to_fold_stays_in_the_graph(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [N("MatMul", ["a", "b"], ["m"]), N("Add", ["x", "m"], ["y"])]
+    model = model_of(nodes, X, {"a": whole(8, 6), "b": whole(6, 8)})
+    assert ops_of(agree(model, X, exact=True)) == ["Add"]
+    monkeypatch.setattr(limits, limit, 100)
+    assert ops_of(agree(model, X, exact=True)) == ["MatMul", "Add"]

@@ -2,12 +2,13 @@
 
 An operand is a graph value or a known array. `Builder.emit` applies a canonical operator: where every input is known
 the operator's reference is evaluated, otherwise a node is added and known inputs become constants. So adapters are
-written once, and constant folding and shape arithmetic follow from them.
+written once, and constant folding and shape arithmetic follow from them. What would take too many bytes or too long to
+evaluate stays in the graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
 import numpy as np
@@ -15,13 +16,15 @@ import numpy as np
 from convc import errors
 from convc.ir.dims import Dim
 from convc.ir.graph import Graph, Value
-from convc.ir.operator import operator
+from convc.ir.operator import Operator, operator
 from convc.ir.types import DType, TensorType
 
 from . import limits, symbolic
 from .registry import UnsupportedForm
 
 Operand = Union[Value, np.ndarray]
+_VIEWS = {"Reshape", "Transpose", "Slice"}
+"""Operators that show a constant differently and take no memory for it."""
 
 
 class Builder:
@@ -73,9 +76,10 @@ class Builder:
         definition = operator(op)
         if known:
             full = definition.complete(attributes)
-            result = definition.infer(full, [self.type(array) for array in arrays])[0]
-            if result.is_static:
-                self._within(result, limits.FOLDED_BYTES)
+            types = [self.type(array) for array in arrays]
+            result = definition.infer(full, types)[0]
+            self._within(result, limits.TENSOR_BYTES)
+            if _worth_folding(definition, full, types, result):
                 with np.errstate(all="ignore"):
                     return self._evaluated(definition.evaluate(full, arrays)[0])
         values = [self.value(operand) for operand in inputs]
@@ -114,3 +118,12 @@ class Builder:
         settled = symbolic.settle(array, result.dtype)
         self._symbolic_dtypes[id(settled)] = (settled, result.dtype)
         return settled
+
+
+def _worth_folding(
+    definition: Operator, attributes: Mapping[str, Any], inputs: Sequence[TensorType], result: TensorType
+) -> bool:
+    """Whether a constant result is known, small enough and quick enough to evaluate now."""
+    limit = limits.TENSOR_BYTES if definition.name in _VIEWS else limits.FOLDED_BYTES
+    nbytes, macs = result.nbytes, definition.macs(attributes, inputs, [result])
+    return isinstance(nbytes, int) and nbytes <= limit and isinstance(macs, int) and macs <= limits.FOLDED_MACS
