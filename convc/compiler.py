@@ -171,8 +171,13 @@ def _kernel_spec(program: TargetPlan, name: str, binaries: Binaries, blobs: dict
             global_scratch_bytes=compiled.global_scratch_bytes,
             global_scratch_align=compiled.global_scratch_align,
         )
-    parameters = tuple(Parameter(parameter, type) for parameter, type, _ in kernel.parameters)
+    parameters = tuple(_parameter(*parameter) for parameter in kernel.parameters)
     return KernelSpec(name, kernel.family, source, parameters, binary)
+
+
+def _parameter(name: str, type: str, aligned: bool) -> Parameter:
+    """Kernels rely on aligned pointers; others may point at any element."""
+    return Parameter(name, type) if aligned or not type.startswith("*") else Parameter(name, type, align=1)
 
 
 # -- launches ---------------------------------------------------------------------------------------------------------

@@ -905,3 +905,9 @@ def unbound_dimensions(names: Sequence[str]) -> ShapeError:
 def interpreter_failed(label: str | None, reason: str) -> DeviceError:
     """A kernel failed in Triton's interpreter, or the process that runs it did."""
     return DeviceError(f"the interpreter failed: {reason}", node=label)
+
+
+# -- verification -----------------------------------------------------------------------------------------------------
+def no_reference(reason: str) -> UsageError:
+    """There is nothing to compare with."""
+    return UsageError(f"no reference to verify against: {reason}")

@@ -6,7 +6,8 @@ Nothing here needs the compiler; an executor's own needs (the CUDA bindings, Tri
 from __future__ import annotations
 
 from .artifact import Artifact, build, pack_weights, read, write
-from .engine import Engine, load
+from .engine import Engine
 from .executor import Executor
+from .network import CompiledNetwork, Kernel, load
 
-__all__ = ["Artifact", "Engine", "Executor", "build", "load", "pack_weights", "read", "write"]
+__all__ = ["Artifact", "CompiledNetwork", "Engine", "Executor", "Kernel", "build", "load", "pack_weights", "read", "write"]

@@ -1,0 +1,1 @@
+"""Looking at compiled networks: verification, reports."""

@@ -1,0 +1,157 @@
+"""Verification: a compiled network against ONNX Runtime with its optimisations disabled.
+
+ONNX Runtime's default level is no reference: it merges an explicit zero padding into a max pooling, whose padding is −∞.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from .. import errors
+from ..api import Model, graph_of
+from ..compiler import compile_plan
+from ..frontends.export import export_onnx
+from ..ir import DType, Graph
+from ..passes import Switches
+from ..plan import Options, Plan, bind_batch, make_plan
+from ..runtime.manifest import TensorSpec
+from ..runtime.network import CompiledNetwork
+from .bounds import output_bounds
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """One output against the reference.
+
+    max_abs: largest absolute error. rel_l2: Euclidean norm of the error over that of the reference. bound: what a
+    correct implementation stays within (`convc.analysis.bounds`). smallest_tolerance: the least t with
+    |error| ≤ t + t·|reference| everywhere. ok: within the bound, and NaN and infinities where the reference has them.
+    """
+
+    name: str
+    max_abs: float
+    rel_l2: float
+    bound: float
+    smallest_tolerance: float
+    ok: bool
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All outputs of one run on one device."""
+
+    device: str
+    dtype: str
+    outputs: tuple[OutputCheck, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(output.ok for output in self.outputs)
+
+    def as_json(self) -> dict[str, Any]:
+        outputs = [asdict(output) for output in self.outputs]
+        return {"ok": self.ok, "device": self.device, "dtype": self.dtype, "outputs": outputs}
+
+
+def compare(name: str, found: np.ndarray, expected: np.ndarray, bound: float) -> OutputCheck:
+    """One output's figures. Raises nothing: another shape or dtype is just not ok."""
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return OutputCheck(name, np.inf, np.inf, bound, np.inf, False)
+    wide, reference = found.astype(np.float64), expected.astype(np.float64)
+    finite = np.isfinite(reference)
+    same_specials = np.array_equal(wide[~finite], reference[~finite], equal_nan=True)
+    error = np.abs(wide[finite] - reference[finite])
+    if not np.isfinite(error).all():
+        return OutputCheck(name, np.inf, np.inf, bound, np.inf, False)
+    norm = float(np.linalg.norm(reference[finite]))
+    largest = float(error.max(initial=0.0))
+    tolerance = float((error / (1.0 + np.abs(reference[finite]))).max(initial=0.0))
+    relative = float(np.linalg.norm(error)) / norm if norm else largest
+    return OutputCheck(name, largest, relative, bound, tolerance, same_specials and largest <= bound)
+
+
+def random_inputs(inputs: tuple[TensorSpec, ...], seed: int = 0) -> dict[str, np.ndarray]:
+    """Seeded inputs: normal deviates for floats, small whole numbers for integers."""
+    random = np.random.default_rng(seed)
+    arrays = {}
+    for spec in inputs:
+        dtype = DType(spec.dtype)
+        whole = not dtype.is_float
+        drawn = random.integers(0, 2 if dtype is DType.BOOL else 8, spec.shape) if whole else None
+        arrays[spec.name] = (drawn if drawn is not None else random.standard_normal(spec.shape)).astype(dtype.numpy)
+    return arrays
+
+
+def reference_outputs(model: onnx.ModelProto | str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What ONNX Runtime computes with every optimisation disabled.
+
+    Raises:
+        UsageError: ONNX Runtime is not installed, or refuses the model.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise errors.no_reference("ONNX Runtime is not installed; pip install 'convc[verify]'") from None
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    source = model if isinstance(model, str) else model.SerializeToString()
+    try:
+        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    except Exception as error:  # ONNX Runtime has no common base of its errors
+        raise errors.no_reference(f"ONNX Runtime refuses the model: {error}") from error
+
+
+def reference_model(model: Model, graph: Graph) -> onnx.ModelProto | str:
+    """What to give ONNX Runtime: the user's own model where it is ONNX, an export of the graph otherwise."""
+    if isinstance(model, onnx.ModelProto):
+        return model
+    if isinstance(model, str) and not model.startswith("zoo:"):
+        return model
+    return export_onnx(graph)
+
+
+def verify(
+    model: Model,
+    device: str = "numpy",
+    dtype: str = "fp32",
+    opt: str = "fuse",
+    disable: str | tuple[str, ...] = (),
+    batch: int = 1,
+    seed: int = 0,
+) -> Verification:
+    """Compiles a model for a device and compares one run on seeded inputs with ONNX Runtime.
+
+    device: ``numpy``, ``interpreter`` or ``cuda``.
+
+    Raises:
+        ConvcError: the model cannot be compiled, run or referred.
+    """
+    graph = graph_of(model, batch)
+    target = {"cuda": "auto"}.get(device, "interpreter")
+    from ..api import targets_of
+
+    plan = make_plan(graph, Options(targets_of(target), dtype, batch, Switches.parse(opt, disable)))
+    network = CompiledNetwork(compile_plan(plan))
+    reference = reference_model(model if not hasattr(model, "__fspath__") else str(model), bind_batch(graph, batch))
+    return verify_compiled(network, plan, reference, device, seed)
+
+
+def verify_compiled(
+    network: CompiledNetwork, plan: Plan, reference: onnx.ModelProto | str, device: str, seed: int = 0
+) -> Verification:
+    """Compares one run of a compiled network with ONNX Runtime on the reference model."""
+    inputs = random_inputs(network.inputs, seed)
+    expected = reference_outputs(reference, inputs)
+    with network.engine(device) as engine:
+        found = engine.run(inputs)
+    bounds = output_bounds(plan.graph, plan.options.dtype, inputs, seed)
+    checks = tuple(compare(name, found[name], expected[name], bounds[name]) for name in found)
+    return Verification(device, plan.options.dtype, checks)

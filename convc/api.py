@@ -1,0 +1,126 @@
+"""The Python interface: everything public is reached from here, as ``convc.NAME``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, Union
+
+import onnx
+
+from . import errors
+from .compiler import compile_plan
+from .frontends import dsl as nn
+from .frontends import zoo
+from .frontends.export import export_onnx
+from .frontends.onnx import import_onnx
+from .ir import Graph
+from .passes import Switches
+from .plan import Options, Plan, make_plan
+from .runtime.engine import Engine
+from .runtime.network import CompiledNetwork, Kernel, load
+
+Model = Union[str, os.PathLike[str], onnx.ModelProto, nn.Network, Graph]
+Progress = Callable[[int, int], None]
+
+
+def graph_of(model: Model, batch: int = 1) -> Graph:
+    """The graph of a model: a path to ONNX, ``zoo:NAME``, an ``onnx.ModelProto``, a DSL network or a graph.
+
+    Raises:
+        LoadError, UnsupportedModelError, ShapeError, UsageError.
+    """
+    if isinstance(model, Graph):
+        return model
+    if isinstance(model, nn.Network):
+        return model.graph
+    if isinstance(model, onnx.ModelProto):
+        return import_onnx(model)
+    path = os.fspath(model)
+    if path.startswith("zoo:"):
+        return zoo.build(path.removeprefix("zoo:"), batch=batch).graph
+    return import_onnx(path)
+
+
+def targets_of(target: str | Iterable[str]) -> tuple[str, ...]:
+    """Target names from one, several, or ``auto``: the GPU that is present, else the interpreter."""
+    names = target.split(",") if isinstance(target, str) else list(target)
+    return tuple(dict.fromkeys(present_target() if name == "auto" else name.strip() for name in names))
+
+
+def present_target() -> str:
+    """The target of the GPU that is present, or ``interpreter``."""
+    from .runtime.driver import Device, Driver
+    from .targets import TARGETS
+
+    try:
+        architecture = Device(Driver()).architecture
+    except errors.DeviceError:
+        return "interpreter"
+    return architecture if architecture in TARGETS else "interpreter"
+
+
+def plan(
+    model: Model,
+    target: str | Iterable[str] = "sm_90",
+    dtype: str = "fp16",
+    batch: int = 1,
+    opt: str = "fuse",
+    disable: Iterable[str] | str = (),
+    only: Iterable[str] | str | None = None,
+) -> Plan:
+    """Everything that `compile` does before machine code: the fused graph, layouts, tiles, kernels and memory."""
+    switches = Switches.parse(opt, disable, only)
+    options = Options(targets_of(target), dtype, batch, switches)
+    return make_plan(graph_of(model, batch), options)
+
+
+def compile(
+    model: Model,
+    target: str | Iterable[str] = "sm_90",
+    dtype: str = "fp16",
+    batch: int = 1,
+    opt: str = "fuse",
+    disable: Iterable[str] | str = (),
+    only: Iterable[str] | str | None = None,
+    progress: Progress | None = None,
+) -> CompiledNetwork:
+    """Compiles a network, on any machine.
+
+    model: a path to an ONNX file, ``zoo:NAME``, an ``onnx.ModelProto``, a DSL network or a graph. target: names such as
+    ``sm_90``, ``interpreter``, ``auto`` (the GPU present, else the interpreter), or several. dtype: ``fp32`` (IEEE),
+    ``tf32``, ``fp16``, ``bf16``: how fp32 tensors are stored and multiplied; inputs and outputs keep the model's types.
+    batch: size of a symbolic batch. opt: ``none``, ``fold`` or ``fuse``. disable, only: names of rules (`convc.RULES`).
+    progress: called with (kernels compiled, kernels).
+
+    Raises:
+        LoadError, UnsupportedModelError, ShapeError, LimitError, UsageError, CompileError.
+    """
+    planned = plan(model, target, dtype, batch, opt, disable, only)
+    return CompiledNetwork(compile_plan(planned, progress=progress))
+
+
+def __getattr__(name: str) -> Any:
+    if name == "RULES":
+        from .passes import RULES
+
+        return RULES
+    raise AttributeError(f"module 'convc' has no attribute {name!r}")
+
+
+__all__ = [
+    "CompiledNetwork",
+    "Engine",
+    "Graph",
+    "Kernel",
+    "Options",
+    "Plan",
+    "compile",
+    "export_onnx",
+    "graph_of",
+    "import_onnx",
+    "load",
+    "nn",
+    "plan",
+    "zoo",
+]
