@@ -214,6 +214,7 @@ def _launch_spec(plan: Plan, program: TargetPlan, number: int, kernel: int, weig
         workspace_bytes=launch.traffic.workspace,
         macs=launch.work.problem.macs,
         predicted_us=launch.tile.predicted_us,
+        region=launch.work.region.id,
     )
 
 

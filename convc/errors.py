@@ -911,3 +911,80 @@ def interpreter_failed(label: str | None, reason: str) -> DeviceError:
 def no_reference(reason: str) -> UsageError:
     """There is nothing to compare with."""
     return UsageError(f"no reference to verify against: {reason}")
+
+
+# -- command line -----------------------------------------------------------------------------------------------------
+def bad_usage(what: str, command: str) -> UsageError:
+    """What the parser of the command line says."""
+    return UsageError(f"{what.rstrip('.')}; see {command} --help")
+
+
+def dynamic_batch() -> UsageError:
+    """A batch that is not known when compiling."""
+    return UsageError("a dynamic batch cannot be compiled yet; give a number, such as --batch 1")
+
+
+def bad_batch(text: str) -> UsageError:
+    """A batch that is no size."""
+    return UsageError(f"--batch takes a whole number of 1 or more, found {text!r}")
+
+
+def fixed_batch(file: str, found: object, asked: int) -> UsageError:
+    """A batch for a model that has one already."""
+    return UsageError(f"--batch {asked} does not apply: the model's first dimension is fixed at {found}", file=file)
+
+
+def compiled_already(file: str) -> UsageError:
+    """A compiled network where a model is needed."""
+    return UsageError("this is a compiled network already; give the model that it was compiled from", file=file)
+
+
+def decided_already(option: str, file: str) -> UsageError:
+    """An option that says how to compile, for what is compiled."""
+    return UsageError(f"{option} does not apply to a compiled network; it was decided when compiling", file=file)
+
+
+def stage_not_kept(after: str, file: str) -> UsageError:
+    """An early stage of a compiled network."""
+    return UsageError(f"a compiled network keeps its last graph only, not that after {after!r}", file=file)
+
+
+def input_option(text: str) -> UsageError:
+    """An ``--input`` of another form."""
+    return UsageError(f"--input takes NAME=FILE.npy, found {text!r}")
+
+
+def input_option_repeated(name: str) -> UsageError:
+    """Two files for one input."""
+    return UsageError(f"--input {name!r} is given twice")
+
+
+def input_file(file: str, why: str) -> InputError:
+    """A file that holds no array."""
+    return InputError(f"cannot read an array: {why}; write one with numpy.save", file=file)
+
+
+def output_suffix(file: str, suffixes: Sequence[str]) -> UsageError:
+    """An output file of a kind that the command does not write."""
+    return UsageError(f"cannot tell the kind of file to write; end its name in {', '.join(suffixes)}", file=file)
+
+
+def interrupted() -> ConvcError:
+    """The user stopped it."""
+    return ConvcError("interrupted")
+
+
+def reader_gone() -> OutputError:
+    """A pipe whose other end was closed."""
+    return OutputError("the reader of standard output is gone")
+
+
+def system_refused(error: OSError) -> OutputError:
+    """Standard output, or another file of the system, that does not do what is asked of it."""
+    return OutputError(error.strerror or str(error), file=None if error.filename is None else str(error.filename))
+
+
+def unforeseen(error: BaseException) -> ConvcError:
+    """A bug in convc, or memory that ran out."""
+    detail = f": {str(error)[:300]}" if str(error) else ""
+    return ConvcError(f"{type(error).__name__}{detail}; this should not happen: run convc -vv ... for the traceback")

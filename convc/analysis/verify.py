@@ -16,11 +16,11 @@ from .. import errors
 from ..api import Model, graph_of
 from ..compiler import compile_plan
 from ..frontends.export import export_onnx
-from ..ir import DType, Graph
+from ..ir import Graph
 from ..passes import Switches
 from ..plan import Options, Plan, bind_batch, make_plan
-from ..runtime.manifest import TensorSpec
 from ..runtime.network import CompiledNetwork
+from .arrays import random_inputs
 from .bounds import output_bounds
 
 
@@ -73,18 +73,6 @@ def compare(name: str, found: np.ndarray, expected: np.ndarray, bound: float) ->
     tolerance = float((error / (1.0 + np.abs(reference[finite]))).max(initial=0.0))
     relative = float(np.linalg.norm(error)) / norm if norm else largest
     return OutputCheck(name, largest, relative, bound, tolerance, same_specials and largest <= bound)
-
-
-def random_inputs(inputs: tuple[TensorSpec, ...], seed: int = 0) -> dict[str, np.ndarray]:
-    """Seeded inputs: normal deviates for floats, small whole numbers for integers."""
-    random = np.random.default_rng(seed)
-    arrays = {}
-    for spec in inputs:
-        dtype = DType(spec.dtype)
-        whole = not dtype.is_float
-        drawn = random.integers(0, 2 if dtype is DType.BOOL else 8, spec.shape) if whole else None
-        arrays[spec.name] = (drawn if drawn is not None else random.standard_normal(spec.shape)).astype(dtype.numpy)
-    return arrays
 
 
 def reference_outputs(model: onnx.ModelProto | str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -83,7 +83,7 @@ class Artifact:
         for spec in self.manifest.sections:
             pieces += [gap, self.section(spec.name)]
             gap = bytes(-spec.nbytes % ALIGN)
-        _replace(Path(path), pieces)
+        write_file(Path(path), pieces)
 
     def close(self) -> None:
         """Let go of the file. Views that are still in use keep it mapped until they are gone."""
@@ -234,8 +234,8 @@ def _check_weights(manifest: Manifest, sections: Mapping[str, memoryview], file:
             raise errors.damaged(SECTION, str(error), file) from error
 
 
-def _replace(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
-    """Write beside the path, then rename: a reader sees the old file or the new one."""
+def write_file(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
+    """Write beside the path, then rename: a reader sees the old file or the new one. Raises `OutputError`."""
     beside = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.tmp") if path.name else path
     try:
         try:

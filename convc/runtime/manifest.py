@@ -102,7 +102,7 @@ class LaunchSpec(Record, frozen=True):
     """One launch: which kernel (index), its grid and arguments, and what it stands for.
 
     origins: names of the user's nodes. rules: fusion rules applied. equation: what it computes. tile: the tile and why.
-    The byte counts are of distinct bytes asked of each kind of memory, each once.
+    The byte counts are of distinct bytes asked of each kind of memory, each once. region: the number in the graph's text.
     """
 
     kernel: Natural
@@ -117,6 +117,7 @@ class LaunchSpec(Record, frozen=True):
     workspace_bytes: Natural = 0
     macs: Natural = 0
     predicted_us: float = 0.0
+    region: Union[Natural, None] = None
 
 
 class ProgramSpec(Record, frozen=True):

@@ -24,18 +24,8 @@ class NumpyExecutor:
 
     def prepare(self, artifact: Artifact, program: ProgramSpec | None) -> None:
         """Parses the graph and views the weights as its constants. Raises `ArtifactError`."""
-        manifest = artifact.manifest
-        buffer = bytearray(max(manifest.weights_bytes, 1))
-        if manifest.weights:
-            load_weights(artifact, memoryview(buffer))
-        offsets = {spec.name: spec.offset for spec in manifest.weights}
-        views = {digest: _view(buffer, offsets[view.weight], view) for digest, view in manifest.constants.items()}
-        try:
-            graph = parse_graph(artifact.text(manifest.graph), views)
-        except (ValueError, KeyError) as error:
-            raise errors.damaged(manifest.graph, str(error), artifact.file) from error
-        self._runner = GraphRunner(_with_logical_constants(graph), STORED.get(manifest.dtype))
-        self._names = [spec.name for spec in manifest.inputs]
+        self._runner = GraphRunner(stored_graph(artifact), STORED.get(artifact.manifest.dtype))
+        self._names = [spec.name for spec in artifact.manifest.inputs]
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The outputs for arrays of the manifest's shapes and dtypes."""
@@ -43,6 +33,21 @@ class NumpyExecutor:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def stored_graph(artifact: Artifact) -> Graph:
+    """The graph of an artifact, with the packed weights as its constants. Raises `ArtifactError`."""
+    manifest = artifact.manifest
+    buffer = bytearray(max(manifest.weights_bytes, 1))
+    if manifest.weights:
+        load_weights(artifact, memoryview(buffer))
+    offsets = {spec.name: spec.offset for spec in manifest.weights}
+    views = {digest: _view(buffer, offsets[view.weight], view) for digest, view in manifest.constants.items()}
+    try:
+        graph = parse_graph(artifact.text(manifest.graph), views)
+    except (errors.LoadError, ValueError, KeyError) as error:
+        raise errors.damaged(manifest.graph, str(error), artifact.file) from error
+    return _with_logical_constants(graph)
 
 
 def _view(buffer: bytearray, offset: int, view: ViewSpec) -> np.ndarray:
