@@ -17,7 +17,7 @@ import convc
 from convc.runtime import driver
 from fake_driver import FakeDriver, HOOKS
 driver.bindings = lambda: FakeDriver(hooks=HOOKS)
-engine = convc.load(sys.argv[2])
+engine = convc.load(sys.argv[2]).engine()
 assert engine.device == "cuda:0"
 print(engine(np.ones((2, 5, 5), np.float32)).sum() != 0)
 print(sorted(name for name in sys.modules if name.split(".")[0] in ("onnx", "networkx", "triton", "torch", "cuda")))

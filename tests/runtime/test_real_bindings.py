@@ -18,7 +18,7 @@ import numpy as np
 import convc
 from convc import ConvcError
 try:
-    engine = convc.load(sys.argv[1], "cuda")
+    engine = convc.load(sys.argv[1]).engine("cuda")
     x = np.linspace(-3, 3, 50, dtype=np.float32).reshape(2, 5, 5)
     y = engine(x)
     again = engine(-x)
