@@ -168,8 +168,37 @@ def _load(folder: Path, name: str, source: str) -> Any:
     return getattr(module, name)
 
 
+def mend_bfloat16() -> None:
+    """Triton's interpreter keeps bf16 as its bits, cuts fp32 off where GPUs round to nearest even, and multiplies
+    matrices of bits as if they were numbers."""
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder as Builder
+    from triton.runtime.interpreter import TensorHandle
+
+    cast, dot = Builder.cast_impl, Builder.create_dot
+
+    def cast_impl(self: Any, source: Any, to: Any) -> Any:
+        if source.dtype.scalar == tl.float32 and to.scalar == tl.bfloat16:
+            return TensorHandle(bfloat16_bits(source.data), tl.bfloat16)
+        return cast(self, source, to)
+
+    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        return dot(self, *(cast(self, x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b)), *rest)
+
+    Builder.cast_impl, Builder.create_dot = cast_impl, create_dot
+
+
+def bfloat16_bits(array: np.ndarray) -> np.ndarray:
+    """fp32 as the bits (uint16) of the nearest bf16, ties to even; NaN stays NaN."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32).reshape(np.shape(array))
+    with np.errstate(over="ignore"):
+        rounded = (bits + (0x7FFF + (bits >> 16 & 1)).astype(np.uint32)) >> 16
+    return np.where(np.isnan(array), bits >> 16 | 0x40, rounded).astype(np.uint16)
+
+
 def main() -> None:
     """Answers requests until standard input ends."""
+    mend_bfloat16()
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     with tempfile.TemporaryDirectory(prefix="convc-") as folder:

@@ -1,0 +1,74 @@
+"""Graphs built by hand, compiled and run on the emitted kernels, beside references of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+import convc
+from convc.ir import DType, Graph, TensorType, Value
+from convc.runtime.numpy_executor import GraphRunner
+
+Arrays = dict[str, np.ndarray]
+
+
+class Builder:
+    """A graph and the arrays that its inputs take."""
+
+    def __init__(self, name: str = "test") -> None:
+        self.graph = Graph(name)
+        self.inputs: Arrays = {}
+
+    def input(self, array: np.ndarray, name: str | None = None) -> Value:
+        name = name or f"x{len(self.inputs)}"
+        self.inputs[name] = array
+        return self.graph.add_input(name, TensorType(DType.of(array.dtype), array.shape))
+
+    def constant(self, array: Any) -> Value:
+        return self.graph.add_constant(np.asarray(array, np.float32) if not isinstance(array, np.ndarray) else array)
+
+    def add(self, op: str, *inputs: Value, **attributes: Any) -> Value:
+        name = f"{op.lower()}{len(self.graph)}"
+        return self.graph.add(op, list(inputs), attributes, origins=[name])
+
+    def output(self, value: Value) -> Value:
+        self.graph.add_output(f"y{len(self.graph.graph_outputs)}", value)
+        return value
+
+    def constants_of(self, op: str) -> list[np.ndarray]:
+        return [self.graph.constant(self.graph.inputs(node)[1]) for node in self.graph.of_kind(op)]
+
+
+def integers(random: np.random.Generator, shape: Sequence[int], most: int = 2) -> np.ndarray:
+    """Small whole numbers in fp32: their products and sums are exact in every numeric mode."""
+    return random.integers(-most, most + 1, tuple(shape)).astype(np.float32)
+
+
+def run(graph: Graph, inputs: Mapping[str, np.ndarray], device: str = "interpreter", **options: Any) -> Arrays:
+    """Outputs of the emitted kernels in Triton's interpreter."""
+    network = convc.compile(graph, target="interpreter", **{"dtype": "fp32", **options})
+    with network.engine(device) as engine:
+        return engine.run(inputs)
+
+
+def evaluate(graph: Graph, inputs: Mapping[str, np.ndarray], dtype: Any = np.float64) -> Arrays:
+    """Outputs by the operators' definitions, floats widened to ``dtype``."""
+    wide = graph.copy()
+    for node in list(wide.of_kind("Constant")):
+        if node.array.dtype.kind == "f":
+            from convc.ir import Payload
+
+            wide.update(node, payload=Payload(node.array.astype(dtype)))
+    given = {name: a.astype(dtype) if a.dtype.kind == "f" else a for name, a in inputs.items()}
+    names = [node.attributes["name"] for node in wide.graph_outputs]
+    return dict(zip(names, GraphRunner(wide).run(given), strict=True))
+
+
+def same(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+    """Equal shapes and elements, NaN like NaN."""
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        assert array.shape == expected[name].shape, name
+        np.testing.assert_array_equal(array, expected[name].astype(array.dtype), err_msg=name)

@@ -1,0 +1,55 @@
+"""Golden files, and one process that all tests' interpreters are forked from."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fork_server import ForkServer
+from hypothesis import HealthCheck, Phase, settings
+
+GOLDENS = Path(__file__).with_name("golden")
+
+settings.register_profile(
+    "shared-process",
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],  # shrinking networks takes minutes: add Phase.shrink to study a failure
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite the golden files that differ")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compares a text with a file below tests/golden, or rewrites the file."""
+
+    def check(name: str, text: str) -> None:
+        path = GOLDENS / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            return
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        difference = difflib.unified_diff(before.splitlines(), text.splitlines(), f"golden/{name}", "now", lineterm="")
+        assert before == text, "\n".join(["pytest --update-golden accepts this:", *difference])
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def interpreters() -> Iterator[None]:
+    """Interpreter executors fork their workers from one process instead of starting each anew."""
+    pytest.importorskip("triton", reason="the emitted kernels run in Triton's interpreter")
+    import convc.runtime.interpreter as interpreter
+
+    server = ForkServer()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter, "subprocess", server)
+        yield
+    server.close()
