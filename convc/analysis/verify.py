@@ -135,11 +135,19 @@ def verify(
 def verify_compiled(
     network: CompiledNetwork, plan: Plan, reference: onnx.ModelProto | str, device: str, seed: int = 0
 ) -> Verification:
-    """Compares one run of a compiled network with ONNX Runtime on the reference model."""
+    """Compares one run of a network compiled from a plan with ONNX Runtime on the reference model."""
+    return check_against(network, plan.graph, reference, device, seed)
+
+
+def check_against(
+    network: CompiledNetwork, graph: Graph, reference: onnx.ModelProto | str, device: str, seed: int = 0
+) -> Verification:
+    """Compares one run of a compiled network with ONNX Runtime. graph: the fused one, from which the bounds follow."""
     inputs = random_inputs(network.inputs, seed)
     expected = reference_outputs(reference, inputs)
     with network.engine(device) as engine:
         found = engine.run(inputs)
-    bounds = output_bounds(plan.graph, plan.options.dtype, inputs, seed)
+    dtype = network.artifact.manifest.dtype
+    bounds = output_bounds(graph, dtype, inputs, seed)
     checks = tuple(compare(name, found[name], expected[name], bounds[name]) for name in found)
-    return Verification(device, plan.options.dtype, checks)
+    return Verification(device, dtype, checks)

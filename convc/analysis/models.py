@@ -1,0 +1,146 @@
+"""What a command's MODEL is: a compiled network, or a model to compile first.
+
+Nothing of the compiler is imported until a model needs it: running a compiled network takes the runtime alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import errors
+from ..runtime.artifact import MAGIC
+from ..runtime.network import CompiledNetwork, load
+
+if TYPE_CHECKING:
+    from ..ir import Graph
+    from ..plan import Plan
+    from .verify import Verification
+
+LOG = logging.getLogger("convc")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The options that decide how a model is compiled; None where the user gave none."""
+
+    target: str | None = None
+    dtype: str | None = None
+    batch: int | None = None
+    opt: str | None = None
+    disable: str | None = None
+    only: str | None = None
+
+    def refuse(self, file: str) -> None:
+        """Raises `UsageError` where one is given, for a compiled network."""
+        for name, value in vars(self).items():
+            if value is not None:
+                raise errors.decided_already(f"--{name}", file)
+
+
+def is_compiled(model: str) -> bool:
+    """Whether MODEL is a compiled network: by its suffix, or by how the file begins."""
+    if model.startswith("zoo:"):
+        return False
+    path = Path(model)
+    if path.suffix == ".convc":
+        return True
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as stream:
+            return stream.read(len(MAGIC)) == MAGIC
+    except (OSError, ValueError):
+        return False
+
+
+def read_graph(model: str, batch: int | None) -> Graph:
+    """The graph of a model, with its symbolic batch still open.
+
+    Raises:
+        UsageError: a batch for a model that has a fixed one. Others as `convc.api.graph_of`.
+    """
+    from ..api import graph_of
+
+    graph = graph_of(model, batch or 1)
+    first = [node.outputs[0].shape[0] for node in graph.graph_inputs if node.outputs[0].shape]
+    if batch is not None and first and all(isinstance(dim, int) and dim != batch for dim in first):
+        raise errors.fixed_batch(model, first[0], batch)
+    return graph
+
+
+def make_plan(model: str, choices: Choices, target: str, dtype: str, verify_passes: bool = False) -> Plan:
+    """The plan of a model; ``target`` and ``dtype`` are the defaults."""
+    from .. import plan as planning
+    from ..api import targets_of
+    from ..passes import Switches
+
+    switches = Switches.parse(choices.opt or "fuse", choices.disable or (), choices.only)
+    targets = targets_of(choices.target or target)
+    options = planning.Options(targets, choices.dtype or dtype, choices.batch or 1, switches, verify_passes)
+    made = planning.make_plan(read_graph(model, choices.batch), options)
+    for record in made.journal:
+        LOG.info("%s", record)
+    return made
+
+
+def compile_network(plan: Plan, progress: Progress | None = None) -> CompiledNetwork:
+    """The compiled network of a plan."""
+    from ..compiler import compile_plan
+
+    return CompiledNetwork(compile_plan(plan, progress=progress))
+
+
+def open_network(
+    model: str, choices: Choices, target: str, dtype: str = "fp16", progress: Progress | None = None
+) -> CompiledNetwork:
+    """A compiled network from its file, or of a model compiled now (``target``, ``dtype``: the defaults)."""
+    if is_compiled(model):
+        choices.refuse(model)
+        return load(model)
+    return compile_network(make_plan(model, choices, target, dtype), progress)
+
+
+def target_for(device: str) -> str:
+    """The target to compile a model for that is run at once on a device."""
+    kind = device.partition(":")[0]
+    return "auto" if kind in ("auto", "cuda") else "interpreter"
+
+
+def resolved_device(device: str) -> str:
+    """``auto`` made concrete: ``cuda`` where there is a GPU that convc compiles for, else ``interpreter``."""
+    if device != "auto":
+        return device
+    from ..api import present_target
+
+    return "interpreter" if present_target() == "interpreter" else "cuda"
+
+
+def verify_model(
+    model: str, choices: Choices, device: str, seed: int, progress: Progress | None = None
+) -> Verification:
+    """A model, or a compiled network, against ONNX Runtime.
+
+    The reference of a compiled network is the graph and the constants that it holds: rounding the weights to its
+    numeric mode is not counted as an error there.
+    """
+    from ..frontends.export import export_onnx
+    from ..plan import bind_batch
+    from .verify import check_against, reference_model
+
+    device = resolved_device(device)
+    if is_compiled(model):
+        from ..runtime.numpy_executor import stored_graph
+
+        choices.refuse(model)
+        network = load(model)
+        graph = stored_graph(network.artifact)
+        return check_against(network, graph, export_onnx(graph), device, seed)
+    plan = make_plan(model, choices, target_for(device), "fp32")
+    reference = reference_model(model, bind_batch(read_graph(model, choices.batch), choices.batch or 1))
+    return check_against(compile_network(plan, progress), plan.graph, reference, device, seed)

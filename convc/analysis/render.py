@@ -1,0 +1,179 @@
+"""Results as text for people: tables and lines. JSON is in `convc.cli`; this module holds no figures of its own."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+PLAIN_WIDTH = 160
+"""Columns of a table that does not go to a terminal."""
+
+
+def printable(text: object) -> str:
+    """Text of the user's model on one line: what could steer a terminal is written as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> str:
+    """Rows in columns; a column whose name ends in ``>`` is set to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    terminal = sys.stdout.isatty()
+    shown = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        right = column.endswith(">")
+        shown.add_column(column.removesuffix(">"), justify="right" if right else "left", no_wrap=right, overflow="fold")
+    for row in rows:
+        shown.add_row(*(printable(cell) for cell in row))
+    width = shutil.get_terminal_size().columns if terminal else PLAIN_WIDTH
+    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, markup=False, emoji=False, highlight=False)
+    console.print(shown)
+    printed: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in printed.splitlines()).strip("\n")
+
+
+def size(nbytes: float) -> str:
+    """Bytes in the unit that leaves one to three digits before the point."""
+    for unit in ("B", "kB", "MB"):
+        if nbytes < 1000:
+            return f"{nbytes:.0f} B" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.2f} GB"
+
+
+def number(value: float) -> str:
+    """A count with its unit prefix."""
+    for prefix in ("", "k", "M"):
+        if value < 1000:
+            return f"{value:.0f}" if not prefix else f"{value:.1f} {prefix}"
+        value /= 1000
+    return f"{value:.2f} G"
+
+
+def compiled(report: dict[str, Any]) -> str:
+    """What `convc compile` says: one row a target."""
+    columns = ("target", "launches>", "kernels>", "arena>", "at least>", "traffic>", "spills>", "predicted>")
+    rows = [
+        (
+            program["target"],
+            program["launches"],
+            program["kernels"],
+            size(program["arena_bytes"]),
+            size(program["arena_lower_bound"]),
+            size(program["traffic_bytes"]),
+            size(program["spill_bytes"]),
+            f"{program['predicted_us']:.0f} us",
+        )
+        for program in report["programs"]
+    ]
+    head = f"{printable(report['model'])}: {report['dtype']}, --opt {report['opt']}"
+    tail = f"weights {size(report['weight_bytes'])}, {report['seconds']:.1f} s; predicted times are not measured"
+    return f"{head}\n{table(columns, rows)}\n{tail}\n{printable(report['artifact'])}"
+
+
+def ran(report: dict[str, Any]) -> str:
+    """What `convc run` says: the outputs and, where asked for, the launches."""
+    rows = [
+        (name, spec["dtype"], list(spec["shape"]), f"{spec['min']:.5g}", f"{spec['max']:.5g}", f"{spec['mean']:.5g}")
+        for name, spec in report["outputs"].items()
+    ]
+    parts = [table(("output", "dtype", "shape", "min>", "max>", "mean>"), rows)]
+    if "profile" in report:
+        parts.append(profile(report["profile"], report["device"]))
+    parts.append(f"{report['device']}: {report['seconds']:.4g} s")
+    return "\n".join(parts)
+
+
+def profile(launches: Sequence[dict[str, Any]], device: str) -> str:
+    """One row a launch, with its share of the sum."""
+    total = sum(launch["microseconds"] for launch in launches) or 1.0
+    rows = [
+        (
+            launch["launch"],
+            launch["kernel"],
+            f"{launch['microseconds']:.1f}",
+            f"{100 * launch['microseconds'] / total:.1f}",
+            ", ".join(launch["origins"]),
+        )
+        for launch in launches
+    ]
+    shown = table(("launch>", "kernel", "us>", "%>", "layers"), rows)
+    if device == "interpreter":
+        shown += "\nThese are times of Triton's interpreter: they say nothing about a GPU."
+    return shown
+
+
+def verified(report: dict[str, Any]) -> str:
+    """What `convc verify` says: one row an output."""
+    rows = [
+        (
+            output["name"],
+            "ok" if output["ok"] else "FAILED",
+            f"{output['max_abs']:.3g}",
+            f"{output['bound']:.3g}",
+            f"{output['rel_l2']:.3g}",
+            f"{output['smallest_tolerance']:.3g}",
+        )
+        for output in report["outputs"]
+    ]
+    columns = ("output", "", "max error>", "bound>", "relative L2>", "smallest tolerance>")
+    verdict = "agrees with" if report["ok"] else "DEPARTS from"
+    return f"{table(columns, rows)}\n{report['device']}, {report['dtype']}: {verdict} ONNX Runtime"
+
+
+def listed_kernels(kernels: Sequence[dict[str, Any]]) -> str:
+    """One row a kernel and target."""
+    rows = []
+    for kernel in kernels:
+        for target, figures in (kernel["targets"] or {"interpreter": {}}).items():
+            rows.append(
+                (
+                    kernel["name"],
+                    kernel["launches"],
+                    target,
+                    *(figures.get(key, "-") for key in FIGURES),
+                    ", ".join(kernel["origins"]),
+                    kernel["equation"],
+                )
+            )
+    columns = ("kernel", "runs>", "target", "regs>", "shared>", "spill>", "tensor>", "layers", "computes")
+    return table(columns, rows)
+
+
+FIGURES = ("registers", "shared_bytes", "spill_bytes", "tensor_core_instructions")
+
+
+def listed_networks(networks: Sequence[dict[str, Any]]) -> str:
+    """One row a network of the zoo."""
+    rows = [(n["name"], n["input_shape"], number(n["params"]), number(n["macs"])) for n in networks]
+    return table(("network", "input", "parameters>", "multiply-adds>"), rows)
+
+
+def machine(report: dict[str, Any]) -> str:
+    """What `convc doctor` says."""
+    cache, works = report["cache"], report["works"]
+    gpus = [f"{gpu['name']} ({gpu['architecture']}, {gpu['multiprocessors']} multiprocessors)" for gpu in report["gpus"]]
+    rows: list[tuple[str, str]] = [
+        ("convc", report["convc"]),
+        ("Python", f"{report['python']} on {report['platform']}, {report['processors']} processors"),
+        *((name, found or "not installed") for name, found in report["packages"].items()),
+        *((name, found) for name, found in report["ptxas"].items()),
+        ("CUDA driver", report["driver"] or "none"),
+        ("GPU", "; ".join(gpus) or "none"),
+        ("kernel cache", _cache_text(cache)),
+        ("compiles for", ", ".join(works["compile"]) or "nothing"),
+        ("runs on", ", ".join(works["run"])),
+        ("verifies", "yes" if works["verify"] else "no"),
+        *(("missing", what) for what in works["missing"]),
+    ]
+    return "\n".join(f"{name:16} {printable(text)}" for name, text in rows)
+
+
+def _cache_text(cache: dict[str, Any]) -> str:
+    state = "writable" if cache["writable"] else "NOT writable: every kernel is compiled anew"
+    return f"{cache['path']}: {cache['entries']} kernels, {size(cache['bytes'])}, {state}"

@@ -1,0 +1,154 @@
+"""What the commands report, as plain dictionaries, from compiled networks and their runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import errors
+from ..runtime.engine import Engine
+from ..runtime.manifest import ProgramSpec
+from ..runtime.network import CompiledNetwork, Kernel, load, traffic_bytes
+from .models import Choices, Progress, compile_network, is_compiled, make_plan
+
+if TYPE_CHECKING:
+    from ..plan import Plan
+
+
+def compiled(network: CompiledNetwork) -> dict[str, Any]:
+    """Figures of a compiled network: those of the first target, and of each under ``programs``."""
+    manifest = network.artifact.manifest
+    programs = [program_figures(program) for program in network.programs]
+    first = {key: value for key, value in programs[0].items() if key != "target"}
+    return {
+        **first,
+        "dtype": manifest.dtype,
+        "opt": manifest.opt,
+        "disabled": list(manifest.disabled),
+        "weight_bytes": manifest.weights_bytes,
+        "targets": [program.target for program in network.programs],
+        "programs": programs,
+    }
+
+
+def program_figures(program: ProgramSpec) -> dict[str, Any]:
+    """Counts and bytes of the launches for one target; spills are summed over its kernels."""
+    binaries = [kernel.binary for kernel in program.kernels if kernel.binary is not None]
+    return {
+        "target": program.target,
+        "kernels": len(program.kernels),
+        "launches": len(program.launches),
+        "arena_bytes": program.arena_bytes,
+        "arena_lower_bound": program.arena_lower_bound,
+        "traffic_bytes": sum(traffic_bytes(launch) for launch in program.launches),
+        "spill_bytes": sum(binary.spill_bytes for binary in binaries),
+        "predicted_us": sum(launch.predicted_us for launch in program.launches),
+    }
+
+
+def outputs(results: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Shape, dtype, least, largest and mean element of each output; NaN where there is none."""
+    return {name: _described(array) for name, array in results.items()}
+
+
+def _described(array: np.ndarray) -> dict[str, Any]:
+    wide = array.astype(np.float64)
+    with np.errstate(all="ignore"):
+        figures = (wide.min(), wide.max(), wide.mean()) if wide.size else (np.nan,) * 3
+    least, largest, mean = (float(figure) for figure in figures)
+    return {"shape": list(array.shape), "dtype": array.dtype.name, "min": least, "max": largest, "mean": mean}
+
+
+def profiled(engine: Engine, inputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Time of each launch of one run. Raises `DeviceError` on a device without launches."""
+    if engine.device == "interpreter":
+        ordered = [inputs[spec.name] for spec in engine.inputs]
+        times = [1e6 * seconds for seconds in engine.executor.run_timed(ordered)[1]]  # type: ignore[attr-defined]
+    else:
+        times = engine.profile(inputs)
+    program = engine.program
+    assert program is not None
+    return [
+        {
+            "launch": index,
+            "kernel": program.kernels[launch.kernel].name,
+            "origins": list(launch.origins),
+            "microseconds": microseconds,
+        }
+        for index, (launch, microseconds) in enumerate(zip(program.launches, times, strict=True))
+    ]
+
+
+def find_kernels(
+    model: str, choices: Choices, target: str, name: str | None, progress: Progress | None
+) -> list[Kernel]:
+    """The kernels of a compiled network or of a model, or just the one of that name.
+
+    Of a kernel that the compiler refuses there is still the listing, when it is asked for by name.
+
+    Raises:
+        UsageError: no such kernel, or no such target.
+    """
+    if is_compiled(model):
+        return chosen(_of_targets(load(model), choices, model), name)
+    plan = make_plan(model, choices, target, "fp16")
+    try:
+        return chosen(compile_network(plan, progress).kernels, name)
+    except errors.CompileError:
+        if name is None:
+            raise
+        return chosen(planned_kernels(plan), name)
+
+
+def chosen(kernels: list[Kernel], name: str | None) -> list[Kernel]:
+    """All kernels, or the one of that name. Raises `UsageError`."""
+    if name is None:
+        return kernels
+    found = [kernel for kernel in kernels if kernel.name == name]
+    if not found:
+        raise errors.one_of(name, [kernel.name for kernel in kernels], "kernel")
+    return found
+
+
+def _of_targets(network: CompiledNetwork, choices: Choices, file: str) -> list[Kernel]:
+    """The kernels of a compiled network, of all its targets or of those asked for."""
+    Choices(None, choices.dtype, choices.batch, choices.opt, choices.disable, choices.only).refuse(file)
+    if choices.target is None:
+        return network.kernels
+    present = {program.target: {kernel.name for kernel in program.kernels} for program in network.programs}
+    wanted = choices.target.split(",")
+    for target in wanted:
+        if target not in present:
+            raise errors.one_of(target, present, "target of this file")
+    names = set().union(*(present[target] for target in wanted))
+    return [kernel for kernel in network.kernels if kernel.name in names]
+
+
+def planned_kernels(plan: Plan) -> list[Kernel]:
+    """The kernels of a plan as they are before they are compiled: without figures."""
+    found: dict[str, Kernel] = {}
+    for program in plan.programs:
+        for launch in program.launches:
+            kernel, region = launch.kernel, launch.work.region
+            origins, runs = plan.origins(launch.work), 1
+            if (known := found.get(kernel.name)) is not None:
+                origins, runs = tuple(dict.fromkeys((*known.origins, *origins))), known.launches + 1
+            equation, tile = launch.work.problem.equation, launch.tile.reason
+            found[kernel.name] = Kernel(kernel.name, origins, region.rules, equation, tile, runs, kernel.source, {})
+    return list(found.values())
+
+
+def kernel_row(kernel: Kernel) -> dict[str, Any]:
+    """A kernel as JSON."""
+    return {
+        "name": kernel.name,
+        "origins": list(kernel.origins),
+        "rules": list(kernel.rules),
+        "equation": kernel.equation,
+        "tile": kernel.tile,
+        "launches": kernel.launches,
+        "source": kernel.source,
+        "targets": {target: dict(figures) for target, figures in kernel.targets.items()},
+    }

@@ -1,0 +1,119 @@
+"""A graph as it is after a pass, as text or as a picture."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .. import errors
+from ..ir import Graph, print_graph
+from ..passes import CANONICAL_PASSES, Switches, fuse
+from ..plan import Options, Plan, optimise
+from ..runtime.manifest import ProgramSpec
+from ..runtime.network import CompiledNetwork, load, traffic_bytes
+from ..runtime.numpy_executor import stored_graph
+from .models import Choices, is_compiled, make_plan, read_graph
+from .picture import Step, draw
+
+FIRST, LAST = "import", "fuse"
+STAGES = (FIRST, *(step.name for step in CANONICAL_PASSES), LAST)
+"""What `--after` takes, in the order in which the passes run."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A graph after a pass. steps: the launches of each region, where kernels are known."""
+
+    after: str
+    graph: Graph
+    title: str
+    steps: Mapping[int, Sequence[Step]] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        return print_graph(self.graph)
+
+
+def read_stage(model: str, choices: Choices, after: str | None, target: str, pictured: bool) -> Stage:
+    """The graph of MODEL after a pass. pictured: with the kernels, which the text does not need.
+
+    Raises:
+        UsageError: an unknown pass, or an early one of a compiled network.
+    """
+    if after is not None and after not in STAGES:
+        raise errors.one_of(after, STAGES, "pass")
+    if is_compiled(model):
+        return _of_compiled(model, choices, after)
+    if after in (None, LAST) and pictured:
+        plan = make_plan(model, choices, target, "fp16")
+        return Stage(LAST, plan.graph, _title(plan.graph, LAST), planned_steps(plan))
+    switches = Switches.parse(choices.opt or "fuse", choices.disable or (), choices.only)
+    options = Options(batch=choices.batch or 1, dtype=choices.dtype or "fp16", switches=switches)
+    graph = graph_after(read_graph(model, choices.batch), options, after or LAST)
+    return Stage(after or LAST, graph, _title(graph, after or LAST))
+
+
+def graph_after(graph: Graph, options: Options, after: str) -> Graph:
+    """The graph after a pass of `STAGES`; where that pass is switched off, after those before it."""
+    wanted = STAGES.index(after)
+    kept: list[Graph] = []
+
+    def keep(name: str, now: Graph) -> None:
+        if STAGES.index(name) <= wanted:
+            kept[:] = [now.copy()]
+
+    canonical, _ = optimise(graph, options, keep)
+    return fuse(canonical, options.switches).graph if after == LAST else kept[0]
+
+
+def _of_compiled(model: str, choices: Choices, after: str | None) -> Stage:
+    Choices(None, choices.dtype, choices.batch, choices.opt, choices.disable, choices.only).refuse(model)
+    if after not in (None, LAST):
+        raise errors.stage_not_kept(str(after), model)
+    network = load(model)
+    programs = {program.target: program for program in network.programs}
+    if choices.target is not None and choices.target not in programs:
+        raise errors.one_of(choices.target, programs, "target of this file")
+    program = programs[choices.target] if choices.target is not None else network.plan
+    graph = stored_graph(network.artifact)
+    return Stage(LAST, graph, _title(graph, LAST), stored_steps(network, program))
+
+
+def _title(graph: Graph, after: str) -> str:
+    return f"{graph.name} after {after}"
+
+
+def planned_steps(plan: Plan) -> dict[int, list[Step]]:
+    """The launches of a plan's first target by region."""
+    found: dict[int, list[Step]] = defaultdict(list)
+    for launch in plan.programs[0].launches:
+        found[launch.work.region.id].append(
+            Step(
+                kernel=launch.kernel.name,
+                equation=launch.work.problem.equation,
+                rules=launch.work.region.rules,
+                tile=launch.tile.reason,
+                traffic_bytes=launch.traffic.activations + launch.traffic.weights,
+                source=launch.kernel.source,
+            )
+        )
+    return found
+
+
+def stored_steps(network: CompiledNetwork, program: ProgramSpec) -> dict[int, list[Step]]:
+    """The launches of a compiled program by region."""
+    found: dict[int, list[Step]] = defaultdict(list)
+    for launch in program.launches:
+        if launch.region is None:
+            continue
+        kernel = program.kernels[launch.kernel]
+        source = network.artifact.text(kernel.source)
+        moved = traffic_bytes(launch)
+        found[launch.region].append(Step(kernel.name, launch.equation, launch.rules, launch.tile, moved, source))
+    return found
+
+
+def drawn(stage: Stage, kind: str) -> str:
+    """The contents of a ``.txt``, ``.svg`` or ``.html`` file."""
+    return stage.text if kind == ".txt" else draw(stage.graph, stage.title, stage.steps, kind)
