@@ -1,11 +1,11 @@
 """Trains the network of the demo and exports it: writes digits.onnx and test.npz beside this file.
 
-Needs more than convc does: `pip install torch scikit-learn onnx`. Takes two minutes on two CPU cores. The files that it wrote are
+Needs more than convc does: `pip install torch scikit-learn onnx`. Takes two minutes on two CPU cores. What it wrote is
 in the repository, so nothing else needs this script.
 
 The data are the 1,797 handwritten digits of scikit-learn's `load_digits` (8x8 pixels; from the UCI machine learning
-repository, E. Alpaydin and C. Kaynak, 1998); 30 % of them, the same share of every digit, are kept for the test and seen
-by nothing before it.
+repository, E. Alpaydin and C. Kaynak, 1998); 30 % of them, the same share of every digit, are kept for the test and
+seen by nothing before it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,37 @@
+# `make demo` and `make test` do all the set-up: they need Python 3.11 or newer and a package index, and no GPU.
+
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+JOBS ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: demo test lint bench clean help
+
+help:  ## what there is to make
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+demo: $(STAMP)  ## compile a trained network and run its kernels on the test images
+	@$(BIN)/python examples/digits/demo.py
+
+test: lint  ## everything that can be tested without a GPU
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+
+lint: $(STAMP)  ## formatting, style and types
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## the figures of the README's benchmark section
+	$(BIN)/python bench/bench.py
+
+clean:  ## remove what was built, the environment included
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# Installed again when pyproject.toml changes; the sources are used where they are.
+$(STAMP): pyproject.toml
+	@"$(PYTHON)" -c 'import sys; sys.exit("convc needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	"$(PYTHON)" -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
