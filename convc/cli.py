@@ -42,7 +42,9 @@ class Settings:
 class Commands(click.Group):
     """The group of commands; every failure ends in one line on standard error and an exit status."""
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **_: Any) -> NoReturn:
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, prog_name: str | None = None, **_: Any
+    ) -> NoReturn:
         """Runs a command line and exits. ``args``: without the program's name; `sys.argv` where None."""
         given = list(sys.argv[1:] if args is None else args)
         settings = Settings()
@@ -158,7 +160,12 @@ def _batch(context: click.Context, parameter: click.Parameter, text: str | None)
         return None
     if text == "dynamic":
         raise errors.dynamic_batch()
-    if not (text.isascii() and text.isdigit() and int(text[:10]) > 0):
+    return _size(text)
+
+
+def _size(text: str) -> int:
+    """A batch of 1 or more, in at most nine digits."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
         raise errors.bad_batch(text)
     return int(text)
 
@@ -313,7 +320,7 @@ def show(model: str, after: str | None, output: str | None, as_json: bool, **giv
 @_options("model", "target", "dtype", "batch", "opt", "disable", "only", "json")
 def kernels(model: str, name: str | None, as_json: bool, **given: Any) -> None:
     """List the emitted kernels, with registers, shared memory, spills and tensor-core instructions."""
-    from .analysis import models, render, reports
+    from .analysis import render, reports
 
     with _progress() as progress:
         found = reports.find_kernels(model, _choices(given), DEFAULT_TARGET, name, progress)
@@ -349,11 +356,7 @@ def export(name: str, output: str, batch: str, opset: int, seed: int, as_json: b
     from .frontends.export import export_onnx
 
     _require_writable(output)
-    size: int | str = _batch(click.get_current_context(), click.Option(["--batch"]), batch) or 1
-    if not batch.isidentifier():
-        network = networks.build(name, batch=size, seed=seed)
-    else:
-        network = networks.build(name, batch=batch, seed=seed)
+    network = networks.build(name, batch=batch if batch.isidentifier() else _size(batch), seed=seed)
     export_onnx(network.graph, output, opset)
     report = {"name": name, "file": output, "batch": batch, "seed": seed, "opset": opset, "params": network.params}
     _print(as_json, report, lambda found: found["file"])

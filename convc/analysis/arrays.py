@@ -20,6 +20,7 @@ def random_inputs(inputs: Sequence[TensorSpec], seed: int = 0) -> dict[str, np.n
     random = np.random.default_rng(seed)
     arrays = {}
     for spec in inputs:
+        drawn: np.ndarray
         if spec.dtype.startswith(("fp", "bf")):
             drawn = random.standard_normal(spec.shape)
         else:

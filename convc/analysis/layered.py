@@ -37,7 +37,10 @@ class Layout:
 def arrange(
     graph: nx.DiGraph, sizes: Mapping[Hashable, tuple[float, float]], gap: float = 26.0, rise: float = 56.0
 ) -> Layout:
-    """The layout of an acyclic graph whose nodes have these (width, height). gap: between boxes; rise: between layers."""
+    """The layout of an acyclic graph.
+
+    sizes: width and height of each node. gap: between boxes. rise: between layers.
+    """
     layer = _layers(graph)
     proper = _with_bends(graph, layer)
     rows = _rows(proper, layer)

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 
 import jinja2
 import networkx as nx
@@ -19,6 +20,8 @@ from .layered import Point, arrange
 from .render import printable
 
 MARGIN = 24.0
+TITLE = 30.0
+"""Height that the title takes."""
 LINE = 15.0
 CHARACTER = 6.7
 """Width of a character of the boxes' text at 11 px, rounded up."""
@@ -117,7 +120,7 @@ def depict(graph: Graph, title: str, steps: Mapping[int, Sequence[Step]]) -> Pic
     quotient.add_nodes_from(boxes)
     quotient.add_edges_from(edges)
     layout = arrange(quotient, {key: (box.width, box.height) for key, box in boxes.items()})
-    picture = Picture(printable(title), layout.width + 2 * MARGIN, layout.height + 2 * MARGIN + 30)
+    picture = Picture(printable(title), layout.width + 2 * MARGIN, layout.height + 2 * MARGIN + TITLE)
     placed = {key: _moved(box, layout.centres[key]) for key, box in boxes.items()}
     picture.boxes = list(placed.values())
     picture.arrows = _arrows(graph, edges, placed, layout.paths)
@@ -184,16 +187,17 @@ def _lines(
         return (*lines, (nodes[0].op.lower(), "kernel"))
     equations = list(dict.fromkeys(step.equation for step in steps)) or [" · ".join(node.op.lower() for node in nodes)]
     for equation in equations[:3]:
-        lines += [(text, "equation") for text in textwrap.wrap(printable(equation), COLUMNS, max_lines=3, placeholder=" …")]
+        wrapped = textwrap.wrap(printable(equation), COLUMNS, max_lines=3, placeholder=" …")
+        lines += [(text, "equation") for text in wrapped]
     kernels = list(dict.fromkeys(step.kernel for step in steps))
     lines += [(f"{kernel}", "kernel") for kernel in kernels[:4]]
     if len(kernels) > 4:
         lines.append((f"and {len(kernels) - 4} more kernels", "kernel"))
-    return (*lines, ("a view: no kernel", "kernel")) if family == "no kernel" else tuple(lines)
+    return (*lines, ("no kernel needed", "kernel")) if family == "no kernel" else tuple(lines)
 
 
 def _moved(box: Box, centre: Point) -> Box:
-    x, y = centre[0] - box.width / 2 + MARGIN, centre[1] - box.height / 2 + MARGIN + 30
+    x, y = centre[0] - box.width / 2 + MARGIN, centre[1] - box.height / 2 + MARGIN + TITLE
     return Box(box.id, box.family, box.lines, box.layers, box.steps, x, y, box.width, box.height)
 
 
@@ -210,7 +214,8 @@ def _arrows(
         above, below = boxes[source], boxes[target]
         start = (above.x + above.width / 2, above.y + above.height)
         end = (below.x + below.width / 2, below.y)
-        points = [start, (start[0], start[1] + STEM), *((x + MARGIN, y + MARGIN + 30) for x, y in paths[source, target]), end]
+        bends = [(x + MARGIN, y + MARGIN + TITLE) for x, y in paths[source, target]]
+        points = [start, (start[0], start[1] + STEM), *bends, end]
         label = "" if value in labelled else _type_text(graph, value)
         labelled.add(value)
         arrows.append(Arrow(_curve(points), label, start[0] + 7, start[1] + 15))
@@ -225,7 +230,7 @@ def _type_text(graph: Graph, value: Value) -> str:
 def _curve(points: Sequence[Point]) -> str:
     """A path that leaves and enters boxes vertically."""
     parts = [f"M{points[0][0]:.1f} {points[0][1]:.1f}"]
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         if abs(x1 - x0) < 0.5:
             parts.append(f"L{x1:.1f} {y1:.1f}")
         else:

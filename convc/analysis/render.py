@@ -31,10 +31,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
     for row in rows:
         shown.add_row(*(printable(cell) for cell in row))
     width = shutil.get_terminal_size().columns if terminal else PLAIN_WIDTH
-    console = Console(file=io.StringIO(), width=width, force_terminal=terminal, markup=False, emoji=False, highlight=False)
-    console.print(shown)
-    printed: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in printed.splitlines()).strip("\n")
+    text = io.StringIO()
+    plain = {"markup": False, "emoji": False, "highlight": False}
+    Console(file=text, width=width, force_terminal=terminal, **plain).print(shown)  # type: ignore[arg-type]
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")
 
 
 def size(nbytes: float) -> str:
@@ -157,7 +157,7 @@ def listed_networks(networks: Sequence[dict[str, Any]]) -> str:
 def machine(report: dict[str, Any]) -> str:
     """What `convc doctor` says."""
     cache, works = report["cache"], report["works"]
-    gpus = [f"{gpu['name']} ({gpu['architecture']}, {gpu['multiprocessors']} multiprocessors)" for gpu in report["gpus"]]
+    gpus = [f"{gpu['name']} ({gpu['architecture']}, {gpu['multiprocessors']} SMs)" for gpu in report["gpus"]]
     rows: list[tuple[str, str]] = [
         ("convc", report["convc"]),
         ("Python", f"{report['python']} on {report['platform']}, {report['processors']} processors"),

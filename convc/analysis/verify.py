@@ -1,6 +1,6 @@
 """Verification: a compiled network against ONNX Runtime with its optimisations disabled.
 
-ONNX Runtime's default level is no reference: it merges an explicit zero padding into a max pooling, whose padding is −∞.
+ONNX Runtime's default level is no reference: it merges a zero padding into a max pooling, whose own padding is −∞.
 """
 
 from __future__ import annotations
