@@ -12,7 +12,7 @@ from .codegen.cache import KernelCache
 from .codegen.pool import Job, compile_kernels
 from .codegen.worker import Compiled, Request
 from .ir import Node, Value, print_graph
-from .ir.plan import PackedWeight
+from .ir.plan import PackedWeight, Tile
 from .ir.problem import Contraction, Operand
 from .passes.lowering.builder import pack_dense
 from .passes.tiling import ranked
@@ -141,8 +141,7 @@ def _without_spills(plan: Plan, program: TargetPlan, binaries: Binaries, attempt
     for launch in program.launches:
         tile, problem = launch.tile, launch.work.problem
         if binaries[program.target.name, launch.kernel.name].spill_bytes and isinstance(problem, Contraction):
-            area = tile.rows * tile.cols
-            smaller = [t for t in ranked(problem, program.target) if t.rows * t.cols < area]
+            smaller = [t for t in ranked(problem, program.target) if _held(t) < _held(tile)]
             if smaller:
                 tile, changed = smaller[0], True
         tiles.append(tile)
@@ -150,6 +149,11 @@ def _without_spills(plan: Plan, program: TargetPlan, binaries: Binaries, attempt
         return program
     work = [launch.work for launch in program.launches]
     return assemble(work, tiles, plan.layouts, program.target, plan.options)
+
+
+def _held(tile: Tile) -> int:
+    """What a tile keeps in registers, roughly: accumulators, and the addresses and values of a step of x."""
+    return tile.rows * (tile.cols + tile.depth)
 
 
 def _kernel_spec(program: TargetPlan, name: str, binaries: Binaries, blobs: dict[str, bytes]) -> KernelSpec:

@@ -20,6 +20,8 @@ LARGEST_BLOCK = 1 << 18
 """Most elements of a block in the interpreter: Triton's own limit is 2^20."""
 MIN_DOT = 16
 """Least extent of each side of `tl.dot`."""
+GATHERED_PER_THREAD = 16
+"""Most elements of x that a thread addresses one by one: each takes an address, a value and its mask in registers."""
 
 
 def choose(problem: Problem, target: Target) -> Tile:
@@ -74,7 +76,7 @@ def _row_range(rows: int, target: Target) -> tuple[int, int]:
 def _depths(problem: Contraction, steps: Steps, target: Target) -> Iterator[int]:
     widest = 1024 if target.is_interpreter else (128 if problem.compute.itemsize == 2 else 32)
     if steps.flat:
-        yield _ceil_power(steps.length)
+        yield max(MIN_DOT, _ceil_power(steps.length))
         return
     top = min(_ceil_power(steps.length), widest)
     yield from (depth for depth in _powers(MIN_DOT, top) if depth >= min(32, top))
@@ -88,8 +90,9 @@ def _fitting(
         if rows * cols <= LARGEST_BLOCK and max(rows, cols) * depth <= LARGEST_BLOCK:
             yield Tile(rows, cols, depth, num_warps=1, num_stages=1)
         return
-    warps = 8 if rows * cols >= 128 * 128 else 4
-    if rows * cols > _accumulator_limit(problem):
+    gathered = rows * depth if _is_gathered(problem, steps) else 0
+    warps = 8 if rows * cols >= 128 * 128 or gathered > GATHERED_PER_THREAD * 128 else 4
+    if rows * cols > _accumulator_limit(problem) or gathered > GATHERED_PER_THREAD * 256:
         return
     inner = steps.total(depth)
     for stages in (4, 3, 2):
@@ -99,6 +102,11 @@ def _fitting(
         return
     for split in _splits(inner):
         yield Tile(rows, cols, depth, warps, min(stages, max(2, inner // split)), split)
+
+
+def _is_gathered(problem: Contraction, steps: Steps) -> bool:
+    """Whether x is read element by element: its channels are not neighbours in memory, or a step crosses taps."""
+    return steps.flat or problem.x_depth != 1
 
 
 def _accumulator_limit(problem: Contraction) -> int:

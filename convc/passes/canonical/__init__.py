@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..pipeline import Pass
-from .affine import fold_batch_norm, fold_scale, fold_shift
+from .affine import expand_batch_norm, fold_batch_norm, fold_scale, fold_shift
 from .concat import nest_concat
 from .constants import fold_constants
 from .groups import merge_groups
@@ -16,6 +16,7 @@ PASSES = (
     Pass("fold-batch-norm", fold_batch_norm, rule="fold-batch-norm"),
     Pass("fold-scale", fold_scale, rule="fold-scale"),
     Pass("fold-shift", fold_shift, rule="fold-shift"),
+    Pass("expand-batch-norm", expand_batch_norm, rule="expand-batch-norm"),
     Pass("fold-pad", fold_pad, rule="fold-pad"),
     Pass("merge-groups", merge_groups, rule="merge-groups"),
     Pass("nest-concat", nest_concat, rule="nest-concat"),

@@ -44,6 +44,31 @@ def fold_batch_norm(graph: Graph) -> bool:
     return changed
 
 
+def expand_batch_norm(graph: Graph) -> bool:
+    """batch_norm(x) → x·s + t where no convolution takes it: two constants per channel instead of four, from float64.
+
+    Networks in narrower types than fp32 keep it whole, because their constants would be rounded to that type.
+    """
+    changed = False
+    for norm in graph.of_kind("BatchNormalization"):
+        x, *parameters = graph.inputs(norm)
+        arrays = [graph.constant(value) for value in parameters]
+        dtype = graph.type(x).dtype
+        if any(array is None for array in arrays) or dtype.itemsize < 4:
+            continue
+        scale, shift = _scale_and_shift([np.asarray(a, np.float64) for a in arrays], norm.attributes["epsilon"])
+        if not (np.isfinite(scale).all() and np.isfinite(shift).all()):
+            continue
+        shape = (-1, *(1 for _ in graph.type(x).shape[2:]))
+        factor = graph.add_constant(scale.reshape(shape).astype(dtype.numpy))
+        addend = graph.add_constant(shift.reshape(shape).astype(dtype.numpy))
+        scaled = graph.add("Mul", [x, factor], origins=norm.origins)
+        graph.replace(Value(norm.id), graph.add("Add", [scaled, addend], origins=norm.origins))
+        graph.remove(norm)
+        changed = True
+    return changed
+
+
 def _scale_and_shift(arrays: list[np.ndarray], epsilon: float) -> tuple[np.ndarray, np.ndarray]:
     gamma, beta, mean, variance = arrays
     with np.errstate(all="ignore"):

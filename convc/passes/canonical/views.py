@@ -7,11 +7,14 @@ import numpy as np
 from ...ir import Graph, Kind, Node, Value
 
 
+SIMPLIFIED = ("Reshape", "Transpose", "Slice", "Expand", "Cast", "Pad", "Concat", "MaxPool", "AveragePool")
+
+
 def simplify_views(graph: Graph) -> bool:
-    """reshape(reshape(x)) → reshape(x); transposes compose; a view or a cast that changes nothing goes away."""
+    """reshape(reshape(x)) → reshape(x); transposes compose; what changes nothing goes away."""
     changed = False
     for node in graph.nodes():
-        if node.id not in graph or node.op not in ("Reshape", "Transpose", "Slice", "Expand", "Cast", "Pad", "Concat"):
+        if node.id not in graph or node.op not in SIMPLIFIED:
             continue
         changed |= _drop_identity(graph, node) or _compose(graph, node)
     return changed
@@ -32,6 +35,9 @@ def _is_identity(node: Node) -> bool:
         return attributes["perm"] == tuple(range(len(attributes["perm"])))
     if node.op == "Slice":
         return not any(attributes["starts"]) and all(step == 1 for step in attributes["steps"])
+    if node.op in ("MaxPool", "AveragePool"):
+        ones = (*attributes["kernel_shape"], *attributes["strides"])
+        return all(one == 1 for one in ones) and not any(attributes["pads"])
     return True
 
 
