@@ -7,6 +7,7 @@ import os
 import queue
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,11 +28,15 @@ class Job:
 
 
 class _Worker:
-    """One compiling process."""
+    """One compiling process, with its temporary files below ``scratch``."""
 
-    def __init__(self) -> None:
+    def __init__(self, scratch: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "convc.codegen.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-m", "convc.codegen.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"TMPDIR": scratch},
+            process_group=0,  # Ctrl-C is for the process that asks, which then ends this one
         )
 
     def ask(self, request: Request) -> Reply:
@@ -87,7 +92,9 @@ def _compile_missing(missing: dict[str, Job]) -> Iterable[tuple[str, Job, Reply]
         return
     count = min(worker_count(), len(missing))
     workers: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-    everyone = [_Worker() for _ in range(count)]
+    # The workers' temporary files are ours to remove: a worker that is killed cannot.
+    scratch = tempfile.TemporaryDirectory(prefix="convc-", ignore_cleanup_errors=True)
+    everyone = [_Worker(scratch.name) for _ in range(count)]
     for worker in everyone:
         workers.put(worker)
 
@@ -101,7 +108,12 @@ def _compile_missing(missing: dict[str, Job]) -> Iterable[tuple[str, Job, Reply]
     pool = ThreadPoolExecutor(count)
     try:
         yield from pool.map(run, missing.items())
+    except BaseException:
+        for worker in everyone:
+            worker.process.kill()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         for worker in everyone:
             worker.close()
+        scratch.cleanup()
