@@ -981,7 +981,7 @@ def reader_gone() -> OutputError:
 
 def system_refused(error: OSError) -> OutputError:
     """Standard output, or another file of the system, that does not do what is asked of it."""
-    return OutputError(error.strerror or str(error), file=None if error.filename is None else str(error.filename))
+    return OutputError(f"the system refused: {error.strerror or error}", file=None if error.filename is None else str(error.filename))
 
 
 def unforeseen(error: BaseException) -> ConvcError:
