@@ -72,3 +72,10 @@ def same(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) ->
     for name, array in found.items():
         assert array.shape == expected[name].shape, name
         np.testing.assert_array_equal(array, expected[name].astype(array.dtype), err_msg=name)
+
+
+def conv(b: Builder, x: Value, weights: np.ndarray, *bias: np.ndarray, **attributes: Any) -> Value:
+    """A convolution with constant weights, stride 1 and no padding unless told."""
+    rank = weights.ndim - 2
+    defaults = {"strides": (1,) * rank, "pads": (0,) * 2 * rank, "dilations": (1,) * rank, "groups": 1}
+    return b.add("Conv", x, b.constant(weights), *map(b.constant, bias), **{**defaults, **attributes})

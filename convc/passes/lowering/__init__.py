@@ -81,9 +81,9 @@ def _lower_region(fused: FusedGraph, layouts: Layouts, mode: str, region: Region
 
 def _check_dtypes(fused: FusedGraph, region: Region, node: Node) -> None:
     """Arithmetic is compiled for floats up to fp32; copies for every type."""
-    if node.kind in (Kind.MOVEMENT, Kind.VIEW):
-        return
     graph = fused.graph
+    if node.kind in (Kind.MOVEMENT, Kind.VIEW) or [graph.node(id).op for id in region.nodes] == ["Copy"]:
+        return
     types = [type for id in region.nodes for type in graph.node(id).outputs]
     types += [graph.type(value) for id in region.nodes for value in graph.inputs(id)]
     for type in types:
