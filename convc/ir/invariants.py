@@ -147,9 +147,12 @@ def _alive(graph: Graph) -> Violations:
 
 
 def _folded(graph: Graph) -> Violations:
+    """A constant that is an output is copied into its buffer."""
     for node in _all(graph):
         inputs = graph.inputs(node)
-        if node.kind is not Kind.STRUCTURAL and inputs and all(_is_constant(graph, value) for value in inputs):
+        if node.op == "Copy" or node.kind is Kind.STRUCTURAL or not inputs:
+            continue
+        if all(_is_constant(graph, value) for value in inputs):
             yield node, f"{node.op} of constants"
 
 

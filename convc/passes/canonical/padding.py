@@ -12,9 +12,7 @@ def fold_pad(graph: Graph) -> bool:
         pad = graph.producer(graph.inputs(node)[0])
         if pad.op != "Pad" or not _foldable(pad, node):
             continue
-        rank = len(pad.attributes["pads"]) // 2
-        begins, ends = pad.attributes["pads"][2:rank], pad.attributes["pads"][rank + 2 :]
-        pads = tuple(a + b for a, b in zip((*begins, *ends), node.attributes["pads"], strict=True))
+        pads = _joined(pad, node)
         inputs = [graph.inputs(pad)[0], *graph.inputs(node)[1:]]
         attributes = {**node.attributes, "pads": pads}
         if node.op == "AveragePool":
@@ -31,9 +29,23 @@ def _foldable(pad: Node, node: Node) -> bool:
     rank = len(pads) // 2
     spatial_only = not any((*pads[:2], *pads[rank : rank + 2]))
     zeros = pad.attributes["mode"] == "constant" and pad.attributes["value"] == 0
-    if node.op == "AveragePool" and not _counts_padding(node):
+    if not (spatial_only and zeros):
         return False
-    return spatial_only and zeros
+    return node.op != "AveragePool" or (_counts_padding(node) and _smaller_than_window(_joined(pad, node), node))
+
+
+def _joined(pad: Node, node: Node) -> tuple[int, ...]:
+    """The spatial padding of both."""
+    rank = len(pad.attributes["pads"]) // 2
+    begins, ends = pad.attributes["pads"][2:rank], pad.attributes["pads"][rank + 2 :]
+    return tuple(a + b for a, b in zip((*begins, *ends), node.attributes["pads"], strict=True))
+
+
+def _smaller_than_window(pads: tuple[int, ...], pool: Node) -> bool:
+    """What a pooling demands of its padding."""
+    sizes = zip(pool.attributes["kernel_shape"], pool.attributes["dilations"], strict=True)
+    spans = [(size - 1) * dilation + 1 for size, dilation in sizes]
+    return all(padding < span for padding, span in zip(pads, (*spans, *spans), strict=True))
 
 
 def _counts_padding(pool: Node) -> bool:

@@ -1,0 +1,60 @@
+"""Random networks: every optimisation level, rule and numeric mode computes the same numbers, exactly."""
+
+from __future__ import annotations
+
+import pytest
+from compiled import evaluate, run, same
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_graphs import RandomNetwork
+
+from convc.ir.invariants import check
+from convc.passes import RULES
+from convc.plan import Options, make_plan
+
+pytestmark = pytest.mark.usefixtures("interpreters")
+SEEDS = st.integers(0, 10**6)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("opt", ["none", "fold", "fuse"])
+@settings(settings.get_profile("shared-process"), max_examples=3)
+@given(SEEDS)
+def test_levels_and_modes_agree(opt: str, dtype: str, seed: int) -> None:
+    network = RandomNetwork(seed, 24)
+    same(run(network.graph, network.inputs, opt=opt, dtype=dtype), evaluate(network.graph, network.inputs))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@settings(settings.get_profile("shared-process"), max_examples=2)
+@given(SEEDS)
+def test_without_one_rule(rule: str, seed: int) -> None:
+    network = RandomNetwork(seed, 24)
+    same(run(network.graph, network.inputs, disable=rule, dtype="fp16"), evaluate(network.graph, network.inputs))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_with_one_rule_only(rule: str) -> None:
+    network = RandomNetwork(len(rule), 24)
+    same(run(network.graph, network.inputs, only=rule, dtype="fp16"), evaluate(network.graph, network.inputs))
+
+
+@settings(settings.get_profile("shared-process"), max_examples=3)
+@given(SEEDS)
+def test_the_numpy_executor_agrees(seed: int) -> None:
+    network = RandomNetwork(seed, 24)
+    found = run(network.graph, network.inputs, device="numpy", dtype="bf16")
+    same(found, evaluate(network.graph, network.inputs))
+
+
+@settings(settings.get_profile("shared-process"), max_examples=8)
+@given(SEEDS)
+def test_passes_keep_the_invariants_and_the_user_s_graph(seed: int) -> None:
+    network = RandomNetwork(seed, 40)
+    before = network.graph.copy()
+    plan = make_plan(network.graph, Options(("interpreter",), "fp32", verify_passes=True))
+    assert network.graph == before, "the graph that was given is not changed"
+    check(plan.graph)
+    covered = sorted(node for region in plan.fused.regions for node in region.nodes)
+    computed = [n.id for n in plan.graph.nodes() if n.op not in ("Input", "Constant", "Output")]
+    assert covered == sorted(computed), "every operator belongs to exactly one region"
