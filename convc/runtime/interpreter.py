@@ -11,6 +11,7 @@ import mmap
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 
 import numpy as np
@@ -54,12 +55,13 @@ class InterpreterExecutor:
 
     def _start(self, artifact: Artifact, program: ProgramSpec, sizes: dict[str, int]) -> None:
         environment = os.environ | {"TRITON_INTERPRET": "1"}
+        self._said = tempfile.TemporaryFile()  # a pipe that nobody reads would block the child once it is full
         command = [sys.executable, "-m", "convc.runtime.interpreter_worker"]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._said,
             env=environment,
             pass_fds=[shared.descriptor for shared in self._buffers.values()],
         )
@@ -112,8 +114,8 @@ class InterpreterExecutor:
         if isinstance(reply, Finished):
             return reply
         if reply is None:
-            assert self._process.stderr is not None
-            said = self._process.stderr.read().decode(errors="replace").strip().splitlines()
+            self._said.seek(0)
+            said = self._said.read().decode(errors="replace").strip().splitlines()
             raise errors.interpreter_failed(None, said[-1] if said else "the process ended")
         launch = self._program.launches[reply.step] if reply.step >= 0 else None
         raise errors.interpreter_failed(", ".join(launch.origins) if launch else None, reply.reason)
@@ -121,10 +123,11 @@ class InterpreterExecutor:
     def close(self) -> None:
         """Ends the child and gives the buffers back."""
         if self._process is not None:
-            for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            for stream in (self._process.stdin, self._process.stdout):
                 if stream is not None:
                     stream.close()
             self._process.wait()
+            self._said.close()
             self._process = None
         for shared in self._buffers.values():
             shared.close()
