@@ -1,36 +1,17 @@
-"""Running commands in this process, and small models for them."""
+"""Running commands in this process, and what they run on."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import onnx
 import pytest
+from cli_support import Ran, Run, save_model
 from click.testing import CliRunner
-from onnx import TensorProto, helper
+from onnx import helper
 
 from convc.cli import main
-
-
-@dataclass
-class Ran:
-    """A command that ended: its exit status and what it printed."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """The one JSON object on standard output."""
-        return json.loads(self.out)
-
-
-Run = Callable[..., Ran]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -69,15 +50,6 @@ def gpu_artifact(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     ran = run("compile", "zoo:convnetjs_cifar10", "-o", path, "--target", "sm_90,interpreter", "--json")
     assert ran.status == 0, ran.err
     return path, ran.json
-
-
-def save_model(path: Path, nodes: list[onnx.NodeProto], shape: list[int | str], domains: tuple[str, ...] = ()) -> Path:
-    """A model from x to y, both fp32 of one shape."""
-    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
-    graph = helper.make_graph(nodes, "small", tensors[:1], tensors[1:])
-    opsets = [helper.make_opsetid("", 17), *(helper.make_opsetid(domain, 1) for domain in domains)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
-    return path
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from conftest import Run, save_model
+from cli_support import Run, save_model
 from onnx import helper
 
 import convc
@@ -48,8 +48,8 @@ class TestCompile:
 
     def test_rules_are_switched(self, run: Run, tmp_path: Path) -> None:
         def launches(*options: str) -> int:
-            output = tmp_path / "x.convc"
-            return run("compile", "zoo:lenet5", "-o", output, "--target", "interpreter", "--json", *options).json["launches"]
+            fixed = ("-o", tmp_path / "x.convc", "--target", "interpreter", "--json")
+            return run("compile", "zoo:lenet5", *fixed, *options).json["launches"]
 
         fused, unfused = launches(), launches("--opt", "none")
         assert fused < unfused

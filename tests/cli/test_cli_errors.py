@@ -1,4 +1,4 @@
-"""Unusable input and usage: one line on standard error, one JSON object where asked for, exit status 2, no file left."""
+"""Unusable input and usage: one line on standard error, a JSON object where asked for, exit status 2, no file left."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Run, save_model
+from cli_support import Run, save_model
 from onnx import helper
 
 import convc
@@ -228,7 +228,7 @@ class TestOptions:
 
     @pytest.mark.parametrize(
         "words",
-        [[], ["frobnicate"], ["compile"], ["compile", "zoo:lenet5"], ["run", "a", "b"], ["show", "zoo:lenet5", "--magic"]],
+        [[], ["frobnicate"], ["compile"], ["compile", "zoo:lenet5"], ["run", "a", "b"], ["show", "zoo:x", "--magic"]],
     )
     def test_usage(self, run: Run, words: list[str]) -> None:
         ran = run(*words)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import networkx as nx
 import pytest
-from conftest import Run, save_model
+from cli_support import Run, save_model
 from onnx import helper
 
 import convc
