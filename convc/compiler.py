@@ -92,9 +92,7 @@ def compile_plan(plan: Plan, cache: KernelCache | None = None, progress: Progres
 Binaries = dict[tuple[str, str], Compiled]
 
 
-def _compile(
-    plan: Plan, cache: KernelCache | None, progress: Progress | None
-) -> tuple[list[TargetPlan], Binaries]:
+def _compile(plan: Plan, cache: KernelCache | None, progress: Progress | None) -> tuple[list[TargetPlan], Binaries]:
     """Compiles all targets' kernels; tiles whose kernels spill registers are replaced by the next best."""
     programs = list(plan.programs)
     binaries: Binaries = {}
@@ -185,9 +183,7 @@ def _parameter(name: str, type: str, aligned: bool) -> Parameter:
 
 
 # -- launches ---------------------------------------------------------------------------------------------------------
-def _program_spec(
-    plan: Plan, program: TargetPlan, kernels: tuple[KernelSpec, ...], weights: _Weights
-) -> ProgramSpec:
+def _program_spec(plan: Plan, program: TargetPlan, kernels: tuple[KernelSpec, ...], weights: _Weights) -> ProgramSpec:
     index = {kernel.name: position for position, kernel in enumerate(kernels)}
     launches = tuple(
         _launch_spec(plan, program, number, index[launch.kernel.name], weights)
@@ -275,7 +271,8 @@ def pack(array: np.ndarray, packed: PackedWeight) -> np.ndarray:
 def _unread_constants(plan: Plan) -> list[PackedWeight]:
     """Constants that no kernel reads but the graph's text refers to."""
     read = {packed.source for packed in packed_weights(plan)}
-    rest = [node for node in plan.graph.of_kind("Constant") if node.array.size > INLINE_CONSTANT and node.id not in read]
+    large = [node for node in plan.graph.of_kind("Constant") if node.array.size > INLINE_CONSTANT]
+    rest = [node for node in large if node.id not in read]
     return [pack_dense(Value(node.id), node.array.shape, node.outputs[0].dtype) for node in rest]
 
 

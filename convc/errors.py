@@ -885,11 +885,10 @@ def broken_invariant(stage: str, invariant: str, label: str | None, found: str) 
 
 
 # -- compiling --------------------------------------------------------------------------------------------------------
-def kernel_failed(label: str, kernel: str, capability: int, reason: str) -> CompileError:
+def kernel_failed(label: str, kernel: str, capability: int, reason: str, source: object) -> CompileError:
     """Triton or ptxas refused a kernel."""
     return CompileError(
-        f"kernel {kernel} did not compile for sm_{capability}: {reason}; its source: convc kernels MODEL --name {kernel}",
-        node=label,
+        f"kernel {kernel} did not compile for sm_{capability}: {reason}; its source is kept in {source}", node=label
     )
 
 
@@ -981,7 +980,8 @@ def reader_gone() -> OutputError:
 
 def system_refused(error: OSError) -> OutputError:
     """Standard output, or another file of the system, that does not do what is asked of it."""
-    return OutputError(f"the system refused: {error.strerror or error}", file=None if error.filename is None else str(error.filename))
+    file = None if error.filename is None else str(error.filename)
+    return OutputError(f"the system refused: {error.strerror or error}", file=file)
 
 
 def unforeseen(error: BaseException) -> ConvcError:

@@ -16,8 +16,20 @@ from .ir.dims import DimLike
 from .ir.journal import Journal
 from .ir.plan import FusedGraph, Layouts, PackedWeight, Tile
 from .ir.problem import Operand
-from .passes import CANONICAL_PASSES, Arena, Context, Switches, Work, choose, fuse, lower, place, plan_arena
-from .passes import run_passes, traffic
+from .passes import (
+    CANONICAL_PASSES,
+    Arena,
+    Context,
+    Switches,
+    Work,
+    choose,
+    fuse,
+    lower,
+    place,
+    plan_arena,
+    run_passes,
+    traffic,
+)
 from .passes.layout import STORAGE
 from .passes.traffic import Traffic
 from .targets import Target, target
@@ -29,8 +41,8 @@ Progress = Callable[[str, int, int], None]
 class Options:
     """What to plan for.
 
-    targets: names of `convc.targets`. dtype: fp32, tf32, fp16 or bf16: how fp32 tensors are stored and multiplied; sums are
-    kept in fp32. batch: size of a symbolic first dimension. switches: optimisation level and rules.
+    targets: names of `convc.targets`. dtype: fp32, tf32, fp16 or bf16: how fp32 tensors are stored and multiplied; sums
+    are kept in fp32. batch: size of a symbolic first dimension. switches: optimisation level and rules.
     """
 
     targets: tuple[str, ...] = ("sm_90",)
@@ -121,7 +133,9 @@ def bind_batch(graph: Graph, batch: int) -> Graph:
     return bound
 
 
-def optimise(graph: Graph, options: Options, after: Callable[[str, Graph], None] | None = None) -> tuple[Graph, Journal]:
+def optimise(
+    graph: Graph, options: Options, after: Callable[[str, Graph], None] | None = None
+) -> tuple[Graph, Journal]:
     """The canonical graph of a network for a batch size, and what the passes did. ``graph`` is not changed."""
     bound = bind_batch(graph, options.batch)
     context = Context(options.switches, options.verify_passes, after=after)

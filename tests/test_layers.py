@@ -1,6 +1,6 @@
 """Rooms and floors: which part of convc may import which, by the syntax trees of all modules.
 
-Imports inside functions and under ``TYPE_CHECKING`` count too. ``errors`` and ``version`` are open to all.
+Imports inside functions and under ``TYPE_CHECKING`` count too. ``errors``, ``version`` and ``workers`` are open to all.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     # room: (rooms of convc that it may import, packages that it may import)
     "errors": (set(), set()),
     "version": (set(), set()),
+    "workers": (set(), {"msgspec"}),
     "ir": (set(), CORE | {"networkx"}),
     "frontends": ({"ir"}, CORE | {"networkx", "onnx", "google"}),  # google.protobuf is what onnx stands on
     "targets": ({"ir"}, CORE),
@@ -71,7 +72,7 @@ def imported(module: str, path: Path) -> Iterator[tuple[int, str]]:
 def allowed(module: str) -> tuple[set[str], set[str]]:
     rooms, packages = ROOMS[room(module)]
     more_rooms, more_packages = EXCEPTIONS.get(module, (set(), set()))
-    return {room(module), "errors", "version"} | rooms | more_rooms, packages | more_packages
+    return {room(module), "errors", "version", "workers"} | rooms | more_rooms, packages | more_packages
 
 
 def violations(module: str, path: Path) -> list[str]:

@@ -179,7 +179,7 @@ def _lines(
     nodes: Sequence[Node], layers: Sequence[str], steps: Sequence[Step], family: str
 ) -> tuple[tuple[str, str], ...]:
     """The text of a box: the layers, the equations (the operators where there is no kernel), and the kernels."""
-    shown = [name if len(name) <= COLUMNS else f"…{name[1 - COLUMNS:]}" for name in layers[:NAMES_SHOWN]]
+    shown = [name if len(name) <= COLUMNS else f"…{name[1 - COLUMNS :]}" for name in layers[:NAMES_SHOWN]]
     more = [f"and {len(layers) - NAMES_SHOWN} more"] if len(layers) > NAMES_SHOWN else []
     names = textwrap.wrap(", ".join([*shown, *more]), COLUMNS) or [nodes[0].op]
     lines = [(text, "name") for text in names]

@@ -1,7 +1,8 @@
 """Compiled kernels on disk, by content.
 
 A key is the hash of everything that decides the code: source, parameters, target, schedule and versions. An entry
-holds the hash of its own bytes: a damaged one is dropped and compiled again. A cache that cannot be written is done without.
+holds the hash of its own bytes: a damaged one is dropped and compiled again. A cache that cannot be written is done
+without.
 """
 
 from __future__ import annotations
@@ -69,6 +70,17 @@ class KernelCache:
             if not self._complained:
                 LOG.warning("kernels are not cached: %s: %s", self.directory, error.strerror or error)
             self._complained = True
+
+    def keep_failed(self, request: Request) -> Path:
+        """Writes the source of a kernel that did not compile, for whoever looks into it; returns the file."""
+        folder = self.directory / "failed"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            folder = Path(tempfile.gettempdir())
+        path = folder / f"{request.name}.py"
+        path.write_text(request.source, encoding="utf-8")
+        return path
 
     def _path(self, key: str) -> Path:
         return self.directory / key[:2] / key

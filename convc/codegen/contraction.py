@@ -216,7 +216,7 @@ def _advance_lines(loop: _Loop) -> list[str]:
 
 def _step_lines(loop: _Loop) -> list[str]:
     """One step: load both operands, multiply and accumulate."""
-    problem, tile = loop.problem, loop.tile
+    problem = loop.problem
     moves_x = [scaled(tap.name, tap.x_stride) for tap in loop.outer]
     moves_w = [scaled(tap.name, tap.w_stride) for tap in loop.outer]
     if loop.walks_depth:

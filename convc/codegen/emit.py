@@ -96,13 +96,17 @@ def _operands(problem: Problem) -> list[Operand]:
 
 
 def _render(name: str, problem: Problem, tile: Tile, parts: Parts, parameters: list[tuple[str, str, bool]]) -> str:
-    text = environment().get_template("kernel.py.j2").render(
-        name=name,
-        equation=problem.equation,
-        description=_description(problem, tile, parameters),
-        parameters=[parameter for parameter, _, _ in parameters],
-        constants=parts.constants,
-        body=parts.body,
+    text = (
+        environment()
+        .get_template("kernel.py.j2")
+        .render(
+            name=name,
+            equation=problem.equation,
+            description=_description(problem, tile, parameters),
+            parameters=[parameter for parameter, _, _ in parameters],
+            constants=parts.constants,
+            body=parts.body,
+        )
     )
     return re.sub(r"\n{3,}(?=    )", "\n\n", text).rstrip() + "\n"
 

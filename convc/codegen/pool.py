@@ -13,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from .. import errors
+from ..workers import read_message, write_message
 from .cache import KernelCache
-from .worker import Compiled, Failed, Reply, Request, read_message, write_message
+from .worker import Compiled, Failed, Reply, Request
 
 Progress = Callable[[int, int], None]
 
@@ -79,7 +80,8 @@ def compile_kernels(
         progress(len(results), total)
     for key, job, reply in _compile_missing(missing):
         if isinstance(reply, Failed):
-            raise errors.kernel_failed(job.label, job.request.name, job.request.capability, reply.reason)
+            source = cache.keep_failed(job.request)
+            raise errors.kernel_failed(job.label, job.request.name, job.request.capability, reply.reason, source)
         cache.put(key, reply)
         results[key] = reply
         if progress:

@@ -1,21 +1,21 @@
 """The process that compiles kernels: requests come in on standard input, answers go out on standard output.
 
-Triton is imported here and nowhere else in the compiler. Messages are MessagePack, each behind its length in four bytes.
-Run as ``python -m convc.codegen.worker``.
+Triton is imported here and nowhere else in the compiler. Run as ``python -m convc.codegen.worker``.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, Any, Union
+from typing import IO, Union
 
 import msgspec
+
+from ..workers import load_function, read_message, write_message
 
 TENSOR_CORE = re.compile(r"^\s*(?:@%?\S+\s+)?(?:wgmma\.mma_async|mma\.sync|tcgen05\.mma)", re.MULTILINE)
 RESOURCES = re.compile(rb"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
@@ -56,21 +56,6 @@ class Failed(msgspec.Struct, tag="failed"):
 
 
 Reply = Union[Compiled, Failed]
-
-
-def write_message(stream: IO[bytes], message: Any) -> None:
-    """One message behind its length."""
-    data = msgspec.msgpack.encode(message)
-    stream.write(len(data).to_bytes(4, "little") + data)
-    stream.flush()
-
-
-def read_message(stream: IO[bytes], kind: Any) -> Any | None:
-    """The next message, or None at the end of the stream."""
-    head = stream.read(4)
-    if len(head) < 4:
-        return None
-    return msgspec.msgpack.decode(stream.read(int.from_bytes(head, "little")), type=kind)
 
 
 def main() -> None:
@@ -135,16 +120,6 @@ def _compile(request: Request, scratch: Path) -> Compiled:
         global_scratch_bytes=metadata.global_scratch_size,
         global_scratch_align=max(1, metadata.global_scratch_align),
     )
-
-
-def load_function(path: Path, source: str, name: str) -> Any:
-    """A function from source text. Triton reads the text again, so it is a file."""
-    path.write_text(source, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
 
 
 def inspect(cubin: bytes, path: Path) -> tuple[int, int]:

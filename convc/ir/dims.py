@@ -93,9 +93,7 @@ class Dim:
     def __mul__(self, other: object) -> DimLike:
         if not isinstance(other, (int, Dim)):
             return NotImplemented
-        products = [
-            (tuple(sorted(a + b, key=str)), x * y) for a, x in self.terms for b, y in _terms(other)
-        ]
+        products = [(tuple(sorted(a + b, key=str)), x * y) for a, x in self.terms for b, y in _terms(other)]
         return _collect(products)
 
     __rmul__ = __mul__

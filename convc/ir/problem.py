@@ -272,9 +272,7 @@ def collapse(problem: Problem, fixed: Sequence[int] = ()) -> Problem:
     return _rebuilt(problem, kept)
 
 
-def _mergeable(
-    problem: Problem, operands: Sequence[Operand], group: list[int], index: int, pinned: set[int]
-) -> bool:
+def _mergeable(problem: Problem, operands: Sequence[Operand], group: list[int], index: int, pinned: set[int]) -> bool:
     previous, dim = problem.dims[group[-1]], problem.dims[index]
     if previous.axis is not dim.axis or index in pinned or pinned & set(group):
         return False

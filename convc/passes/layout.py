@@ -40,9 +40,7 @@ def dense_strides(shape: Sequence[int], order: Sequence[int]) -> tuple[int, ...]
     return tuple(strides)
 
 
-def reshape_strides(
-    shape: Sequence[int], strides: Sequence[int], target: Sequence[int]
-) -> tuple[int, ...] | None:
+def reshape_strides(shape: Sequence[int], strides: Sequence[int], target: Sequence[int]) -> tuple[int, ...] | None:
     """Strides that view a strided tensor under another shape, or None where only a copy can.
 
     NumPy's own rule for reshaping without a copy, asked of an array of bytes that is imagined and never touched.

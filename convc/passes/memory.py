@@ -100,9 +100,7 @@ def _in_place_unions(problems: Sequence[Problem], layouts: Layouts) -> dict[int,
     return unions
 
 
-def _replaceable(
-    problem: Problem, operand: Operand, layouts: Layouts, last_use: dict[int, int], index: int
-) -> bool:
+def _replaceable(problem: Problem, operand: Operand, layouts: Layouts, last_use: dict[int, int], index: int) -> bool:
     """Whether the result may overwrite an operand: the same elements in the same places, read by the same program just
     before it writes, and never again by anybody."""
     if not isinstance(operand.source, Value) or operand.unravel or operand.bounds:

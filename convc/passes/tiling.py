@@ -38,11 +38,12 @@ def ranked(problem: Contraction, target: Target) -> list[Tile]:
     """All candidates, the cheapest first, with their predicted times."""
     steps = steps_of(problem)
     moved = traffic(problem).total
-    timed = []
+    timed: list[tuple[float, int, Tile]] = []
     for tile in _candidates(problem, steps, target):
         shape = Shape.of(problem, tile, steps.total(tile.depth))
         timed.append((contraction_seconds(shape, tile, target, moved), len(timed), tile))
-    return [replace(tile, predicted_us=round(seconds * 1e6, 3)) for seconds, _, tile in sorted(timed, key=lambda t: t[:2])]
+    timed.sort(key=lambda entry: entry[:2])
+    return [replace(tile, predicted_us=round(seconds * 1e6, 3)) for seconds, _, tile in timed]
 
 
 def _choose_contraction(problem: Contraction, target: Target) -> Tile:
@@ -82,9 +83,7 @@ def _depths(problem: Contraction, steps: Steps, target: Target) -> Iterator[int]
     yield from (depth for depth in _powers(MIN_DOT, top) if depth >= min(32, top))
 
 
-def _fitting(
-    problem: Contraction, steps: Steps, target: Target, rows: int, cols: int, depth: int
-) -> Iterator[Tile]:
+def _fitting(problem: Contraction, steps: Steps, target: Target, rows: int, cols: int, depth: int) -> Iterator[Tile]:
     """Tiles of this block size that the target's limits allow."""
     if target.is_interpreter:
         if rows * cols <= LARGEST_BLOCK and max(rows, cols) * depth <= LARGEST_BLOCK:
@@ -117,7 +116,8 @@ def _accumulator_limit(problem: Contraction) -> int:
 
 def _splits(steps: int) -> Iterator[int]:
     """Ways to split a reduction evenly."""
-    return (split for split in (1, 2, 3, 4, 6, 8, 9, 12, 16, 18) if (steps % split == 0 and steps // split >= 2) or split == 1)
+    yield 1
+    yield from (split for split in (2, 3, 4, 6, 8, 9, 12, 16, 18) if steps % split == 0 and steps // split >= 2)
 
 
 # -- memory-bound kernels ---------------------------------------------------------------------------------------------
@@ -148,7 +148,9 @@ def _choose_reduction(problem: AxisReduction, target: Target) -> Tile:
     rows = problem.extent(Axis.ROW)
     length = problem.extent(Axis.COL) if problem.family == "softmax" else math.prod(e for e, _ in problem.reduced)
     largest = LARGEST_BLOCK if target.is_interpreter else 4096
-    block_cols = _ceil_power(length) if problem.family == "softmax" else min(_ceil_power(length), _reduction_width(target))
+    block_cols = _ceil_power(length)
+    if problem.family != "softmax":
+        block_cols = min(block_cols, _reduction_width(target))
     fill = 1 if target.is_interpreter else max(1, rows // (2 * target.sms))
     wanted = _ceil_power(rows) if target.is_interpreter else min(_ceil_power(fill), 32)
     contiguous_rows = problem.x.strides and problem.x.strides[-1] == 1 and problem.family != "softmax"

@@ -10,4 +10,15 @@ from .engine import Engine
 from .executor import Executor
 from .network import CompiledNetwork, Kernel, load
 
-__all__ = ["Artifact", "CompiledNetwork", "Engine", "Executor", "Kernel", "build", "load", "pack_weights", "read", "write"]
+__all__ = [
+    "Artifact",
+    "CompiledNetwork",
+    "Engine",
+    "Executor",
+    "Kernel",
+    "build",
+    "load",
+    "pack_weights",
+    "read",
+    "write",
+]

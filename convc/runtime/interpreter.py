@@ -1,8 +1,8 @@
 """The interpreter executor: the emitted kernels in Triton's interpreter, on the plan's own arena and offsets.
 
 Interpreted and compiled kernels cannot share a process, so the kernels run in a child
-(`convc.runtime.interpreter_worker`). All buffers are shared memory: arrays are copied once into the input buffers and once
-out of the output buffers. The arena starts out filled with NaN, so that a read of something never written shows.
+(`convc.runtime.interpreter_worker`). All buffers are shared memory: arrays are copied once into the input buffers and
+once out of the output buffers. The arena starts out filled with NaN, so that a read of something never written shows.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from .. import errors
+from ..workers import read_message, write_message
 from .artifact import Artifact, load_weights
 from .dtypes import numpy_dtype
-from .interpreter_worker import Buffer, Finished, Reply, Setup, Step, read_message, write_message
+from .interpreter_worker import Buffer, Finished, Reply, Setup, Step
 from .manifest import BufferArgument, ProgramSpec, TensorSpec
 
 _POISON = 0xFF
@@ -55,7 +56,7 @@ class InterpreterExecutor:
 
     def _start(self, artifact: Artifact, program: ProgramSpec, sizes: dict[str, int]) -> None:
         environment = os.environ | {"TRITON_INTERPRET": "1"}
-        self._said = tempfile.TemporaryFile()  # a pipe that nobody reads would block the child once it is full
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (a pipe that nobody reads would block the child)
         command = [sys.executable, "-m", "convc.runtime.interpreter_worker"]
         self._process = subprocess.Popen(
             command,

@@ -1,23 +1,24 @@
 """The process that runs emitted kernels in Triton's interpreter, on buffers in shared memory.
 
 It is told once which buffers, kernels and launches there are, and then to run them, any number of times.
-Messages are MessagePack behind their length in four bytes. Run as ``python -m convc.runtime.interpreter_worker`` with
+Run as ``python -m convc.runtime.interpreter_worker`` with
 ``TRITON_INTERPRET=1``.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import mmap
 import os
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import IO, Any, Union
+from typing import Any, Union
 
 import msgspec
 import numpy as np
+
+from ..workers import load_function, read_message, write_message
 
 
 class Buffer(msgspec.Struct):
@@ -59,21 +60,6 @@ class Broken(msgspec.Struct, tag="broken"):
 
 
 Reply = Union[Finished, Broken]
-
-
-def write_message(stream: IO[bytes], message: Any) -> None:
-    """One message behind its length."""
-    data = msgspec.msgpack.encode(message)
-    stream.write(len(data).to_bytes(4, "little") + data)
-    stream.flush()
-
-
-def read_message(stream: IO[bytes], kind: Any) -> Any | None:
-    """The next message, or None at the end of the stream."""
-    head = stream.read(4)
-    if len(head) < 4:
-        return None
-    return msgspec.msgpack.decode(stream.read(int.from_bytes(head, "little")), type=kind)
 
 
 class Pointer:
@@ -129,7 +115,7 @@ class Program:
         self.memories = {b.name: mmap.mmap(b.descriptor, b.nbytes) for b in setup.buffers}
         self.bases = {name: _address(memory) for name, memory in self.memories.items()}
         self.setup = setup
-        self.kernels = [_load(folder, name, source) for name, source in setup.sources]
+        self.kernels = [load_function(folder / f"{name}.py", source, name) for name, source in setup.sources]
 
     def run(self, stop: int) -> Reply:
         """All launches, or those before ``stop``."""
@@ -156,16 +142,6 @@ class Program:
 
 def _address(memory: mmap.mmap) -> int:
     return int(np.frombuffer(memory, np.uint8).ctypes.data)
-
-
-def _load(folder: Path, name: str, source: str) -> Any:
-    path = folder / f"{name}.py"
-    path.write_text(source, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, name)
 
 
 def mend_bfloat16() -> None:

@@ -58,7 +58,7 @@ class CompiledNetwork:
         self._lock = threading.Lock()
 
     def __call__(self, /, *arrays: Any, **named: Any) -> Any:
-        """The output, or a dictionary of outputs by name where there are several. Raises `InputError`, `DeviceError`."""
+        """The output, or the outputs by name where there are several. Raises `InputError`, `DeviceError`."""
         return self._ready()(*arrays, **named)
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:

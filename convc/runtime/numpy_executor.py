@@ -69,8 +69,8 @@ def _with_logical_constants(graph: Graph) -> Graph:
 
     for node in graph.of_kind("Constant"):
         type = node.outputs[0]
-        array = node.array.reshape(tuple(int(dim) for dim in type.shape))  # type: ignore[arg-type]
-        graph.update(node, payload=Payload(array.astype(type.dtype.numpy, copy=False)))
+        shape: list[int] = [int(dim) for dim in type.shape]  # type: ignore[arg-type, misc]
+        graph.update(node, payload=Payload(node.array.reshape(shape).astype(type.dtype.numpy, copy=False)))
     return graph
 
 

@@ -6,7 +6,6 @@ import numpy as np
 
 from ...ir import Graph, Kind, Node, Value
 
-
 SIMPLIFIED = ("Reshape", "Transpose", "Slice", "Expand", "Cast", "Pad", "Concat", "MaxPool", "AveragePool")
 
 

@@ -223,9 +223,7 @@ def _right_operand(b: Builder, value: Value, transposed: bool) -> tuple[Value | 
     return packed, Placement(-1, b.compute, shape, packed.strides)
 
 
-def _matmul_dims(
-    b: Builder, a: _Matrix, m: _Matrix
-) -> tuple[list[IterDim], list[DimMap], list[int], list[int]]:
+def _matmul_dims(b: Builder, a: _Matrix, m: _Matrix) -> tuple[list[IterDim], list[DimMap], list[int], list[int]]:
     out = b.output_shape
     batch = len(out) - (a.free is not None) - (m.free is not None)
     axis = Axis.GROUP if any(extent > 1 for extent, _ in m.batch) else Axis.ROW

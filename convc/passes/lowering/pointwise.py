@@ -121,7 +121,7 @@ def _refinement(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, .
     fine: list[int] = []
     a, c = list(first), list(second)
     left, right = 1, 1
-    while a or c or left != right:
+    while a or c or left > 1 or right > 1:
         if left == 1 and a:
             left = a.pop()
             continue
@@ -134,8 +134,6 @@ def _refinement(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, .
         fine.append(part)
         left, right = left // part, right // part
     return tuple(reversed(fine))
-
-
 
 
 __all__ = ["dense_strides", "lower_concat", "lower_elementwise", "lower_pad", "lower_reshape"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ...ir.problem import Axis, AxisReduction, IterDim, Operand, collapse
 from .builder import Builder, DimMap, Refused
 
@@ -78,6 +76,6 @@ def lower_softmax(b: Builder) -> AxisReduction:
         output=b.output(),
         operands=tuple(b.operands),
         statements=tuple(b.statements),
-        x=Operand("x", source, placed.dtype, tuple(placed.strides[m.dim] for m in (*b.maps[:-1], b.maps[-1])), placed.offset),
+        x=Operand("x", source, placed.dtype, tuple(placed.strides[m.dim] for m in b.maps), placed.offset),
     )
-    return replace(collapse(problem))  # type: ignore[return-value,type-var]
+    return collapse(problem)  # type: ignore[return-value]

@@ -1,0 +1,37 @@
+"""What the child processes of convc share: messages over pipes, and functions from source text.
+
+A message is MessagePack behind its length in four bytes, little-endian.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+
+def write_message(stream: IO[bytes], message: Any) -> None:
+    """One message, at once."""
+    data = msgspec.msgpack.encode(message)
+    stream.write(len(data).to_bytes(4, "little") + data)
+    stream.flush()
+
+
+def read_message(stream: IO[bytes], kind: Any) -> Any | None:
+    """The next message, or None at the end of the stream."""
+    head = stream.read(4)
+    if len(head) < 4:
+        return None
+    return msgspec.msgpack.decode(stream.read(int.from_bytes(head, "little")), type=kind)
+
+
+def load_function(path: Path, source: str, name: str) -> Any:
+    """A function from source text. Triton reads the text again, so it is written to a file."""
+    path.write_text(source, encoding="utf-8")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
