@@ -24,7 +24,7 @@ lint: $(STAMP)  ## formatting, style and types
 	$(BIN)/mypy
 
 bench: $(STAMP)  ## the figures of the README's benchmark section
-	$(BIN)/python bench/bench.py
+	$(BIN)/python bench/bench.py $(ARGS)
 
 clean:  ## remove what was built, the environment included
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
