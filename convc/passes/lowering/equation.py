@@ -16,15 +16,17 @@ def equation(problem: Problem, node: Node) -> str:
         arguments = [_argument(problem, node, results, ref) for ref in statement.arguments]
         name = statement.operator.name
         if name in _INFIX and len(arguments) == 2:
-            results.append(f"({arguments[0]} {_INFIX[name]} {arguments[1]})")
+            text = f"({arguments[0]} {_INFIX[name]} {arguments[1]})"
         else:
-            results.append(f"{name.lower()}({', '.join(map(_bare, arguments))})")
+            text = f"{name.lower()}({', '.join(map(_bare, arguments))})"
+        # Shortened at once: a value that is read twice at every level doubles the text at every level.
+        results.append(_shortened(text))
     return "y = " + _shortened(_bare(results[-1] if results else _accumulator(problem, node)))
 
 
 def _bare(text: str) -> str:
     """Without the parentheses around an infix expression, which is the only text that begins with one."""
-    return text[1:-1] if text.startswith("(") else text
+    return text[1:-1] if text.startswith("(") and text.endswith(")") else text
 
 
 def _shortened(text: str) -> str:
