@@ -8,6 +8,7 @@ import re
 import shlex
 import tomllib
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_snippets_run_and_print_what_the_page_says(
 def test_every_prints_block_follows_a_runnable_one() -> None:
     for page in PAGES:
         marks = ["", *(block.mark for block in blocks(page) if block.mark)]
-        for before, mark in zip(marks, marks[1:], strict=False):
+        for before, mark in pairwise(marks):
             assert mark in ("runnable", "prints"), (page, mark)
             assert mark != "prints" or before == "runnable", page
 
