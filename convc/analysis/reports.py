@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,7 +124,12 @@ def _of_targets(network: CompiledNetwork, choices: Choices, file: str) -> list[K
         if target not in present:
             raise errors.one_of(target, present, "target of this file")
     names = set().union(*(present[target] for target in wanted))
-    return [kernel for kernel in network.kernels if kernel.name in names]
+    return [_only_for(kernel, wanted) for kernel in network.kernels if kernel.name in names]
+
+
+def _only_for(kernel: Kernel, targets: Sequence[str]) -> Kernel:
+    """A kernel with the figures of these targets alone."""
+    return replace(kernel, targets={name: kernel.targets[name] for name in targets if name in kernel.targets})
 
 
 def planned_kernels(plan: Plan) -> list[Kernel]:

@@ -44,10 +44,10 @@ def artifact(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def gpu_artifact(run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    """convnetjs_cifar10 compiled for sm_90 and the interpreter, with the JSON of that."""
+    """convnetjs_cifar10 compiled for two GPUs and the interpreter, with the JSON of that."""
     pytest.importorskip("triton", reason="kernels are compiled with Triton")
     path = tmp_path_factory.mktemp("compiled") / "cifar.convc"
-    ran = run("compile", "zoo:convnetjs_cifar10", "-o", path, "--target", "sm_90,interpreter", "--json")
+    ran = run("compile", "zoo:convnetjs_cifar10", "-o", path, "--target", "sm_90,sm_80,interpreter", "--json")
     assert ran.status == 0, ran.err
     return path, ran.json
 
