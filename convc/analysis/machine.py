@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -102,12 +103,9 @@ def look_at_cache() -> dict[str, Any]:
 
     directory = default_directory()
     sizes = []
-    for folder, _, files in os.walk(directory):
-        for name in files:
-            try:
-                sizes.append((Path(folder) / name).stat().st_size)
-            except OSError:
-                continue
+    for path in directory.glob("??/*"):
+        with suppress(OSError):  # another process may have dropped it
+            sizes.append(path.stat().st_size)
     return {"path": str(directory), "entries": len(sizes), "bytes": sum(sizes), "writable": _is_writable(directory)}
 
 
