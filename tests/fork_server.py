@@ -49,7 +49,7 @@ class ForkServer:
         self._process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])
         theirs.close()
 
-    def Popen(self, command: Sequence[str], *, pass_fds: Sequence[int], **_: Any) -> Forked:  # noqa: N802
+    def Popen(self, command: Sequence[str], *, pass_fds: Sequence[int], **_: Any) -> Forked:
         assert command[1:] == ["-m", "convc.runtime.interpreter_worker"]
         return Forked(self._socket, pass_fds)
 

@@ -144,6 +144,7 @@ class RandomNetwork(Builder):
 
     def any_like_but(self, x: Value, axis: int) -> Value:
         """A value that fits beside ``x`` in a concatenation."""
+
         def rest(value: Value) -> list[int]:
             return [extent for i, extent in enumerate(self.shape(value)) if i != axis]
 

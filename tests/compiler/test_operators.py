@@ -46,9 +46,7 @@ def windows(draw: st.DrawFn, most_pad: int | None = None) -> dict[str, Any]:
     if most_pad is not None:
         pads = tuple(min(pad, kernel[i % rank] - 1) for i, pad in enumerate(pads))
     reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    spatial = tuple(
-        max(1, r - pads[i] - pads[rank + i]) + draw(st.integers(0, 4)) for i, r in enumerate(reach)
-    )
+    spatial = tuple(max(1, r - pads[i] - pads[rank + i]) + draw(st.integers(0, 4)) for i, r in enumerate(reach))
     return {"spatial": spatial, "kernel": kernel, "strides": strides, "pads": pads, "dilations": dilations}
 
 
@@ -271,7 +269,9 @@ def step_of(random: np.random.Generator, op: str, shape: tuple[int, ...]) -> dic
     if op == "Transpose":
         return {"perm": tuple(int(axis) for axis in random.permutation(len(shape)))}
     if op == "Expand":
-        return {"shape": (2, *(3 if extent == 1 else extent for extent in shape))[-max(len(shape), 1) - (len(shape) < 4) :]}
+        return {
+            "shape": (2, *(3 if extent == 1 else extent for extent in shape))[-max(len(shape), 1) - (len(shape) < 4) :]
+        }
     if op == "Reshape":
         return {"shape": regrouped(random, shape)}
     starts, sizes, steps = [], [], []

@@ -34,7 +34,9 @@ def test_reshaped_strides_reach_the_same_elements_in_the_same_order(shape: tuple
     order = data.draw(st.permutations(range(len(shape))))
     outer = np.zeros([extent + data.draw(st.integers(0, 1)) for extent in shape]).transpose(order)
     steps = [data.draw(st.sampled_from([1, 2, -1])) for _ in order]
-    part = outer[tuple(slice(0, shape[a], s) if s > 0 else slice(None, None, s) for a, s in zip(order, steps, strict=True))]
+    part = outer[
+        tuple(slice(0, shape[a], s) if s > 0 else slice(None, None, s) for a, s in zip(order, steps, strict=True))
+    ]
     source, strides = part.shape, tuple(s // 8 for s in part.strides)
     target = regrouped(data, math.prod(source))
     found = reshape_strides(source, strides, target)

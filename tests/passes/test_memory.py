@@ -52,7 +52,9 @@ def live_ranges(plan: Plan, program: TargetPlan) -> dict[int, tuple[int, int]]:
 def overlaps(plan: Plan, program: TargetPlan) -> list[tuple[int, int, int]]:
     """Pairs of blocks that share bytes, and the launch where both are in use."""
     ranges, offsets = live_ranges(plan, program), program.arena.offsets
-    sizes = {b: plan.layouts.blocks[b].nbytes if b >= 0 else program.launches[-1 - b].kernel.workspace_bytes for b in ranges}
+    sizes = {
+        b: plan.layouts.blocks[b].nbytes if b >= 0 else program.launches[-1 - b].kernel.workspace_bytes for b in ranges
+    }
     found = []
     for a, (first, last) in ranges.items():
         for b, (begin, end) in ranges.items():

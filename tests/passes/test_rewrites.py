@@ -143,7 +143,10 @@ def test_a_convolution_that_others_read_is_left_alone(rewrite: Rewrite) -> None:
 def test_weights_or_biases_that_are_computed_decline(rewrite: Rewrite) -> None:
     b = Builder()
     x, attributes = image(b), {"strides": (1, 1), "pads": (0,) * 4, "dilations": (1, 1), "groups": 1}
-    for weights, bias in ((b.input(normal(6, 4, 1, 1)), b.constant(normal(6))), (b.constant(normal(6, 4, 1, 1)), b.input(normal(6)))):
+    for weights, bias in (
+        (b.input(normal(6, 4, 1, 1)), b.constant(normal(6))),
+        (b.constant(normal(6, 4, 1, 1)), b.input(normal(6))),
+    ):
         b.output(b.add("Mul", b.add("Conv", x, weights, bias, **attributes), b.constant(np.float32(2))))
         b.output(b.add("Add", b.add("Conv", x, weights, bias, **attributes), b.constant(np.float32(2))))
         b.output(norm(b, b.add("Conv", x, weights, bias, **attributes), 6))

@@ -1,0 +1,79 @@
+"""y = abs(conv(x, w) + bias)
+
+Over p=7 (row), q=7 (row), k=64 (col).
+x: fp16 tensor, strides p: 3584, q: 512
+w: fp16 weights, strides k: 1
+bias: fp32 weights, strides k: 1
+y: fp32 tensor, strides p: 7, q: 1, k: 49
+Tile: 64 rows x 64 columns x 32 deep, split-K 4, 4 warps, 3 stages.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def conv3x3_68689716(x, w, bias, y, partial, counters, steps):
+    ROWS: tl.constexpr = 49
+    BLOCK_ROWS: tl.constexpr = 64
+    BLOCK_COLS: tl.constexpr = 64
+    BLOCK_DEPTH: tl.constexpr = 32
+    pid = tl.program_id(0)
+    row = tl.arange(0, BLOCK_ROWS)
+    col = tl.arange(0, BLOCK_COLS)
+    row_ok = (row < ROWS)[:, None]
+    row = tl.minimum(row, ROWS - 1)  # rows past the end compute the last one again and are not stored
+    p = row // 7
+    q = row % 7
+    k = col
+
+    r_start = p - 1
+    r_inside = tl.zeros((BLOCK_ROWS,), tl.int32)  # bit r: that tap reads inside the input
+    for r in tl.static_range(3):
+        r_at = r_start + r
+        r_inside |= ((r_at >= 0) & (r_at < 7)).to(tl.int32) << r
+
+    s_start = q - 1
+    s_inside = tl.zeros((BLOCK_ROWS,), tl.int32)  # bit s: that tap reads inside the input
+    for s in tl.static_range(3):
+        s_at = s_start + s
+        s_inside |= ((s_at >= 0) & (s_at < 7)).to(tl.int32) << s
+
+    d = tl.arange(0, BLOCK_DEPTH)
+    x_tile = x + (p * 3584 + q * 512)[:, None] - 4096 + (d)[None, :]
+    w_tile = w + (d * 64)[:, None] + k[None, :]
+    acc = tl.zeros((BLOCK_ROWS, BLOCK_COLS), tl.float32)
+    first = tl.program_id(1) * steps
+    c = first % 16 * BLOCK_DEPTH
+    s = first // 16 % 3
+    r = first // 48
+    tl.assume(steps > 0)
+    for _ in range(steps):
+        inside = (((r_inside >> r) & (s_inside >> s)) & 1) != 0
+        a = tl.load(x_tile + (r * 3584 + s * 512 + c), mask=inside[:, None], other=0.0)
+        b = tl.load(w_tile + (r * 98304 + s * 32768 + c * 64))
+        acc = tl.dot(a, b, acc)
+        c += BLOCK_DEPTH
+        carry = (c >= 512).to(tl.int32)
+        c = tl.where(carry == 1, 0, c)
+        s += carry
+        carry = (s >= 3).to(tl.int32)
+        s = tl.where(carry == 1, 0, s)
+        r += carry
+
+    # The last of the 4 programs of this tile adds up all partial sums, always in the same order.
+    tile = pid
+    slot = tl.arange(0, BLOCK_ROWS)[:, None] * BLOCK_COLS + tl.arange(0, BLOCK_COLS)[None, :]
+    tl.store(partial + (tile * 4 + tl.program_id(1)) * (BLOCK_ROWS * BLOCK_COLS) + slot, acc)
+    tl.debug_barrier()
+    arrived = tl.atomic_add(counters + tile, 1, sem="acq_rel")
+    if arrived == 3:
+        tl.debug_barrier()
+        acc = tl.zeros((BLOCK_ROWS, BLOCK_COLS), tl.float32)
+        for part in range(4):
+            acc += tl.load(partial + (tile * 4 + part) * (BLOCK_ROWS * BLOCK_COLS) + slot, cache_modifier=".cg")
+        bias_tile = tl.load(bias + k[None, :])
+        v0 = acc + bias_tile
+        v1 = tl.abs(v0)
+        tl.store(y + (p * 7 + q)[:, None] + (k * 49)[None, :], v1.to(tl.float32), mask=row_ok)
+        tl.store(counters + tile, 0)

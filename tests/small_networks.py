@@ -1,0 +1,155 @@
+"""Small networks with the parts of the large ones, and one graph for each kind of kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from compiled import Builder, conv, integers
+
+from convc.frontends import dsl as nn
+from convc.frontends import zoo
+from convc.ir import Graph, Value
+
+
+def residual_block() -> Graph:
+    net = nn.Network("residual_block")
+    x = net.input(8, 8, 8).conv(16, 3, padding=1, bias=False).batch_norm().relu()
+    y = x.conv(32, 3, 2, 1, bias=False).batch_norm().relu().conv(32, 3, 1, 1, bias=False).batch_norm()
+    shortcut = x.conv(32, 1, 2, bias=False).batch_norm()
+    return net.output((y + shortcut).relu().global_avg_pool().dense(10).softmax()).graph
+
+
+def inception() -> Graph:
+    net = nn.Network("inception")
+    x = net.input(3, 8, 8).conv(16, 3, padding=1).relu().max_pool(2)
+    parts = [
+        x.conv(8, 1).relu(),
+        x.conv(8, 1).relu().conv(12, 3, padding=1).relu(),
+        x.max_pool(3, 1, 1).conv(4, 1).relu(),
+    ]
+    return net.output(nn.concat(parts).conv(8, 1).relu()).graph
+
+
+def separable_block() -> Graph:
+    net = nn.Network("separable_block")
+    x = net.input(3, 8, 8).conv(16, 3, 2, 1, bias=False).batch_norm().silu()
+    y = x.depthwise(3, padding=1, bias=False).batch_norm().silu()
+    gate = y.global_avg_pool().reshape(1, 16, 1, 1).conv(4, 1).silu().conv(16, 1).sigmoid()
+    return net.output(x + (y * gate).conv(16, 1, bias=False).batch_norm()).graph
+
+
+NETWORKS: dict[str, Callable[[], Graph]] = {
+    "residual_block": residual_block,
+    "inception": inception,
+    "separable_block": separable_block,
+    "lenet5": lambda: zoo.build("lenet5").graph,
+}
+
+
+def inside(b: Builder, *shape: int) -> Value:
+    """A tensor that a kernel wrote: channels-last, in the arena."""
+    return b.add("Neg", b.input(integers(np.random.default_rng(len(b.graph)), shape)))
+
+
+def weights(*shape: int) -> np.ndarray:
+    return integers(np.random.default_rng(sum(shape)), shape, 1)
+
+
+POOL: dict[str, Any] = {
+    "kernel_shape": (3, 3),
+    "strides": (2, 2),
+    "pads": (1,) * 4,
+    "dilations": (1, 1),
+    "ceil_mode": False,
+}
+
+
+def _conv3x3(b: Builder) -> Value:
+    y = conv(b, inside(b, 1, 32, 14, 14), weights(64, 32, 3, 3), weights(64), pads=(1,) * 4)
+    return b.add("Relu", b.add("Add", y, inside(b, 1, 64, 14, 14)))
+
+
+def _elementwise(b: Builder) -> Value:
+    x = inside(b, 1, 16, 6, 6)
+    gated = b.add("Mul", b.add("Sigmoid", b.add("Add", x, b.input(weights(16, 1, 1)))), x)
+    return b.add("Max", gated, inside(b, 1, 1, 6, 6))
+
+
+def _pool(op: str, shape: tuple[int, ...] = (1, 20, 11, 11), **attributes: Any) -> Callable[[Builder], Value]:
+    return lambda b: b.add(op, inside(b, *shape), **{**POOL, **attributes})
+
+
+def _pad(mode: str) -> Callable[[Builder], Value]:
+    return lambda b: b.add(
+        "Pad", inside(b, 2, 8, 5, 6), pads=(0, 0, 1, 2, 0, 0, 2, 1), mode=mode, value=0.5 * (mode == "constant")
+    )
+
+
+def _concat(b: Builder) -> Value:
+    return b.add("Concat", b.input(weights(1, 8, 6, 6)), inside(b, 1, 8, 6, 6), axis=1)
+
+
+def _reshape(b: Builder) -> Value:
+    return b.add("MatMul", b.add("Reshape", inside(b, 2, 6, 4, 5), shape=(12, 20)), b.input(weights(20, 3)))
+
+
+KERNELS: dict[str, tuple[str, Callable[[Builder], Value]]] = {
+    # case: (the kernel's first word, graph)
+    "conv3x3_bias_residual_relu": ("conv3x3", _conv3x3),
+    "conv1x1": ("conv1x1", lambda b: conv(b, inside(b, 1, 64, 14, 14), weights(128, 64, 1, 1))),
+    "conv7x7_stem": (
+        "conv7x7",
+        lambda b: conv(b, b.input(weights(1, 3, 64, 64)), weights(32, 3, 7, 7), strides=(2, 2), pads=(3,) * 4),
+    ),
+    "conv_split_k": (
+        "conv3x3",
+        lambda b: conv(b, inside(b, 1, 512, 7, 7), weights(64, 512, 3, 3), weights(64), pads=(1,) * 4),
+    ),
+    "conv_grouped": (
+        "conv3x3",
+        lambda b: conv(b, inside(b, 1, 64, 9, 9), weights(64, 32, 3, 3), groups=2, pads=(1,) * 4),
+    ),
+    "conv_dilated": (
+        "conv3x3",
+        lambda b: conv(b, inside(b, 1, 16, 9, 9), weights(24, 16, 3, 3), dilations=(2, 2), pads=(2,) * 4),
+    ),
+    "depthwise_multiplier": (
+        "depthwise",
+        lambda b: conv(b, inside(b, 1, 24, 9, 9), weights(48, 1, 3, 3), weights(48), groups=24, pads=(1,) * 4),
+    ),
+    "matmul_batched": ("matmul", lambda b: b.add("MatMul", inside(b, 3, 17, 33), inside(b, 3, 33, 20))),
+    "max_pool": ("max_pool", _pool("MaxPool")),
+    "average_pool_window": ("average_pool", _pool("AveragePool", pads=(0,) * 4, count_include_pad=False)),
+    "average_pool_valid": ("average_pool", _pool("AveragePool", count_include_pad=False)),
+    "average_pool_padded": (
+        "average_pool",
+        _pool("AveragePool", (1, 20, 10, 10), ceil_mode=True, count_include_pad=True),
+    ),
+    "lrn": ("lrn", lambda b: b.add("LRN", inside(b, 1, 16, 5, 5), size=5, alpha=1e-4, beta=0.75, bias=1.0)),
+    "softmax": ("softmax", lambda b: b.add("Softmax", inside(b, 3, 100), axis=1)),
+    "log_softmax_channels": ("log_softmax", lambda b: b.add("LogSoftmax", inside(b, 2, 10, 4, 4), axis=1)),
+    "global_average": (
+        "reduce_mean",
+        lambda b: b.add("ReduceMean", inside(b, 2, 40, 7, 7), axes=(2, 3), keepdims=True),
+    ),
+    "reduce_max": ("reduce_max", lambda b: b.add("ReduceMax", inside(b, 6, 50), axes=(1,), keepdims=False)),
+    "elementwise_chain": ("elementwise", _elementwise),
+    "copy_to_channels_last": (
+        "copy",
+        lambda b: b.add("Concat", b.input(weights(1, 6, 5, 5)), inside(b, 1, 6, 5, 5), axis=0),
+    ),
+    "copy_concat": ("copy", _concat),
+    "copy_reshape": ("copy", _reshape),
+    "pad_constant": ("pad", _pad("constant")),
+    "pad_reflect": ("pad", _pad("reflect")),
+    "pad_edge": ("pad", _pad("edge")),
+}
+
+
+def kernel_case(name: str) -> Builder:
+    """The graph of a case; its result is read by one more operator, so that it stays inside."""
+    b = Builder(name)
+    b.output(b.add("Abs", KERNELS[name][1](b)))
+    return b
