@@ -123,7 +123,7 @@ def _command_lines() -> list[tuple[str, str]]:
         for block in blocks(page):
             if block.language in ("sh", "bash", "console"):
                 lines = block.text.replace("\\\n", " ").splitlines()
-                found += [(page.name, line.removeprefix("$ ")) for line in lines if "convc " in line]
+                found += [(page.name, re.split(r" [|>] ?", line.removeprefix("$ "))[0]) for line in lines]
     return [(page, line) for page, line in found if line.startswith("convc ")]
 
 
