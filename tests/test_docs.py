@@ -118,13 +118,15 @@ def test_every_rule_has_its_section() -> None:
 
 
 def _command_lines() -> list[tuple[str, str]]:
+    """(page, line) for each call of convc in a shell block; in a console block, lines behind a prompt."""
     found = []
     for page in PAGES:
         for block in blocks(page):
-            if block.language in ("sh", "bash", "console"):
-                lines = block.text.replace("\\\n", " ").splitlines()
-                found += [(page.name, re.split(r" [|>] ?", line.removeprefix("$ "))[0]) for line in lines]
-    return [(page, line) for page, line in found if line.startswith("convc ")]
+            prompt = {"sh": "convc ", "console": "$ convc "}.get(block.language)
+            for line in block.text.replace("\\\n", " ").splitlines() if prompt else []:
+                if line.startswith(prompt):
+                    found.append((page.name, re.split(r" [|>] ?", line.removeprefix("$ "))[0]))
+    return found
 
 
 def test_commands_in_the_docs_exist() -> None:
