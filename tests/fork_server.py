@@ -20,18 +20,17 @@ PIPE = subprocess.PIPE
 class Forked:
     """What `InterpreterExecutor` uses of a ``subprocess.Popen``."""
 
-    def __init__(self, server: socket.socket, buffers: Sequence[int]) -> None:
+    def __init__(self, server: socket.socket, buffers: Sequence[int], error: int) -> None:
         request, self._requests = os.pipe()
         self._replies, reply = os.pipe()
-        self._errors, error = os.pipe()
         numbers = " ".join(map(str, buffers)).encode()
         socket.send_fds(server, [numbers or b"-"], [request, reply, error, *buffers])
-        for descriptor in (request, reply, error):
+        for descriptor in (request, reply):
             os.close(descriptor)
         server.recv(1)
         self.stdin = os.fdopen(self._requests, "wb")
         self.stdout = os.fdopen(self._replies, "rb")
-        self.stderr = os.fdopen(self._errors, "rb")
+        self.stderr = None
 
     def wait(self) -> int:
         return 0
@@ -49,9 +48,9 @@ class ForkServer:
         self._process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])
         theirs.close()
 
-    def Popen(self, command: Sequence[str], *, pass_fds: Sequence[int], **_: Any) -> Forked:
+    def Popen(self, command: Sequence[str], *, pass_fds: Sequence[int], stderr: Any, **_: Any) -> Forked:
         assert command[1:] == ["-m", "convc.runtime.interpreter_worker"]
-        return Forked(self._socket, pass_fds)
+        return Forked(self._socket, pass_fds, stderr.fileno())
 
     def close(self) -> None:
         self._socket.close()

@@ -26,7 +26,7 @@ def normal(*shape: int) -> np.ndarray:
 
 
 def applied(b: Builder, rewrite: Rewrite) -> Counter[str]:
-    """Operators after a rewrite that must fire and keep the results: weights are rounded to fp32 once, hence the bound."""
+    """Operators after a rewrite that must fire and keep the results: weights are rounded to fp32 once (the bound)."""
     expected = evaluate(b.graph, b.inputs)
     assert rewrite(b.graph)
     b.graph.prune()

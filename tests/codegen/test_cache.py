@@ -1,0 +1,89 @@
+"""The cache of compiled kernels: what its keys depend on, and what damage does."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from convc.codegen.cache import KernelCache
+from convc.codegen.pool import Job, compile_kernels
+from convc.codegen.worker import Compiled, Request
+from convc.errors import CompileError
+
+REQUEST = Request("relu", "source", (("x", "*fp16", True), ("n", "i32", False)), 90, 4, 3)
+CHANGES = {
+    "name": "elu",
+    "source": "sourcf",
+    "parameters": (("x", "*fp16", False), ("n", "i32", False)),
+    "capability": 80,
+    "num_warps": 8,
+    "num_stages": 2,
+}
+
+
+def compiled() -> Compiled:
+    return msgspec.convert(
+        {"type": "compiled", "cubin": b"\x7fELF", **dict.fromkeys(set(Compiled.__struct_fields__) - {"cubin"}, 1)},
+        Compiled,
+    )
+
+
+def test_every_field_of_a_request_is_in_the_key() -> None:
+    assert set(CHANGES) == set(Request.__struct_fields__), "a field of requests that this test does not know"
+    keys = {KernelCache.key(REQUEST, "3.9")} | {
+        KernelCache.key(msgspec.structs.replace(REQUEST, **{field: value}), "3.9") for field, value in CHANGES.items()
+    }
+    assert len(keys) == 1 + len(CHANGES)
+    assert KernelCache.key(REQUEST, "3.10") not in keys
+    assert KernelCache.key(msgspec.structs.replace(REQUEST), "3.9") in keys
+
+
+def test_what_was_put_is_found_again(tmp_path: Path) -> None:
+    KernelCache(tmp_path).put("ab12", compiled())
+    assert KernelCache(tmp_path).get("ab12") == compiled()
+    assert KernelCache(tmp_path).get("ab13") is None
+
+
+@pytest.mark.parametrize("damage", ["one bit", "cut off", "empty", "not messagepack"])
+def test_a_damaged_entry_is_dropped(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import hashlib
+
+    cache = KernelCache(tmp_path)
+    cache.put("ab12", compiled())
+    (entry,) = [path for path in tmp_path.rglob("*") if path.is_file()]
+    data = entry.read_bytes()
+    bad = {
+        "one bit": data[:-1] + bytes([data[-1] ^ 1]),
+        "cut off": data[:-4],
+        "empty": b"",
+        "not messagepack": hashlib.sha256(b"\xc1").digest() + b"\xc1",
+    }
+    entry.write_bytes(bad[damage])
+    with caplog.at_level(logging.WARNING, logger="convc"):
+        assert cache.get("ab12") is None
+    assert "damaged" in caplog.text and not entry.exists()
+    cache.put("ab12", compiled())
+    assert cache.get("ab12") == compiled()
+
+
+def test_a_directory_that_cannot_be_written_is_done_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("in the way")
+    cache = KernelCache(tmp_path / "file")
+    with caplog.at_level(logging.WARNING, logger="convc"):
+        cache.put("ab12", compiled())
+        cache.put("cd34", compiled())
+    assert cache.get("ab12") is None
+    assert caplog.text.count("not cached") == 1
+
+
+BROKEN = "import triton\nimport triton.language as tl\n\n\n@triton.jit\ndef relu(x, n):\n    tl.store(x, undefined)\n"
+
+
+def test_a_source_that_does_not_compile_names_the_layer(tmp_path: Path) -> None:
+    request = msgspec.structs.replace(REQUEST, source=BROKEN)
+    with pytest.raises(CompileError, match=r"(?s)block3/relu.*undefined"):
+        compile_kernels([Job(request, "block3/relu")], KernelCache(tmp_path))
+    assert compile_kernels([], KernelCache(tmp_path)) == []
