@@ -79,3 +79,13 @@ def conv(b: Builder, x: Value, weights: np.ndarray, *bias: np.ndarray, **attribu
     rank = weights.ndim - 2
     defaults = {"strides": (1,) * rank, "pads": (0,) * 2 * rank, "dilations": (1,) * rank, "groups": 1}
     return b.add("Conv", x, b.constant(weights), *map(b.constant, bias), **{**defaults, **attributes})
+
+
+def inputs_of(graph: Graph, seed: int = 0) -> Arrays:
+    """Normal deviates for every input."""
+    random = np.random.default_rng(seed)
+    types = {node.attributes["name"]: node.outputs[0] for node in graph.graph_inputs}
+    return {
+        name: random.standard_normal(tuple(int(dim) for dim in type.shape)).astype(type.dtype.numpy)
+        for name, type in types.items()
+    }

@@ -1,4 +1,4 @@
-"""Machine code: registers, spills, tensor cores, parameters; the same bytes every time; and a run through the driver."""
+"""Machine code: registers, spills, tensor cores, parameters; the same bytes every time; a run through the driver."""
 
 from __future__ import annotations
 
