@@ -928,9 +928,14 @@ def bad_batch(text: str) -> UsageError:
     return UsageError(f"--batch takes a whole number of 1 or more, found {text!r}")
 
 
+def bad_jobs(text: str) -> UsageError:
+    """A number of processes that is none."""
+    return UsageError(f"CONVC_JOBS takes a whole number of 1 or more, found {text!r}")
+
+
 def fixed_batch(file: str, found: object, asked: int) -> UsageError:
     """A batch for a model that has one already."""
-    return UsageError(f"--batch {asked} does not apply: the model's first dimension is fixed at {found}", file=file)
+    return UsageError(f"a batch of {asked} does not apply: the model's first dimension is fixed at {found}", file=file)
 
 
 def compiled_already(file: str) -> UsageError:

@@ -121,12 +121,15 @@ def bind_batch(graph: Graph, batch: int) -> Graph:
     """The graph with its symbolic batch fixed.
 
     Raises:
-        ShapeError: other symbolic dimensions remain.
+        ShapeError: other symbolic dimensions remain. UsageError: a batch for a network that has another, fixed one.
     """
     names: dict[str, DimLike] = {}
     for node in graph.graph_inputs:
         first = node.outputs[0].shape[:1]
         names |= {name: batch for dim in first if not isinstance(dim, int) for name in dim.symbols}
+    fixed = [node.outputs[0].shape[0] for node in graph.graph_inputs if node.outputs[0].shape]
+    if batch != 1 and not names and fixed and batch not in fixed:
+        raise errors.fixed_batch(graph.name, fixed[0], batch)
     bound = graph.bind(names) if names else graph.copy()
     if bound.symbols:
         raise errors.unbound_dimensions(sorted(bound.symbols))

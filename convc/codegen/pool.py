@@ -57,9 +57,11 @@ class _Worker:
 
 
 def worker_count() -> int:
-    """``$CONVC_JOBS``, or the processors that this process may use."""
+    """``$CONVC_JOBS``, or the processors that this process may use. Raises `UsageError` where it is no number."""
     given = os.environ.get("CONVC_JOBS", "")
-    return max(1, int(given)) if given.isdigit() else len(os.sched_getaffinity(0))
+    if given and not (given.isdigit() and int(given)):
+        raise errors.bad_jobs(given)
+    return int(given) if given else len(os.sched_getaffinity(0))
 
 
 def compile_kernels(
