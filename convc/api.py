@@ -16,7 +16,7 @@ from .frontends.export import export_onnx
 from .frontends.onnx import import_onnx
 from .ir import Graph
 from .passes import Switches
-from .plan import Options, Plan, make_plan
+from .planner import Options, Plan, make_plan
 from .runtime.engine import Engine
 from .runtime.network import CompiledNetwork, Kernel, load
 

@@ -16,7 +16,7 @@ from .ir.plan import PackedWeight, Tile
 from .ir.problem import Contraction, Operand
 from .passes.lowering.builder import pack_dense
 from .passes.tiling import ranked
-from .plan import Plan, Scheduled, TargetPlan, assemble, packed_weights
+from .planner import Plan, Scheduled, TargetPlan, assemble, packed_weights
 from .runtime.artifact import Artifact, build, pack_weights
 from .runtime.manifest import (
     FORMAT_MAJOR,

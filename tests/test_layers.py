@@ -26,11 +26,11 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "passes": ({"ir", "targets"}, CORE | {"networkx"}),
     "codegen": ({"ir", "targets"}, CORE | {"jinja2", "msgspec", "platformdirs"}),
     "runtime": (set(), CORE | {"msgspec", "safetensors"}),
-    "plan": ({"ir", "targets", "passes", "codegen"}, CORE),
-    "compiler": ({"ir", "targets", "passes", "codegen", "runtime", "plan"}, CORE),
-    "api": ({"ir", "targets", "passes", "codegen", "runtime", "plan", "compiler", "frontends"}, CORE | {"onnx"}),
+    "planner": ({"ir", "targets", "passes", "codegen"}, CORE),
+    "compiler": ({"ir", "targets", "passes", "codegen", "runtime", "planner"}, CORE),
+    "api": ({"ir", "targets", "passes", "codegen", "runtime", "planner", "compiler", "frontends"}, CORE | {"onnx"}),
     "analysis": (
-        {"ir", "targets", "passes", "codegen", "runtime", "plan", "compiler", "frontends", "api"},
+        {"ir", "targets", "passes", "codegen", "runtime", "planner", "compiler", "frontends", "api"},
         CORE | {"networkx", "onnx", "jinja2", "rich"},
     ),
 }
@@ -82,10 +82,7 @@ def violations(module: str, path: Path) -> list[str]:
     found = []
     for line, name in imported(module, path):
         top = name.split(".")[0]
-        if top == "convc":
-            bad = room(name) not in rooms
-        else:
-            bad = top not in packages and top not in sys.stdlib_module_names
+        bad = room(name) not in rooms if top == "convc" else top not in packages and top not in sys.stdlib_module_names
         if bad:
             found.append(f"{path.name}:{line} imports {name}")
     return found

@@ -17,7 +17,7 @@ from ..runtime.network import CompiledNetwork, load
 
 if TYPE_CHECKING:
     from ..ir import Graph
-    from ..plan import Plan
+    from ..planner import Plan
     from .verify import Verification
 
 LOG = logging.getLogger("convc")
@@ -76,7 +76,7 @@ def read_graph(model: str, batch: int | None) -> Graph:
 
 def make_plan(model: str, choices: Choices, target: str, dtype: str, verify_passes: bool = False) -> Plan:
     """The plan of a model; ``target`` and ``dtype`` are the defaults."""
-    from .. import plan as planning
+    from .. import planner as planning
     from ..api import targets_of
     from ..passes import Switches
 
@@ -130,7 +130,7 @@ def verify_model(
     numeric mode is not counted as an error there.
     """
     from ..frontends.export import export_onnx
-    from ..plan import bind_batch
+    from ..planner import bind_batch
     from .verify import check_against, reference_model
 
     device = resolved_device(device)

@@ -15,7 +15,7 @@ from ..runtime.network import CompiledNetwork, Kernel, load, traffic_bytes
 from .models import Choices, Progress, compile_network, is_compiled, make_plan
 
 if TYPE_CHECKING:
-    from ..plan import Plan
+    from ..planner import Plan
 
 
 def compiled(network: CompiledNetwork) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from .. import errors
 from ..ir import Graph, print_graph
 from ..passes import CANONICAL_PASSES, Switches, fuse
-from ..plan import Options, Plan, optimise
+from ..planner import Options, Plan, optimise
 from ..runtime.manifest import ProgramSpec
 from ..runtime.network import CompiledNetwork, load, traffic_bytes
 from ..runtime.numpy_executor import stored_graph

@@ -18,7 +18,7 @@ from ..compiler import compile_plan
 from ..frontends.export import export_onnx
 from ..ir import Graph
 from ..passes import Switches
-from ..plan import Options, Plan, bind_batch, make_plan
+from ..planner import Options, Plan, bind_batch, make_plan
 from ..runtime.network import CompiledNetwork
 from .arrays import random_inputs
 from .bounds import output_bounds

@@ -127,8 +127,8 @@ class CompiledNetwork:
                     origins=tuple(dict.fromkeys(o for launch in launches for o in launch.origins)),
                     rules=launches[0].rules,
                     equation=launches[0].equation,
-                    tile=launches[0].tile,
-                    launches=len(launches),
+                    tile=known.tile if known else launches[0].tile,
+                    launches=known.launches if known else len(launches),
                     source=self.artifact.text(spec.source),
                     targets=targets,
                 )

@@ -14,7 +14,7 @@ from small_networks import KERNELS, kernel_case
 from convc.codegen.emit import EmittedKernel, emit
 from convc.ir.plan import Tile
 from convc.ir.problem import Contraction, Problem, steps_of
-from convc.plan import Options, make_plan
+from convc.planner import Options, make_plan
 
 
 @cache

@@ -16,7 +16,7 @@ from small_networks import KERNELS, inside, kernel_case, weights
 from convc.codegen.cache import KernelCache
 from convc.compiler import compile_plan
 from convc.ir import Graph
-from convc.plan import Options, make_plan
+from convc.planner import Options, make_plan
 from convc.runtime.artifact import Artifact
 from convc.runtime.cuda import CudaExecutor
 from convc.runtime.driver import Driver
@@ -83,7 +83,7 @@ import hashlib, sys
 sys.path.insert(0, {tests!r})
 from small_networks import NETWORKS
 from convc.compiler import compile_plan
-from convc.plan import Options, make_plan
+from convc.planner import Options, make_plan
 for name, build in NETWORKS.items():
     artifact = compile_plan(make_plan(build(), Options({targets!r}, "fp16")))
     artifact.save({file!r})

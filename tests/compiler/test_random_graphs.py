@@ -10,7 +10,7 @@ from random_graphs import RandomNetwork
 
 from convc.ir.invariants import check
 from convc.passes import RULES
-from convc.plan import Options, make_plan
+from convc.planner import Options, make_plan
 
 pytestmark = pytest.mark.usefixtures("interpreters")
 SEEDS = st.integers(0, 10**6)

@@ -144,9 +144,7 @@ GEMMS: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...] | None, dict
 
 
 @pytest.mark.parametrize(("a", "b", "c", "attributes"), GEMMS, ids=str)
-def test_gemm(
-    a: tuple[int, ...], b: tuple[int, ...], c: tuple[int, ...] | None, attributes: dict[str, Any]
-) -> None:
+def test_gemm(a: tuple[int, ...], b: tuple[int, ...], c: tuple[int, ...] | None, attributes: dict[str, Any]) -> None:
     constants = [whole(*b)] if c is None else [whole(*b), np.asarray(whole(*c))]
     one("Gemm", whole(*a), constants=constants, exact=True, opset=13 if c is None else 7, **attributes)
 

@@ -10,7 +10,7 @@ from convc.frontends import zoo
 from convc.ir import Value
 from convc.passes import Switches
 from convc.passes.memory import ALIGNMENT, Interval, _arrange
-from convc.plan import Options, Plan, TargetPlan, make_plan
+from convc.planner import Options, Plan, TargetPlan, make_plan
 
 intervals = st.lists(
     st.tuples(st.integers(1, 64), st.integers(0, 20), st.integers(0, 6)),

@@ -9,7 +9,7 @@ from small_networks import NETWORKS
 
 from convc.ir import Graph, parse_graph, print_graph
 from convc.passes import Switches
-from convc.plan import Options, make_plan, optimise
+from convc.planner import Options, make_plan, optimise
 
 
 def stages(graph: Graph) -> dict[str, Graph]:
