@@ -51,6 +51,12 @@ def room(module: str) -> str:
     return parts[1] if len(parts) > 1 else parts[0]
 
 
+def is_import(call: ast.Call) -> bool:
+    """Whether a call imports a module by a name that is written out."""
+    names = ("importlib.import_module", "__import__")
+    return ast.unparse(call.func) in names and bool(call.args) and isinstance(call.args[0], ast.Constant)
+
+
 def imported(module: str, path: Path) -> Iterator[tuple[int, str]]:
     """Line and absolute name of everything that a module imports, wherever the import stands."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
@@ -64,9 +70,8 @@ def imported(module: str, path: Path) -> Iterator[tuple[int, str]]:
             name = ".".join([*base, *([node.module] if node.module else [])])
             whole = [f"{name}.{alias.name}" for alias in node.names]
             yield from ((node.lineno, w if w in MODULES or f"{w}.__init__" in MODULES else name) for w in whole)
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "__import__"):
-            if node.args and isinstance(node.args[0], ast.Constant):
-                yield node.lineno, str(node.args[0].value)
+        elif isinstance(node, ast.Call) and is_import(node):
+            yield node.lineno, str(ast.literal_eval(node.args[0]))
 
 
 def allowed(module: str) -> tuple[set[str], set[str]]:
