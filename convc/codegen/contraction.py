@@ -149,7 +149,7 @@ def _described(loop: _Loop, tap: Tap) -> dict[str, Any]:
         "bits": "int32" if tap.size <= 31 else "int64",
         "flat": tap is loop.flat,
         "masked": tap.masked,
-        "start": start_of(loop.problem, tap),
+        "start": start_of(loop.problem, tap) if tap.masked else "",
     }
 
 
