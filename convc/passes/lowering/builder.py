@@ -119,7 +119,7 @@ class Builder:
         """The statements of every elementwise node of the region."""
         for id in self.region.nodes:
             node = self.graph.node(id)
-            if id == self.region.anchor:
+            if id == self.region.anchor or id in self.region.prologue:
                 continue
             if node.kind is not Kind.ELEMENTWISE:
                 raise Refused(f"{node.op} inside a fused chain")
