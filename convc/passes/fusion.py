@@ -42,6 +42,8 @@ class _Fuser:
     position: dict[int, int]
     owner: dict[int, int] = field(default_factory=dict)
     members: dict[int, list[int]] = field(default_factory=dict)
+    prologues: dict[int, list[int]] = field(default_factory=dict)
+    applied: dict[int, list[str]] = field(default_factory=dict)
     declines: list[Decline] = field(default_factory=list)
 
     def grow(self, seed: Node) -> None:
@@ -162,9 +164,10 @@ def _divided(graph: Graph, fuser: _Fuser) -> FusedGraph:
         ids = tuple(sorted(fuser.members[seed], key=fuser.position.__getitem__))
         node = graph.node(seed)
         anchor = None if node.kind is Kind.ELEMENTWISE else seed
+        prologue = tuple(sorted(fuser.prologues.get(seed, ()), key=fuser.position.__getitem__))
         rule = rule_of(node)
-        rules = (rule,) if rule and len(ids) > 1 else ()
-        regions.append(Region(index, ids, anchor, Value(ids[-1]), rules))
+        rules = (rule,) if rule and len(ids) > 1 + len(prologue) else ()
+        regions.append(Region(index, ids, anchor, Value(ids[-1]), (*fuser.applied.get(seed, ()), *rules), prologue))
         for id in ids:
             fused.update(fused.node(id), region=index)
     fused.stage = "fused"
