@@ -95,10 +95,25 @@ def _reshape(b: Builder) -> Value:
     return b.add("MatMul", b.add("Reshape", inside(b, 2, 6, 4, 5), shape=(12, 20)), b.input(weights(20, 3)))
 
 
+def _conv1x1(b: Builder) -> Value:
+    x = inside(b, 1, 64, 14, 14)
+    b.output(b.add("Abs", x))  # so that x is not computed while the convolution loads it
+    return conv(b, x, weights(128, 64, 1, 1))
+
+
+def _conv1x1_prologue(b: Builder) -> Value:
+    """Batch normalisation and ReLU in front, channels that do not fill the last step."""
+    x = inside(b, 1, 72, 14, 14)
+    b.output(b.add("Abs", x))
+    scaled = b.add("Add", b.add("Mul", x, b.constant(weights(72, 1, 1))), b.constant(weights(72, 1, 1)))
+    return conv(b, b.add("Relu", scaled), weights(128, 72, 1, 1))
+
+
 KERNELS: dict[str, tuple[str, Callable[[Builder], Value]]] = {
     # case: (the kernel's first word, graph)
     "conv3x3_bias_residual_relu": ("conv3x3", _conv3x3),
-    "conv1x1": ("conv1x1", lambda b: conv(b, inside(b, 1, 64, 14, 14), weights(128, 64, 1, 1))),
+    "conv1x1": ("conv1x1", _conv1x1),
+    "conv1x1_prologue": ("conv1x1", _conv1x1_prologue),
     "conv7x7_stem": (
         "conv7x7",
         lambda b: conv(b, b.input(weights(1, 3, 64, 64)), weights(32, 3, 7, 7), strides=(2, 2), pads=(3,) * 4),

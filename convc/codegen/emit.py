@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from ..ir import DType
 from ..ir.plan import PackedWeight, Tile
 from ..ir.problem import AxisReduction, Contraction, Operand, Problem, WindowReduction
-from . import contraction, pointwise, reduction, window
+from ..ir.separable import SeparableContraction
+from . import contraction, pointwise, reduction, separable, window
 from .kernel import Argument, Parts, environment
 
 POINTER_TYPES = {
@@ -77,6 +78,8 @@ def emit(problem: Problem, tile: Tile, aligned: Callable[[Operand], bool]) -> Em
 
 
 def _parts(problem: Problem, tile: Tile) -> Parts:
+    if isinstance(problem, SeparableContraction):
+        return separable.parts(problem, tile)
     if isinstance(problem, Contraction):
         return contraction.parts(problem, tile)
     if isinstance(problem, WindowReduction):
@@ -91,8 +94,8 @@ def _operands(problem: Problem) -> list[Operand]:
     read = {ref.index for s in problem.statements for ref in s.arguments if ref.kind == "operand"}
     copies = not problem.statements and problem.family == "pointwise"
     used = [operand for index, operand in enumerate(problem.operands) if index in read or copies]
-    anchors = [getattr(problem, name) for name in ("x", "w") if getattr(problem, name, None) is not None]
-    return [*anchors, *used, problem.output]
+    anchors = [getattr(problem, name) for name in ("x", "filter", "w") if getattr(problem, name, None) is not None]
+    return [*anchors, *getattr(problem, "prologue_operands", ()), *used, problem.output]
 
 
 def _render(name: str, problem: Problem, tile: Tile, parts: Parts, parameters: list[tuple[str, str, bool]]) -> str:
@@ -117,9 +120,8 @@ def _description(problem: Problem, tile: Tile, parameters: list[tuple[str, str, 
     lines = [f"Over {space}."]
     for operand in _operands(problem):
         home = "weights" if isinstance(operand.source, PackedWeight) else "tensor"
-        strides = ", ".join(
-            f"{dim.name}: {stride}" for dim, stride in zip(problem.dims, operand.strides, strict=False) if stride
-        )
+        steps = [f"{dim.name}: {s}" for dim, s in zip(problem.dims, operand.strides, strict=False) if s]
+        strides = ", ".join([*steps, *([f"depth: {operand.depth}"] if operand.depth else [])])
         lines.append(f"{operand.name}: {operand.dtype} {home}, strides {strides or 'none'}")
     unaligned = [name for name, type, is_aligned in parameters if type.startswith("*") and not is_aligned]
     if unaligned:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..ir import DType
@@ -46,6 +47,7 @@ class Body:
     col_suffix: str = "[None, :]"
     rows_clamped: bool = True
     lines: list[str] = field(default_factory=list)
+    prefix: str = "v"
 
     def emit(self, accumulator: str | None) -> list[str]:
         """Lines from the accumulator to the store."""
@@ -53,16 +55,21 @@ class Body:
         for index in sorted(loaded):
             operand = self.problem.operands[index]
             self.lines.append(f"{variable(operand)} = {self.load(operand)}")
-        result = accumulator or ""
-        for index, statement in enumerate(self.problem.statements):
-            result = f"v{index}"
-            self.lines.append(f"{result} = {self._expression(statement, accumulator)}")
+        result = self.apply(self.problem.statements, self.problem.operands, accumulator)
         if not self.problem.statements and accumulator is None:
             (operand,) = self.problem.operands
             result = variable(operand)
             self.lines.append(f"{result} = {self.load(operand, widen=False)}")
         self.lines.append(self._store(result))
         return self.lines
+
+    def apply(self, statements: Sequence[Statement], operands: Sequence[Operand], accumulator: str | None) -> str:
+        """Adds one line per statement; returns the name of the last result."""
+        result = accumulator or ""
+        for index, statement in enumerate(statements):
+            result = f"{self.prefix}{index}"
+            self.lines.append(f"{result} = {self._expression(statement, operands, accumulator)}")
+        return result
 
     def load(self, operand: Operand, widen: bool = True) -> str:
         """A load of an operand over the tile, as fp32 where it is a narrower float."""
@@ -89,8 +96,8 @@ class Body:
             masks.append(f"({low} & {high}){suffix}")
         return masks
 
-    def _expression(self, statement: Statement, accumulator: str | None) -> str:
-        operands = [self._argument(ref, accumulator) for ref in statement.arguments]
+    def _expression(self, statement: Statement, read: Sequence[Operand], accumulator: str | None) -> str:
+        operands = [self._argument(ref, read, accumulator) for ref in statement.arguments]
         if statement.operator.name == "Pow":
             exponent = statement.arguments[1]
             text = pow_text(exponent.number) if exponent.kind == "number" else ""
@@ -103,13 +110,13 @@ class Body:
             raise NoText(statement.operator.name)
         return text
 
-    def _argument(self, ref: Ref, accumulator: str | None) -> str:
+    def _argument(self, ref: Ref, read: Sequence[Operand], accumulator: str | None) -> str:
         if ref.kind == "accumulator":
             assert accumulator is not None
             return accumulator
         if ref.kind == "number":
             return number(ref.number)
-        return f"v{ref.index}" if ref.kind == "statement" else variable(self.problem.operands[ref.index])
+        return f"{self.prefix}{ref.index}" if ref.kind == "statement" else variable(read[ref.index])
 
     def _store(self, result: str) -> str:
         output = self.problem.output

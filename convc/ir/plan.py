@@ -19,8 +19,8 @@ class Region:
     """Nodes that one kernel computes.
 
     nodes: in topological order. anchor: the node that decides the kernel family, None for elementwise chains.
-    output: the only value that leaves the region. rules: names of the fusion rules that built it. prologue: those of the
-    nodes that the anchor reads through, computed while its operand is loaded.
+    output: the only value that leaves the region. rules: names of the fusion rules that built it. prologue: those of
+    the nodes that the anchor reads through, computed while its operand is loaded.
     """
 
     id: int

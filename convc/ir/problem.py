@@ -55,7 +55,8 @@ class Operand:
     """A tensor that a kernel reads or writes: strides per iteration dimension, and offset, in elements.
 
     unravel: where the tensor's shape does not divide into the iteration dimensions: its own (extent, stride) pairs over
-    the linear row index. bounds: dimensions along which it is padded while being read.
+    the linear row index. bounds: dimensions along which it is padded while being read. depth: its stride along the
+    reduction, for operands of a contraction's prologue.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Operand:
     unravel: tuple[tuple[int, int], ...] = ()
     bounds: tuple[Bound, ...] = ()
     fill: float = 0.0
+    depth: int = 0
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,8 @@ class Contraction(Problem):
     """acc[row, col] = Σ over taps and depth of x·w: convolution and matrix product.
 
     depth: channels per group (or K of a matrix product); x_depth, w_depth: strides along it. taps: window dimensions.
-    precision: of the products, ``ieee`` or ``tf32`` for fp32 operands.
+    precision: of the products, ``ieee`` or ``tf32`` for fp32 operands. prologue: statements applied to x as it is
+    loaded (their accumulator is x), over ``prologue_operands``.
     """
 
     x: Operand = field(kw_only=True)
@@ -166,10 +169,12 @@ class Contraction(Problem):
     taps: tuple[Tap, ...] = ()
     compute: DType = DType.FP32
     precision: str = "ieee"
+    prologue: tuple[Statement, ...] = ()
+    prologue_operands: tuple[Operand, ...] = ()
 
     @property
     def reads(self) -> tuple[Operand, ...]:
-        return (self.x, self.w, *self.operands)
+        return (self.x, self.w, *self.prologue_operands, *self.operands)
 
     @property
     def tap_count(self) -> int:
@@ -292,6 +297,8 @@ def _rebuilt(problem: Problem, groups: list[list[int]]) -> Problem:
         "output": operand(problem.output),
         "operands": tuple(operand(old) for old in problem.operands),
     }
+    if hasattr(problem, "prologue_operands"):
+        changes["prologue_operands"] = tuple(operand(old) for old in problem.prologue_operands)
     for name in ("x", "w"):
         if getattr(problem, name, None) is not None:
             changes[name] = operand(getattr(problem, name))

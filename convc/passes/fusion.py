@@ -15,6 +15,7 @@ import networkx as nx
 
 from ..ir import Graph, Kind, Node, Value
 from ..ir.plan import Decline, FusedGraph, Region
+from . import prologue, separable
 from .rules import Switches
 
 MAX_EXTERNAL_OPERANDS = 12
@@ -48,7 +49,7 @@ class _Fuser:
 
     def grow(self, seed: Node) -> None:
         """Starts a region at ``seed`` and takes what can follow it."""
-        region = [seed.id]
+        region = [*self.prologues.get(seed.id, ()), seed.id]
         self.members[seed.id] = region
         self.owner[seed.id] = seed.id
         rule = rule_of(seed)
@@ -110,6 +111,32 @@ class _Fuser:
         inside = set(nodes)
         return {value for id in inside for value in self.graph.inputs(id) if value.node not in inside}
 
+    def take_prologue(self, conv: Node) -> None:
+        """Lets a convolution compute the elementwise operators in front of it as it loads its operand."""
+        nodes, reason = prologue.prologue_of(self.graph, conv, self.owner)
+        if nodes and not self.switches.on(prologue.RULE):
+            nodes, reason = [], "the rule is switched off"
+        if reason:
+            source = self.graph.inputs(conv)[0].node
+            self.declines.append(Decline(prologue.RULE, source, conv.id, reason))
+        if nodes:
+            self.prologues[conv.id] = nodes
+            self.applied[conv.id] = [prologue.RULE]
+            self.members[conv.id] += nodes
+            self.owner |= dict.fromkeys(nodes, conv.id)
+
+    def take_depthwise(self, conv: Node) -> None:
+        """Lets a 1x1 convolution compute the depthwise convolution in front of it."""
+        nodes, reason = separable.separable_of(self.graph, conv)
+        if nodes and not self.switches.on(separable.RULE):
+            nodes, reason = [], "the rule is switched off"
+        if reason:
+            self.declines.append(Decline(separable.RULE, self.graph.inputs(conv)[0].node, conv.id, reason))
+        if nodes:
+            self.prologues[conv.id] = nodes
+            self.applied[conv.id] = [separable.RULE]
+            self.owner |= dict.fromkeys(nodes, conv.id)
+
     def absorb_producers(self, seed: int) -> None:
         """Elementwise chains also take elementwise producers of their shape that nobody else reads."""
         region = self.members[seed]
@@ -143,9 +170,17 @@ def fuse(graph: Graph, switches: Switches) -> FusedGraph:
     """
     nodes = graph.nodes()
     fuser = _Fuser(graph, switches, {node.id: index for index, node in enumerate(nodes)})
+    for node in nodes:
+        if node.op == "Conv":
+            fuser.take_depthwise(node)
     for node in reversed(nodes):
+        if node.id in fuser.owner:
+            continue
         if node.kind in (Kind.CONTRACTION, Kind.WINDOW, Kind.REDUCTION, Kind.VIEW, Kind.MOVEMENT):
             fuser.grow(node)
+    for node in nodes:
+        if node.op == "Conv" and fuser.owner.get(node.id) == node.id and node.id not in fuser.prologues:
+            fuser.take_prologue(node)
     for node in nodes:
         if node.kind is Kind.ELEMENTWISE and node.id not in fuser.owner:
             fuser.grow(node)

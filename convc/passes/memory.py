@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from ..ir import Value
 from ..ir.plan import Layouts, Placement
-from ..ir.problem import Contraction, Operand, Problem
+from ..ir.problem import Operand, Problem
 
 ALIGNMENT = 256
 """Bytes that every block in the arena starts at a multiple of."""
@@ -105,9 +105,7 @@ def _replaceable(problem: Problem, operand: Operand, layouts: Layouts, last_use:
     before it writes, and never again by anybody."""
     if not isinstance(operand.source, Value) or operand.unravel or operand.bounds:
         return False
-    if isinstance(problem, Contraction) and _same_block(layouts, operand, problem.x):
-        return False
-    if getattr(problem, "x", None) is not None and _same_block(layouts, operand, problem.x):  # type: ignore[attr-defined]
+    if any(other is not operand and _same_block(layouts, operand, other) for other in problem.reads):
         return False
     source, target = layouts.placements[operand.source], layouts.placements[problem.output.source]  # type: ignore[index]
     block = layouts.blocks[source.block]

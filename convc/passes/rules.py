@@ -31,6 +31,12 @@ RULES = {
         Rule("concat-in-place", "fold", "y = concat(f(a), g(b)) → f and g write their slices of y"),
         Rule("update-in-place", "none", "y = f(conv(x), r) → y takes r's memory where r is not read again"),
         Rule("conv-epilogue", "fuse", "y = conv(x, w); z = f(y, …) → z = f(conv(x, w), …)"),
+        Rule("conv-prologue", "fuse", "y = f(x, …); z = conv1x1(y, w) → z = conv1x1(f(x, …), w)"),
+        Rule(
+            "depthwise-pointwise",
+            "fuse",
+            "y = depthwise(x, wd); z = conv1x1(f(y), wp) → z = conv1x1(f(depthwise(x, wd)), wp)",
+        ),
         Rule("matmul-epilogue", "fuse", "y = a·b; z = f(y, …) → z = f(a·b, …)"),
         Rule("pool-epilogue", "fuse", "y = pool(x); z = f(y, …) → z = f(pool(x), …)"),
         Rule("reduction-epilogue", "fuse", "y = reduce(x); z = f(y, …) → z = f(reduce(x), …)"),

@@ -12,8 +12,10 @@ from dataclasses import replace
 
 from ..ir.plan import PackedWeight, Tile
 from ..ir.problem import Axis, AxisReduction, Contraction, Problem, Steps, WindowReduction, steps_of
+from ..ir.separable import SeparableContraction
 from ..targets import Target
 from ..targets.cost import Shape, contraction_seconds, streaming_seconds
+from . import separable_tiles
 from .traffic import traffic
 
 LARGEST_BLOCK = 1 << 18
@@ -36,6 +38,8 @@ def choose(problem: Problem, target: Target) -> Tile:
 # -- contractions -----------------------------------------------------------------------------------------------------
 def ranked(problem: Contraction, target: Target) -> list[Tile]:
     """All candidates, the cheapest first, with their predicted times."""
+    if isinstance(problem, SeparableContraction):
+        return separable_tiles.ranked(problem, target)
     steps = steps_of(problem)
     moved = traffic(problem).total
     timed: list[tuple[float, int, Tile]] = []
@@ -104,8 +108,9 @@ def _fitting(problem: Contraction, steps: Steps, target: Target, rows: int, cols
 
 
 def _is_gathered(problem: Contraction, steps: Steps) -> bool:
-    """Whether x is read element by element: its channels are not neighbours in memory, or a step crosses taps."""
-    return steps.flat or problem.x_depth != 1
+    """Whether x goes through registers: its channels are not neighbours in memory, a step crosses taps, or a prologue
+    computes on it."""
+    return steps.flat or problem.x_depth != 1 or bool(problem.prologue)
 
 
 def _accumulator_limit(problem: Contraction) -> int:

@@ -54,6 +54,8 @@ def touched(problem: Problem, operand: Operand) -> int:
             count *= _covered(dim.extent, taps[index])
         elif operand.strides[index]:
             count *= min(dim.extent, padded.get(index, dim.extent))
+    if operand.depth:
+        count *= getattr(problem, "depth", 1)
     if operand.name == "x":
         count *= getattr(problem, "depth", 1) * math.prod(extent for extent, _ in getattr(problem, "reduced", ()))
         count *= math.prod(tap.size for tap in windows if tap.dim < 0)

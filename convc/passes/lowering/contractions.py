@@ -8,6 +8,7 @@ from ...ir import Value
 from ...ir.plan import PackedWeight, Placement
 from ...ir.problem import Axis, Contraction, IterDim, Operand, Tap, WindowReduction, collapse
 from .builder import ALIGNMENT, Builder, DimMap, Refused, round_up
+from .prologue import lower_prologue, prologue_source
 
 SPATIAL_NAMES = {1: ("q",), 2: ("p", "q"), 3: ("o", "p", "q")}
 TAP_NAMES = {1: ("s",), 2: ("r", "s"), 3: ("t", "r", "s")}
@@ -79,12 +80,18 @@ def _lower_dense(b: Builder, groups: int) -> Contraction:
     )
     spatial = tuple(DimMap(2 + axis) for axis in range(len(names)))
     b.maps = (DimMap(1, filters), DimMap(0), *spatial, DimMap(1))
-    source, placed = b.located(x_value, b.compute)
+    read = prologue_source(b, x_value)
+    source, placed = b.located(read, b.compute)
     w, w_group, w_col, w_depth, w_taps = _weights(b, w_value, groups)
     taps = _taps(b, 2, placed, w_taps)
-    steps = [tap.step * tap.x_stride // tap.dilation for tap in taps]
-    x_strides = (depth * placed.strides[1], placed.strides[0], *steps, 0)
+
+    def strides(tensor: Placement) -> tuple[tuple[int, ...], int]:
+        steps = [tap.step * stride for tap, stride in zip(taps, tensor.strides[2:], strict=True)]
+        return (depth * tensor.strides[1], tensor.strides[0], *steps, 0), tensor.strides[1]
+
+    x_strides, x_depth = strides(placed)
     x = Operand("x", source, placed.dtype, x_strides, placed.offset)
+    before = lower_prologue(b, x_value, read, strides)
     b.start()
     b.add_bias(bias, axis=1)
     b.add_elementwise()
@@ -98,8 +105,10 @@ def _lower_dense(b: Builder, groups: int) -> Contraction:
         x=x,
         w=Operand("w", w.source, w.dtype, (w_group, 0, *(0 for _ in names), w_col), w.offset),
         depth=depth,
-        x_depth=placed.strides[1],
+        x_depth=x_depth,
         w_depth=w_depth,
+        prologue=tuple(before.statements),
+        prologue_operands=tuple(before.operands),
         taps=tuple(tap for tap in taps if tap.size > 1 or tap.masked),
         compute=b.compute,
         precision="tf32" if b.mode == "tf32" else "ieee",

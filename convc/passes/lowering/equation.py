@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ...ir import Node
-from ...ir.problem import Contraction, Problem, Ref, WindowReduction
+from ...ir.problem import Contraction, Operand, Problem, Ref, Statement, WindowReduction
+from ...ir.separable import SeparableContraction
 
 _INFIX = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/"}
 _LONGEST = 400
 
 
 def equation(problem: Problem, node: Node) -> str:
-    """For example ``relu((conv(x, w) + bias) + in1)``."""
-    results: list[str] = []
-    for statement in problem.statements:
-        arguments = [_argument(problem, node, results, ref) for ref in statement.arguments]
+    """For example ``y = relu((conv(x, w) + bias) + in1)``."""
+    return "y = " + _shortened(_bare(_text(problem.statements, problem.operands, _accumulator(problem, node))))
+
+
+def _text(statements: Sequence[Statement], operands: Sequence[Operand], accumulator: str) -> str:
+    """The last of the statements, with the earlier ones put in; the accumulator where there are none."""
+    results = [accumulator]
+    for statement in statements:
+        arguments = [_argument(operands, results, ref) for ref in statement.arguments]
         name = statement.operator.name
         if name in _INFIX and len(arguments) == 2:
             text = f"({arguments[0]} {_INFIX[name]} {arguments[1]})"
@@ -21,7 +29,16 @@ def equation(problem: Problem, node: Node) -> str:
             text = f"{name.lower()}({', '.join(map(_bare, arguments))})"
         # Shortened at once: a value that is read twice at every level doubles the text at every level.
         results.append(_shortened(text))
-    return "y = " + _shortened(_bare(results[-1] if results else _accumulator(problem, node)))
+    return results[-1]
+
+
+def _argument(operands: Sequence[Operand], results: list[str], ref: Ref) -> str:
+    """Text of an argument; ``results`` has the accumulator first and then one text per statement."""
+    if ref.kind == "operand":
+        return operands[ref.index].name
+    if ref.kind == "number":
+        return f"{ref.number:g}"
+    return results[ref.index + 1] if ref.kind == "statement" else results[0]
 
 
 def _bare(text: str) -> str:
@@ -33,14 +50,10 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
-def _argument(problem: Problem, node: Node, results: list[str], ref: Ref) -> str:
-    if ref.kind == "accumulator":
-        return _accumulator(problem, node)
-    if ref.kind == "operand":
-        return problem.operands[ref.index].name
-    return results[ref.index] if ref.kind == "statement" else f"{ref.number:g}"
-
-
 def _accumulator(problem: Problem, node: Node) -> str:
     weighted = isinstance(problem, Contraction) or (isinstance(problem, WindowReduction) and problem.w is not None)
-    return f"{node.op.lower()}(x{', w' if weighted else ''})"
+    x = "x"
+    if isinstance(problem, Contraction):
+        read = "depthwise(x, wd)" if isinstance(problem, SeparableContraction) else "x"
+        x = _bare(_text(problem.prologue, problem.prologue_operands, read))
+    return f"{node.op.lower()}({x}{', w' if weighted else ''})"

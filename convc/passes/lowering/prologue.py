@@ -1,0 +1,69 @@
+"""The elementwise operators that a convolution computes while it loads its operand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ...ir import Value
+from ...ir.plan import Placement
+from ...ir.problem import ACCUMULATOR, Operand, Ref, Statement
+from .builder import Builder, broadcast_strides
+
+Strides = Callable[[Placement], tuple[tuple[int, ...], int]]
+"""Placement in the shape of the convolution's input → strides per iteration dimension, and along the channels."""
+
+
+@dataclass
+class Prologue:
+    """What is read instead of the anchor's operand, and what is done to it.
+
+    source: the tensor that is loaded as x. statements: over x (the accumulator) and ``operands``.
+    """
+
+    source: Value
+    statements: list[Statement] = field(default_factory=list)
+    operands: list[Operand] = field(default_factory=list)
+
+
+def prologue_source(b: Builder, x: Value) -> Value:
+    """The tensor behind a prologue that is loaded as x: the first of the input's own shape."""
+    if not b.region.prologue:
+        return x
+    for id in b.region.prologue:
+        for value in b.graph.inputs(id):
+            inside = value.node in b.region.prologue
+            if not inside and b.shape(value) == b.shape(x) and b.graph.constant(value) is None:
+                return value
+    raise AssertionError("a prologue reads a tensor of its own shape")
+
+
+def lower_prologue(b: Builder, x: Value, source: Value, strides: Strides) -> Prologue:
+    """The statements in front of an anchor that reads ``x``, given how tensors of its shape are stepped through."""
+    prologue = Prologue(source)
+    known: dict[Value, Ref] = {source: ACCUMULATOR}
+    for id in b.region.prologue:
+        node = b.graph.node(id)
+        arguments = []
+        for position, value in enumerate(b.graph.inputs(node)):
+            if value not in known:
+                axis = 1 if node.op == "BatchNormalization" and position > 0 else None
+                known[value] = _read(b, prologue, value, b.shape(x), axis, strides)
+            arguments.append(known[value])
+        prologue.statements.append(Statement(id, node.operator, node.attributes, tuple(arguments)))
+        known[Value(id)] = Ref("statement", len(prologue.statements) - 1)
+    return prologue
+
+
+def _read(
+    b: Builder, prologue: Prologue, value: Value, shape: tuple[int, ...], axis: int | None, strides: Strides
+) -> Ref:
+    constant = b.graph.constant(value)
+    if constant is not None and constant.size == 1:
+        return Ref("number", number=float(constant.reshape(-1)[0]))
+    source, placed = b.located(value)
+    logical = broadcast_strides(placed, shape, axis)
+    along, depth = strides(Placement(placed.block, placed.dtype, shape, logical, placed.offset))
+    name = f"pre{len(prologue.operands) + 1}"
+    prologue.operands.append(Operand(name, source, placed.dtype, along, placed.offset, depth=depth))
+    return Ref("operand", len(prologue.operands) - 1)
