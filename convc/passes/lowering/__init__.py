@@ -9,11 +9,13 @@ from ... import errors
 from ...ir import Kind, Node
 from ...ir.plan import FusedGraph, Layouts, Region
 from ...ir.problem import Problem
+from ..separable import RULE as SEPARABLE
 from .builder import Builder, Refused
 from .contractions import lower_conv, lower_matmul
 from .equation import equation
 from .pointwise import lower_concat, lower_elementwise, lower_pad, lower_reshape
 from .reductions import lower_reduce, lower_softmax
+from .separable import lower_separable
 from .windows import lower_lrn, lower_pool
 
 _BY_OPERATOR: dict[str, Callable[[Builder], Problem | list[Problem]]] = {
@@ -69,6 +71,8 @@ def _lower_region(fused: FusedGraph, layouts: Layouts, mode: str, region: Region
     _check_dtypes(fused, region, node)
     if region.anchor is None:
         lowered: Problem | list[Problem] = lower_elementwise(builder)
+    elif SEPARABLE in region.rules:
+        lowered = lower_separable(builder)
     elif node.op in _BY_OPERATOR:
         lowered = _BY_OPERATOR[node.op](builder)
     elif node.kind is Kind.REDUCTION and "axes" in node.attributes:

@@ -1,0 +1,163 @@
+"""Separable convolutions: the depthwise result of a tile is built in registers and multiplied at once.
+
+A step of the main loop takes a block of channels: the depthwise sums of the tile's pixels from shifted loads of x, in
+fp32; bias and elementwise operators on them; rounding to the type of the product, as storing them would; and the
+product with these channels' rows of the 1x1 weights.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..ir import DType
+from ..ir.plan import Tile
+from ..ir.problem import Axis, Tap
+from ..ir.separable import SeparableContraction
+from .contraction import _cols_in_memory, _constants, _epilogue, _tile_lines, origin, start_of
+from .expressions import TRITON_TYPES, Body
+from .indexing import dimensions, is_wide, joined_masks, offsets, scaled
+from .kernel import Argument, Parts, ceil_div, ragged, render
+from .window import UNROLLED_TAPS, _widen
+
+
+def parts(problem: SeparableContraction, tile: Tile) -> Parts:
+    """The pieces of the kernel."""
+    rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
+    row_tiles, col_tiles = ceil_div(rows, tile.rows), ceil_div(cols, tile.cols)
+    tiles, split = row_tiles * col_tiles, tile.split_k
+    body = render(
+        "separable.py.j2",
+        tile_lines=_tile_lines(1, row_tiles, col_tiles),
+        row_base="tile_row * BLOCK_ROWS + " if row_tiles > 1 else "",
+        col_base="tile_col * BLOCK_COLS + " if col_tiles > 1 else "",
+        rows_ragged=ragged(problem, Axis.ROW, tile.rows),
+        cols_ragged=ragged(problem, Axis.COL, tile.cols),
+        wide=is_wide(problem),
+        index_lines=dimensions(problem, Axis.ROW, "row") + dimensions(problem, Axis.COL, "col"),
+        starts=[f"{tap.name}_start = {start_of(problem, tap)}" for tap in problem.taps if tap.masked],
+        addresses=_addresses(problem),
+        loop=_is_loop(problem, tile),
+        split_k=split,
+        step=_step_lines(problem, tile),
+        tile_index="pid",
+        epilogue=_epilogue(problem, tile),
+    )
+    return Parts(
+        word="depthwise" + "x".join(str(tap.size) for tap in problem.taps) + "_conv1x1",
+        constants=_constants(problem, tile) | ({} if problem.depth % tile.depth == 0 else {"CHANNELS": problem.depth}),
+        body=body,
+        grid=(tiles, split, 1),
+        extra=_extra(problem, tile),
+        workspace_bytes=tiles * split * tile.rows * tile.cols * 4 if split > 1 else 0,
+        counter_bytes=tiles * 4 if split > 1 else 0,
+    )
+
+
+def _steps(problem: SeparableContraction, tile: Tile) -> int:
+    """Steps of one program: blocks of channels."""
+    return ceil_div(problem.depth, tile.depth) // tile.split_k
+
+
+def _is_loop(problem: SeparableContraction, tile: Tile) -> bool:
+    return tile.split_k > 1 or _steps(problem, tile) > 1
+
+
+def _extra(problem: SeparableContraction, tile: Tile) -> tuple[tuple[str, str, Argument], ...]:
+    extra: list[tuple[str, str, Argument]] = []
+    if tile.split_k > 1:
+        extra += [("partial", "*fp32", Argument("partial")), ("counters", "*i32", Argument("counters"))]
+    if _is_loop(problem, tile):
+        extra.append(("steps", "i32", Argument("number", value=_steps(problem, tile))))
+    return tuple(extra)
+
+
+def _addresses(problem: SeparableContraction) -> list[str]:
+    """Where the operands of the first block of channels lie."""
+    place = offsets(problem, problem.x, origin(problem.taps)).filled(rows=True)
+    lines = [
+        f"x_tile = x + {place.joined()} + {_across('d', problem.x_depth)}",
+        f"wd_tile = wd + {_across('d', problem.filter.depth)}",
+    ]
+    for operand in problem.prologue_operands:
+        lines.append(f"{operand.name}_at = {operand.name} + {_across('d', operand.depth)}")
+    columns = offsets(problem, problem.w).filled(cols=True).joined()
+    return [*lines, f"w_tile = w + ({scaled('d', problem.w_depth)})[:, None] + {columns}"]
+
+
+def _across(name: str, stride: int) -> str:
+    text = scaled(name, stride)
+    return f"{text}[None, :]" if text == name else f"({text})[None, :]"
+
+
+def _step_lines(problem: SeparableContraction, tile: Tile) -> list[str]:
+    """One block of channels: depthwise sums, what follows them, and the product."""
+    compute = TRITON_TYPES[problem.compute]
+    precision = f', input_precision="{problem.precision}"' if problem.compute is DType.FP32 else ""
+    channels = "channel_ok" if problem.depth % tile.depth else ""
+    lines = ["channel_ok = c + d < CHANNELS" if _is_loop(problem, tile) else "channel_ok = d < CHANNELS"]
+    lines = [*(lines if channels else []), "mid = tl.zeros((BLOCK_ROWS, BLOCK_DEPTH), tl.float32)"]
+    lines += _window_lines(problem, tile, channels)
+    lines += _chain_lines(problem, tile, channels)
+    masks = [f"{channels}[:, None]"] if channels else []
+    masks += [_cols_in_memory(problem)] if ragged(problem, Axis.COL, tile.cols) else []
+    w = _load("w_tile", _moved(problem, tile, problem.w_depth), joined_masks(masks))
+    if problem.w.dtype is not problem.compute:
+        w += f".to(tl.{compute})"
+    rounded = "mid" if problem.compute is DType.FP32 else f"mid.to(tl.{compute})"
+    return [*lines, f"acc = tl.dot({rounded}, {w}, acc{precision})"]
+
+
+def _moved(problem: SeparableContraction, tile: Tile, stride: int) -> list[str]:
+    """How far this step's channels lie behind the first ones."""
+    return [scaled("c", stride)] if _is_loop(problem, tile) else []
+
+
+def _load(base: str, moves: list[str], mask: str) -> str:
+    along = " + ".join(moves)
+    address = f"{base} + {along if along.isidentifier() else f'({along})'}" if moves else base
+    return f"tl.load({address}, mask={mask}, other=0.0)" if mask else f"tl.load({address})"
+
+
+def _window_lines(problem: SeparableContraction, tile: Tile, channels: str) -> list[str]:
+    """Loops over the taps, and one multiplication of each."""
+    unrolled = math.prod(tap.size for tap in problem.taps) <= UNROLLED_TAPS
+    lines: list[str] = []
+    for level, tap in enumerate(problem.taps):
+        lines += ["    " * level + line for line in _tap_lines(tap, unrolled)]
+    mask = joined_masks([*(f"{tap.name}_inside[:, None]" for tap in problem.taps if tap.masked)])
+    x_masks = [mask] if mask else []
+    x_masks += [f"{channels}[None, :]"] if channels else []
+    moves = [scaled(tap.name, tap.x_stride) for tap in problem.taps]
+    value = _load("x_tile", [*_moved(problem, tile, problem.x_depth), *moves], joined_masks(x_masks))
+    weights = [scaled(tap.name, tap.w_stride) for tap in problem.taps]
+    along = [*_moved(problem, tile, problem.filter.depth), *weights]
+    weight = _load("wd_tile", along, f"{channels}[None, :]" if channels else "")
+    indent = "    " * len(problem.taps)
+    return [
+        *lines,
+        f"{indent}value = {value}{_widen(problem.x.dtype)}",
+        f"{indent}mid += value * {weight}{_widen(problem.filter.dtype)}",
+    ]
+
+
+def _tap_lines(tap: Tap, unrolled: bool) -> list[str]:
+    lines = [f"for {tap.name} in {'tl.static_range' if unrolled else 'range'}({tap.size}):"]
+    if tap.masked:
+        at = f"{tap.name}_at"
+        lines.append(f"    {at} = {tap.name}_start + {scaled(tap.name, tap.dilation)}")
+        lines.append(f"    {tap.name}_inside = ({at} >= 0) & ({at} < {tap.limit})")
+    return lines
+
+
+def _chain_lines(problem: SeparableContraction, tile: Tile, channels: str) -> list[str]:
+    """Bias and elementwise operators on the depthwise sums. Channels past the last give zero again: they meet weights
+    that are zero, but their own value could be infinite."""
+    if not problem.prologue:
+        return []
+    body = Body(problem, prefix="f")
+    for operand in problem.prologue_operands:
+        mask = f"{channels}[None, :]" if channels else ""
+        load = _load(f"{operand.name}_at", _moved(problem, tile, operand.depth), mask)
+        body.lines.append(f"{operand.name}_tile = {load}{_widen(operand.dtype)}")
+    result = body.apply(problem.prologue, problem.prologue_operands, "mid")
+    return [*body.lines, f"mid = tl.where({channels}[None, :], {result}, 0.0)" if channels else f"mid = {result}"]

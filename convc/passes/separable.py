@@ -1,0 +1,169 @@
+"""Depthwise convolutions that the 1x1 convolution behind them computes in registers, and when that pays.
+
+The 1x1 convolution needs every channel of a pixel, so each tile of its columns (at most `COLUMNS` filters) computes the
+depthwise part again. With C channels, P·Q pixels, a window of R·S, batch N and T = ⌈K / COLUMNS⌉ column tiles, fusion
+
+- saves 2·e·N·C·P·Q bytes of memory (the intermediate, written and read, e = 2 bytes an element) and one launch;
+- costs (T − 1)·N·C·P·Q·R·S multiply-adds on ordinary units, and (T − 1)·e·N·C·H·W bytes from L2.
+
+Both sides are compared as bytes of memory traffic in the same time. What a byte is worth is taken from the GPU of
+`convc.targets` on which fusion gains least, and e from the narrowest type, so that all targets and modes fuse alike.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..ir import Graph, Kind, Node, Value
+from ..targets import TARGETS
+
+RULE = "depthwise-pointwise"
+COLUMNS = 256
+"""Most columns of a tile."""
+MAX_OPERANDS = 6
+"""Most tensors that the operators between the convolutions read, the depthwise bias not counted."""
+ELEMENT_BYTES = 2
+ISSUED_PER_MAC = 3
+"""Instructions per multiply-add of the depthwise part: a load and a conversion stand beside each, vectorised."""
+
+_GPUS = [target for target in TARGETS.values() if not target.is_interpreter]
+MACS_PER_BYTE = min(gpu.fp32_flops / 2 / gpu.dram_bytes_per_s for gpu in _GPUS)
+L2_BYTE = max(gpu.dram_bytes_per_s / gpu.l2_bytes_per_s for gpu in _GPUS)
+"""Bytes of memory traffic that take as long as one byte from L2."""
+LAUNCH_BYTES = min(gpu.launch_s * gpu.dram_bytes_per_s for gpu in _GPUS)
+"""Bytes of memory traffic that take as long as one launch."""
+
+
+@dataclass(frozen=True)
+class Balance:
+    """What fusing saves and costs, in bytes of memory traffic that take as long; and the multiply-adds done again."""
+
+    saved: float
+    cost: float
+    recomputed: int
+
+    @property
+    def pays(self) -> bool:
+        return self.saved >= self.cost
+
+
+def separable_of(graph: Graph, conv: Node) -> tuple[list[int], str | None]:
+    """The depthwise convolution and the elementwise operators that ``conv`` can compute itself, or none and why.
+
+    The reason is None where no depthwise convolution leads to ``conv``.
+    """
+    chain, sources = _behind(graph, conv)
+    windows = [value for value in sources if _is_depthwise(graph, graph.producer(value))]
+    if not windows or conv.attributes["groups"] == graph.type(Value(conv.id)).shape[1]:
+        return [], None
+    depthwise = graph.producer(windows[0])
+    nodes = [depthwise.id, *chain]
+    reason = (
+        _unfit_product(graph, conv)
+        or _unfit_window(graph, depthwise)
+        or _unfit_chain(graph, chain, sources - {windows[0]})
+        or _unfree(graph, nodes, conv)
+        or _loss(graph, depthwise, conv)
+    )
+    return ([], reason) if reason else (nodes, None)
+
+
+def _behind(graph: Graph, conv: Node) -> tuple[list[int], set[Value]]:
+    """Elementwise operators of the input's shape that lead to ``conv``, and what they read that is not constant."""
+    shape = graph.type(graph.inputs(conv)[0]).shape
+    chain: list[int] = []
+    sources: set[Value] = set()
+    stack = [graph.inputs(conv)[0]]
+    while stack:
+        value = stack.pop()
+        node = graph.producer(value)
+        if node.kind is Kind.ELEMENTWISE and graph.type(value).shape == shape:
+            if node.id not in chain:
+                chain.append(node.id)
+                stack.extend(graph.inputs(node))
+        elif graph.constant(value) is None:
+            sources.add(value)
+    return sorted(chain), sources
+
+
+def _is_depthwise(graph: Graph, node: Node) -> bool:
+    if node.op != "Conv" or node.attributes["groups"] == 1:
+        return False
+    return bool(graph.type(graph.inputs(node)[0]).shape[1] == node.attributes["groups"])
+
+
+def _unfit_product(graph: Graph, conv: Node) -> str | None:
+    if any(size != 1 for size in graph.type(graph.inputs(conv)[1]).shape[2:]):
+        return "every position of the window would compute it again"
+    if any(conv.attributes["pads"]):
+        return "the 1x1 convolution pads its input, and the padding must stay zero"
+    if any(step != 1 for step in conv.attributes["strides"]):
+        return "the 1x1 convolution skips pixels"
+    return "the 1x1 convolution is grouped" if conv.attributes["groups"] > 1 else None
+
+
+def _unfit_window(graph: Graph, depthwise: Node) -> str | None:
+    x, w = graph.inputs(depthwise)[:2]
+    if graph.type(w).shape[0] != graph.type(x).shape[1]:
+        return "the depthwise convolution has several filters per channel"
+    if any(graph.constant(value) is None for value in graph.inputs(depthwise)[1:]):
+        return "the depthwise weights are computed at run time"
+    return None
+
+
+def _unfit_chain(graph: Graph, chain: list[int], others: set[Value]) -> str | None:
+    if others:
+        return "an operator between them reads a tensor that is not constant"
+    operands = {value for id in chain for value in graph.inputs(id) if graph.constant(value) is not None}
+    if any(not _per_channel(graph, value, id) for id in chain for value in graph.inputs(id) if value in operands):
+        return "an operator between them reads a constant that varies from pixel to pixel"
+    if len(operands) > MAX_OPERANDS:
+        return f"the operators between them read more than {MAX_OPERANDS} tensors"
+    odd = [type.dtype for id in chain for type in graph.node(id).outputs if not type.dtype.is_float]
+    return f"a result between them is {odd[0]}" if odd else None
+
+
+def _per_channel(graph: Graph, value: Value, reader: int) -> bool:
+    """Whether a constant is a number or has one value per channel."""
+    shape = graph.type(value).shape
+    if graph.node(reader).op == "BatchNormalization" or math.prod(int(dim) for dim in shape) == 1:  # type: ignore[arg-type]
+        return True
+    channels = len(shape) - (len(graph.node(reader).outputs[0].shape) - 1)
+    return all(dim == 1 for axis, dim in enumerate(shape) if axis != channels)
+
+
+def _unfree(graph: Graph, nodes: list[int], conv: Node) -> str | None:
+    inside = {*nodes, conv.id}
+    readers = {use.node for id in nodes for use in graph.users(Value(id))}
+    if any(graph.node(id).op == "Output" for id in readers):
+        return "it is a graph output"
+    return None if readers <= inside else "several operators read it"
+
+
+def _loss(graph: Graph, depthwise: Node, conv: Node) -> str | None:
+    balance = balance_of(graph, depthwise, conv)
+    if balance.pays:
+        return None
+    return (
+        f"computing it again for every {COLUMNS} filters is {balance.recomputed / 1e6:.1f} million multiply-adds more, "
+        f"which take as long as {balance.cost / 1e6:.1f} MB of memory traffic and save {balance.saved / 1e6:.1f} MB"
+    )
+
+
+def balance_of(graph: Graph, depthwise: Node, conv: Node) -> Balance:
+    """Savings and costs of fusing; see the formulas above."""
+
+    def elements(value: Value) -> int:
+        return math.prod(int(dim) for dim in graph.type(value).shape)  # type: ignore[arg-type]
+
+    x, w = graph.inputs(depthwise)[:2]
+    again = math.ceil(int(graph.type(Value(conv.id)).shape[1]) / COLUMNS) - 1  # type: ignore[arg-type]
+    middle = elements(Value(depthwise.id))
+    taps = elements(w) // int(graph.type(w).shape[0])  # type: ignore[arg-type]
+    recomputed = again * middle * taps
+    return Balance(
+        saved=2 * ELEMENT_BYTES * middle + LAUNCH_BYTES,
+        cost=recomputed * ISSUED_PER_MAC / MACS_PER_BYTE + again * ELEMENT_BYTES * elements(x) * L2_BYTE,
+        recomputed=recomputed,
+    )

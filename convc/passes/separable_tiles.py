@@ -1,0 +1,136 @@
+"""Tiles of fused separable convolutions, ranked by predicted time.
+
+A step of the main loop makes ``rows × depth`` depthwise sums and multiplies them with ``depth × cols`` weights. Its
+time is that of both, one after the other: the sums are not made by tensor cores and nothing overlaps them but other
+blocks. Narrow columns give more blocks and compute the depthwise part more often; splitting the channels gives more
+blocks without that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ..ir.plan import Tile
+from ..ir.problem import Axis
+from ..ir.separable import SeparableContraction
+from ..targets import Target
+from ..targets.cost import (
+    BLOCKS_PER_SM,
+    INTERPRETER_ELEMENT_S,
+    INTERPRETER_FLOP_S,
+    INTERPRETER_PROGRAM_S,
+    INTERPRETER_STEP_S,
+    SPLIT_K_S,
+    issue_efficiency,
+)
+from .separable import COLUMNS, ISSUED_PER_MAC
+from .traffic import traffic
+
+LARGEST_BLOCK = 1 << 18
+"""Most elements of a block in the interpreter."""
+MIN_DOT = 16
+SUMS_PER_THREAD = 16
+"""Most depthwise sums that a thread keeps; each takes an accumulator, an address and a value in registers."""
+MOST_STAGED = 100 * 1024
+"""Most shared memory that one block takes for loading a step ahead: two blocks share a multiprocessor."""
+MOST_SPLITS = 16
+
+
+def ranked(problem: SeparableContraction, target: Target) -> list[Tile]:
+    """All candidates, the cheapest first, with their predicted times."""
+    moved = traffic(problem).total
+    candidates = _interpreted(problem) if target.is_interpreter else _compiled(problem, target)
+    timed = [(_seconds(problem, tile, target, moved), index, tile) for index, tile in enumerate(candidates)]
+    timed.sort(key=lambda entry: entry[:2])
+    return [replace(tile, predicted_us=round(seconds * 1e6, 3)) for seconds, _, tile in timed]
+
+
+def recomputed_macs(problem: SeparableContraction, tile: Tile) -> int:
+    """Multiply-adds of the depthwise part that are done more than once."""
+    return (math.ceil(problem.extent(Axis.COL) / tile.cols) - 1) * problem.depthwise_macs
+
+
+# -- candidates -------------------------------------------------------------------------------------------------------
+def _interpreted(problem: SeparableContraction) -> Iterator[Tile]:
+    for rows in _powers(problem.extent(Axis.ROW), 8192):
+        for cols in _powers(problem.extent(Axis.COL), 2048):
+            for depth in _powers(problem.depth, 1024):
+                if max(rows * cols, max(rows, cols) * depth) <= LARGEST_BLOCK:
+                    yield Tile(rows, cols, depth, num_warps=1, num_stages=1)
+
+
+def _compiled(problem: SeparableContraction, target: Target) -> Iterator[Tile]:
+    rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
+    widest_row = 128 if rows > 64 else 64
+    for block_rows in _powers(min(rows, widest_row), widest_row):
+        if target.instruction != "mma" and 16 < block_rows < 64 < rows:
+            continue
+        for block_cols in _powers(cols, COLUMNS):
+            for depth in _powers(problem.depth, 64):
+                yield from _fitting(problem, target, block_rows, block_cols, depth)
+
+
+def _fitting(problem: SeparableContraction, target: Target, rows: int, cols: int, depth: int) -> Iterator[Tile]:
+    """Tiles of this block size whose sums and accumulators fit into registers, whose operands fit into shared memory."""
+    accumulators = 128 * 128 if problem.compute.itemsize == 2 else 64 * 64
+    warps = 8 if rows * cols >= 128 * 128 or rows * depth > SUMS_PER_THREAD * 128 else 4
+    if rows * cols > accumulators or rows * depth > SUMS_PER_THREAD * 32 * warps:
+        return
+    stages = 2 if _staged_bytes(problem, rows, cols, depth) <= min(target.shared_bytes, MOST_STAGED) else 1
+    steps = math.ceil(problem.depth / depth)
+    for split in range(1, min(steps, MOST_SPLITS) + 1):
+        if steps % split == 0 and (split == 1 or steps // split >= 2):
+            yield Tile(rows, cols, depth, warps, stages, split)
+
+
+def _staged_bytes(problem: SeparableContraction, rows: int, cols: int, depth: int) -> int:
+    """Shared memory of a step that is loaded ahead: every tap's x, the weights, and the sums on their way to the
+    tensor cores."""
+    elements = (problem.tap_count + 1) * rows * depth + depth * cols
+    return elements * problem.compute.itemsize + 4096
+
+
+# -- time -------------------------------------------------------------------------------------------------------------
+def _seconds(problem: SeparableContraction, tile: Tile, target: Target, moved: int) -> float:
+    """Predicted seconds: launch + max(arithmetic, L2, DRAM, latency) + split-K, as in `convc.targets.cost`."""
+    steps = math.ceil(math.ceil(problem.depth / tile.depth) / tile.split_k)
+    programs = _programs(problem, tile)
+    sums, taps = tile.rows * tile.depth, problem.tap_count
+    if target.is_interpreter:
+        step = INTERPRETER_STEP_S * (1 + taps) + sums * taps * 3 * INTERPRETER_ELEMENT_S
+        step += tile.depth * tile.cols * (INTERPRETER_ELEMENT_S + 2.0 * tile.rows * INTERPRETER_FLOP_S)
+        return programs * (INTERPRETER_PROGRAM_S + steps * step + tile.rows * tile.cols * INTERPRETER_ELEMENT_S)
+    rate = (target.tensor_flops if problem.compute.itemsize == 2 else target.fp32_flops) / target.sms
+    product = 2.0 * sums * tile.cols / (rate * issue_efficiency(tile))
+    window = 2.0 * sums * taps * ISSUED_PER_MAC / (target.fp32_flops / target.sms)
+    arithmetic = math.ceil(programs / target.sms) * steps * (product + window)
+    partial = 2 * 4 * tile.rows * tile.cols * programs
+    split = SPLIT_K_S + partial / target.l2_bytes_per_s if tile.split_k > 1 else 0.0
+    loaded = programs * steps * (_x_elements(problem, tile) + tile.depth * tile.cols) * problem.compute.itemsize
+    memory = max(loaded / target.l2_bytes_per_s, moved / target.dram_bytes_per_s)
+    waiting = target.step_s * (1 if tile.num_stages > 1 else 2)
+    latency = steps * waiting * math.ceil(programs / (target.sms * BLOCKS_PER_SM))
+    return target.launch_s + max(arithmetic, memory, latency) + split
+
+
+def _programs(problem: SeparableContraction, tile: Tile) -> int:
+    rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
+    return math.ceil(rows / tile.rows) * math.ceil(cols / tile.cols) * tile.split_k
+
+
+def _x_elements(problem: SeparableContraction, tile: Tile) -> int:
+    """Elements of x that a step takes from L2: each line of the window; its neighbours along a line are in L1."""
+    lines = math.prod(tap.size for tap in problem.taps[:-1])
+    return tile.rows * tile.depth * lines * problem.taps[-1].step
+
+
+def _powers(extent: int, most: int) -> Iterator[int]:
+    """Block sizes from the least of ``tl.dot`` to the first that covers ``extent``, or ``most``."""
+    size = MIN_DOT
+    while True:
+        yield size
+        if size >= min(extent, most):
+            return
+        size *= 2
