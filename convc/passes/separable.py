@@ -127,7 +127,7 @@ def _unfit_chain(graph: Graph, chain: list[int], others: set[Value]) -> str | No
 def _per_channel(graph: Graph, value: Value, reader: int) -> bool:
     """Whether a constant is a number or has one value per channel."""
     shape = graph.type(value).shape
-    if graph.node(reader).op == "BatchNormalization" or math.prod(int(dim) for dim in shape) == 1:  # type: ignore[arg-type]
+    if graph.node(reader).op == "BatchNormalization" or _elements(graph, value) == 1:
         return True
     channels = len(shape) - (len(graph.node(reader).outputs[0].shape) - 1)
     return all(dim == 1 for axis, dim in enumerate(shape) if axis != channels)
@@ -153,17 +153,19 @@ def _loss(graph: Graph, depthwise: Node, conv: Node) -> str | None:
 
 def balance_of(graph: Graph, depthwise: Node, conv: Node) -> Balance:
     """Savings and costs of fusing; see the formulas above."""
-
-    def elements(value: Value) -> int:
-        return math.prod(int(dim) for dim in graph.type(value).shape)  # type: ignore[arg-type]
-
     x, w = graph.inputs(depthwise)[:2]
-    again = math.ceil(int(graph.type(Value(conv.id)).shape[1]) / COLUMNS) - 1  # type: ignore[arg-type]
-    middle = elements(Value(depthwise.id))
-    taps = elements(w) // int(graph.type(w).shape[0])  # type: ignore[arg-type]
+    filters = int(graph.type(Value(conv.id)).shape[1])  # type: ignore[arg-type]
+    again = math.ceil(filters / COLUMNS) - 1
+    middle = _elements(graph, Value(depthwise.id))
+    taps = _elements(graph, w) // depthwise.attributes["groups"]
     recomputed = again * middle * taps
     return Balance(
         saved=2 * ELEMENT_BYTES * middle + LAUNCH_BYTES,
-        cost=recomputed * ISSUED_PER_MAC / MACS_PER_BYTE + again * ELEMENT_BYTES * elements(x) * L2_BYTE,
+        cost=recomputed * ISSUED_PER_MAC / MACS_PER_BYTE + again * ELEMENT_BYTES * _elements(graph, x) * L2_BYTE,
         recomputed=recomputed,
     )
+
+
+def _elements(graph: Graph, value: Value) -> int:
+    shape: list[int] = [int(dim) for dim in graph.type(value).shape]  # type: ignore[arg-type]
+    return math.prod(shape)

@@ -73,7 +73,7 @@ def _compiled(problem: SeparableContraction, target: Target) -> Iterator[Tile]:
 
 
 def _fitting(problem: SeparableContraction, target: Target, rows: int, cols: int, depth: int) -> Iterator[Tile]:
-    """Tiles of this block size whose sums and accumulators fit into registers, whose operands fit into shared memory."""
+    """Tiles of this block size whose sums and accumulators fit into registers; staged where shared memory is enough."""
     accumulators = 128 * 128 if problem.compute.itemsize == 2 else 64 * 64
     warps = 8 if rows * cols >= 128 * 128 or rows * depth > SUMS_PER_THREAD * 128 else 4
     if rows * cols > accumulators or rows * depth > SUMS_PER_THREAD * 32 * warps:

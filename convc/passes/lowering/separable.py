@@ -72,7 +72,8 @@ def _pack_filter(window: Builder, value: Value) -> PackedWeight:
 def _lower_chain(b: Builder, depthwise: Node) -> Builder:
     """The depthwise bias and the elementwise operators behind it, over one dimension: the channels."""
     tail = b.graph.inputs(b.anchor)[0]
-    chain = Builder(b.fused, b.layouts, b.mode, replace(_alone(b.region, depthwise), nodes=b.region.prologue, output=tail))
+    region = replace(_alone(b.region, depthwise), nodes=b.region.prologue, output=tail)
+    chain = Builder(b.fused, b.layouts, b.mode, region)
     chain.maps = (DimMap(1),)
     chain.start()
     chain.add_bias(b.graph.inputs(depthwise)[2:], axis=1)
