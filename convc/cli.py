@@ -121,7 +121,7 @@ def _finite(value: Any) -> Any:
 
 
 @contextmanager
-def _progress() -> Iterator[Progress | None]:
+def _progress(what: str = "kernels") -> Iterator[Progress | None]:
     """A bar on standard error while kernels compile, where that is a terminal."""
     if not sys.stderr.isatty():
         yield None
@@ -131,7 +131,7 @@ def _progress() -> Iterator[Progress | None]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("kernels", total=None)
+        task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
@@ -365,6 +365,56 @@ def export(name: str, output: str, batch: str, opset: int, seed: int, as_json: b
 @main.command()
 @_options("json")
 def doctor(as_json: bool) -> None:
+@main.command()
+@click.option("-o", "--output", metavar="FILE.html", help="Write a page with charts and the fused graph.")
+@click.option("--png", metavar="DIR", help="Write the charts as PNG files into a folder.")
+@click.option("--device", metavar="D", help="Also run there and compare with ONNX Runtime  [default: compare nothing]")
+@_options("model", "target", "dtype", "batch", "seed", "json")
+def ablate(
+    model: str, output: str | None, png: str | None, device: str | None, seed: int, as_json: bool, **given: Any
+) -> None:
+    """Say what each rule is worth: the network with all rules, without each one, and with each one alone."""
+    from .analysis import ablate as ablation
+    from .analysis import ablation_page
+
+    if output is not None:
+        if Path(output).suffix != ".html":
+            raise errors.output_suffix(output, (".html",))
+        _require_writable(output)
+    if output is not None or png is not None:
+        ablation_page.require_charts()
+    with _progress("configurations") as progress:
+        found = ablation.ablate(model, _choices(given), device, seed, progress)
+    written = ablation_page.write(found, output, png)
+    _print(as_json, found.as_json() | written, lambda _: ablation_page.text(found, written))
+
+
+@main.command()
+@click.option("--opt", "opts", metavar="O,...", help="none, fold, fuse: any of them  [default: fuse]")
+@click.option("--batch", "batches", metavar="N,...", help="Sizes of a symbolic batch  [default: 1]")
+@click.option("--dtype", "dtypes", metavar="D,...", help="fp32, tf32, fp16, bf16: any of them  [default: fp16]")
+@click.option("--target", metavar="T", help=f"What times are predicted for without a GPU  [default: {DEFAULT_TARGET}]")
+@click.option("--repeats", type=click.IntRange(1), metavar="N", help="Runs that are timed.")
+@click.option("--per-kernel", is_flag=True, help="A row for every launch.")
+@_device("auto")
+@_options("model", "seed", "json")
+def bench(model: str, opts: str | None, batches: str | None, dtypes: str | None, as_json: bool, **given: Any) -> None:
+    """Time a network on a device, at several levels of optimisation side by side."""
+    from .analysis import bench as benchmark
+    from .analysis import render
+
+    sizes = [_size(text) for text in _listed(batches) or ()] or None
+    with _progress() as progress:
+        asked = benchmark.Request(model, _listed(opts), sizes, _listed(dtypes), **given)
+        report = benchmark.bench(asked, progress)
+    _print(as_json, report, render.benched)
+
+
+def _listed(text: str | None) -> list[str] | None:
+    """Names separated by commas, each once; None where there was no option."""
+    return None if text is None else list(dict.fromkeys(part.strip() for part in text.split(",")))
+
+
     """Say what this machine can do: GPUs, versions, the kernel cache."""
     from .analysis import machine, render
 

@@ -993,3 +993,14 @@ def unforeseen(error: BaseException) -> ConvcError:
     """A bug in convc, or memory that ran out."""
     detail = f": {str(error)[:300]}" if str(error) else ""
     return ConvcError(f"{type(error).__name__}{detail}; this should not happen: run convc -vv ... for the traceback")
+
+
+# -- ablation and benchmarks ------------------------------------------------------------------------------------------
+def one_target(names: Iterable[str]) -> UsageError:
+    """Several targets where figures of one are compared."""
+    return UsageError(f"this command compares figures for one target, found {', '.join(names)}; give one")
+
+
+def charts_missing() -> UsageError:
+    """The library that draws charts is not installed."""
+    return UsageError("charts are drawn with matplotlib, which is not installed; pip install 'convc[report]'")

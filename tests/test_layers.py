@@ -42,6 +42,7 @@ EXCEPTIONS: dict[str, tuple[set[str], set[str]]] = {
     "convc.runtime.numpy_executor": ({"ir"}, set()),
     "convc.runtime.weights": (set(), {"typing_extensions"}),  # for the type checker only
     "convc.analysis.verify": (set(), {"onnxruntime"}),
+    "convc.analysis.charts": (set(), {"matplotlib"}),
 }
 ROOF = {"convc", "convc.__init__", "convc.cli", "convc.__main__", "convc.backend"}
 

@@ -97,11 +97,12 @@ class Picture:
 
 def draw(graph: Graph, title: str, steps: Mapping[int, Sequence[Step]], kind: str) -> str:
     """The text of an ``.svg`` or ``.html`` file. steps: the launches of each region."""
-    return _environment().get_template(f"picture{kind}.j2").render(picture=depict(graph, title, steps))
+    return environment().get_template(f"picture{kind}.j2").render(picture=depict(graph, title, steps))
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """The templates of pages and pictures; everything that is put into them is escaped."""
     loader = jinja2.PackageLoader("convc.analysis", "templates")
     return jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

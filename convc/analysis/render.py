@@ -108,6 +108,71 @@ def profile(launches: Sequence[dict[str, Any]], device: str) -> str:
     return shown
 
 
+def benched(report: dict[str, Any]) -> str:
+    """What `convc bench` says: measured columns, and predicted ones beside them that say so."""
+    parts = [f"{printable(report['model'])} on {report['device']}"]
+    on_gpu = any(row["times_mean_a_gpu"] for row in report["rows"])
+    seen = "" if on_gpu else f"{report['device']} "
+    columns = ["opt", "batch>", "dtype", f"{seen}median>", f"{seen}p10>", f"{seen}p90>"]
+    columns += ["of roofline>", "speed-up>"] if on_gpu else []
+    columns += ["launches>", "predicted>", "predicted of roofline>", "predicted speed-up>"]
+    rows = []
+    for row in report["rows"]:
+        cells = [
+            row["opt"],
+            row["batch"],
+            row["dtype"],
+            *(microseconds(row[f"{p}_us"]) for p in ("median", "p10", "p90")),
+        ]
+        cells += [share(row["roofline_fraction"]), times(row["speedup"])] if on_gpu else []
+        cells += [row["launches"] or "-", microseconds(row["predicted_us"])]
+        rows.append([*cells, share(row["predicted_roofline_fraction"]), times(row["predicted_speedup"])])
+    parts.append(table(columns, rows))
+    if not on_gpu:
+        parts.append(f"Times on {report['device']} say nothing about a GPU: no GPU was used.")
+    if report["target"] is not None:
+        parts.append(f"Predicted: the cost model's times for {report['target']}, not measured.")
+    parts += [_bench_kernels(row) for row in report["rows"] if row.get("kernels")]
+    return "\n".join(parts)
+
+
+def _bench_kernels(row: dict[str, Any]) -> str:
+    columns = ("kernel", "measured>", "predicted>", "roofline>", "traffic>", "multiply-adds>", "layers")
+    rows = [
+        (
+            kernel["kernel"],
+            microseconds(kernel["measured_us"]),
+            microseconds(kernel["predicted_us"]),
+            microseconds(kernel["roofline_us"]),
+            size(kernel["traffic_bytes"]),
+            number(kernel["macs"]),
+            ", ".join(kernel["origins"]),
+        )
+        for kernel in row["kernels"]
+    ]
+    return table(columns, rows, f"--opt {row['opt']}, batch {row['batch']}, {row['dtype']}")
+
+
+def microseconds(value: float | None) -> str:
+    """A time in the unit that suits it; a dash where there is none."""
+    if value is None:
+        return "-"
+    for unit, least in (("s", 1e6), ("ms", 1e4)):
+        if value >= least:
+            return f"{value / (1e6 if unit == 's' else 1e3):.3g} {unit}"
+    return f"{value:.1f} us"
+
+
+def share(value: float | None) -> str:
+    """A fraction in per cent; a dash where there is none."""
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def times(value: float | None) -> str:
+    """A factor; a dash where there is none."""
+    return "-" if value is None else f"{value:.2f}x"
+
+
 def verified(report: dict[str, Any]) -> str:
     """What `convc verify` says: one row an output."""
     rows = [

@@ -1,0 +1,101 @@
+"""What the launches of a plan or of a compiled network ask of a machine, and the least time that it could take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..ir.problem import AxisReduction, Contraction, Problem, WindowReduction, steps_of
+from ..planner import Plan, Scheduled, TargetPlan
+from ..runtime.manifest import ProgramSpec
+from ..targets import Target
+from ..targets.cost import Shape, blocks
+
+RATES = {"fp16": 1.0, "bf16": 1.0, "tf32": 0.5}
+"""Tensor-core rate by numeric mode, as a fraction of the fp16 rate; NVIDIA's data sheets give tf32 one half."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch: its kernel, the user's layers in it, multiply-adds, bytes of activations and weights (each distinct
+    byte once), and the time that the cost model predicts, in microseconds."""
+
+    kernel: str
+    origins: tuple[str, ...]
+    macs: int
+    nbytes: int
+    predicted_us: float
+    region: int | None = None
+
+
+def planned(plan: Plan, program: TargetPlan) -> list[Launch]:
+    """The launches of a plan for one target, in order."""
+    return [
+        Launch(
+            launch.kernel.name,
+            plan.origins(launch.work),
+            launch.work.problem.macs,
+            launch.traffic.activations + launch.traffic.weights,
+            launch.tile.predicted_us,
+            launch.work.region.id,
+        )
+        for launch in program.launches
+    ]
+
+
+def stored(program: ProgramSpec) -> list[Launch]:
+    """The launches of a compiled program, in order."""
+    return [
+        Launch(
+            program.kernels[launch.kernel].name,
+            tuple(launch.origins),
+            launch.macs,
+            launch.activation_bytes + launch.weight_bytes,
+            launch.predicted_us,
+            launch.region,
+        )
+        for launch in program.launches
+    ]
+
+
+def peak_flops(target: Target, dtype: str) -> float:
+    """Most floating-point operations per second on a target in a numeric mode."""
+    return target.tensor_flops * RATES[dtype] if dtype in RATES else target.fp32_flops
+
+
+def roofline_us(launch: Launch, target: Target, dtype: str) -> float:
+    """The least microseconds that a launch could take: its arithmetic at the peak rate, or its bytes from DRAM."""
+    return 1e6 * max(2 * launch.macs / peak_flops(target, dtype), launch.nbytes / target.dram_bytes_per_s)
+
+
+def roofline_fraction(launches: Sequence[Launch], target: Target, dtype: str, microseconds: float) -> float:
+    """The sum of the launches' least times over the time that they took; 1 is the roofline itself."""
+    return sum(roofline_us(launch, target, dtype) for launch in launches) / microseconds
+
+
+def operations(problem: Problem) -> int:
+    """Arithmetic operations of a kernel: two a multiply-add, one for each element that a window or a reduction takes
+    in, one for each elementwise operator and element."""
+    outputs = math.prod(dim.extent for dim in problem.dims)
+    taken = 0
+    if isinstance(problem, (WindowReduction, AxisReduction)) and not problem.macs:
+        sizes = [tap.size for tap in getattr(problem, "taps", ())]
+        taken = outputs * math.prod([*sizes, *(extent for extent, _ in getattr(problem, "reduced", ()))])
+    return 2 * problem.macs + taken + outputs * len(problem.statements)
+
+
+def asked_bytes(launch: Scheduled) -> int:
+    """Bytes that the main loop's loads ask for, as often as they ask: every tile its operands, every window position
+    its input. Caches serve what is asked for again; `Traffic` counts each distinct byte once."""
+    problem, tile = launch.work.problem, launch.tile
+    if isinstance(problem, Contraction):
+        shape = Shape.of(problem, tile, steps_of(problem).total(tile.depth))
+        steps = math.ceil(shape.steps / tile.split_k)
+        return blocks(shape, tile) * steps * tile.depth * (tile.rows + tile.cols) * shape.itemsize
+    x = getattr(problem, "x", None)
+    if x is None:
+        return 0
+    outputs = math.prod(dim.extent for dim in problem.dims)
+    sizes = [tap.size for tap in getattr(problem, "taps", ())]
+    return outputs * math.prod([*sizes, *(extent for extent, _ in getattr(problem, "reduced", ()))]) * x.dtype.itemsize
