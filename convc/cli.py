@@ -331,40 +331,6 @@ def kernels(model: str, name: str | None, as_json: bool, **given: Any) -> None:
     _print(as_json, report, lambda shown: render.listed_kernels(shown["kernels"]))
 
 
-@main.group(invoke_without_command=True)
-@_options("json")
-@click.pass_context
-def zoo(context: click.Context, as_json: bool) -> None:
-    """List the networks of the zoo, or export one."""
-    if context.invoked_subcommand is not None:
-        return
-    from .analysis import render
-    from .frontends import zoo as networks
-
-    _print(as_json, {"networks": networks.describe()}, lambda report: render.listed_networks(report["networks"]))
-
-
-@zoo.command()
-@click.argument("name")
-@click.option("-o", "--output", metavar="FILE.onnx", required=True, help="The file to write.")
-@click.option("--batch", default="1", show_default=True, metavar="N", help="A size, or the name of a symbolic one.")
-@click.option("--opset", type=int, default=17, show_default=True)
-@_options("seed", "json")
-def export(name: str, output: str, batch: str, opset: int, seed: int, as_json: bool) -> None:
-    """Write a network of the zoo as ONNX, with weights drawn from a seed."""
-    from .frontends import zoo as networks
-    from .frontends.export import export_onnx
-
-    _require_writable(output)
-    network = networks.build(name, batch=batch if batch.isidentifier() else _size(batch), seed=seed)
-    export_onnx(network.graph, output, opset)
-    report = {"name": name, "file": output, "batch": batch, "seed": seed, "opset": opset, "params": network.params}
-    _print(as_json, report, lambda found: found["file"])
-
-
-@main.command()
-@_options("json")
-def doctor(as_json: bool) -> None:
 @main.command()
 @click.option("-o", "--output", metavar="FILE.html", help="Write a page with charts and the fused graph.")
 @click.option("--png", metavar="DIR", help="Write the charts as PNG files into a folder.")
@@ -415,6 +381,40 @@ def _listed(text: str | None) -> list[str] | None:
     return None if text is None else list(dict.fromkeys(part.strip() for part in text.split(",")))
 
 
+@main.group(invoke_without_command=True)
+@_options("json")
+@click.pass_context
+def zoo(context: click.Context, as_json: bool) -> None:
+    """List the networks of the zoo, or export one."""
+    if context.invoked_subcommand is not None:
+        return
+    from .analysis import render
+    from .frontends import zoo as networks
+
+    _print(as_json, {"networks": networks.describe()}, lambda report: render.listed_networks(report["networks"]))
+
+
+@zoo.command()
+@click.argument("name")
+@click.option("-o", "--output", metavar="FILE.onnx", required=True, help="The file to write.")
+@click.option("--batch", default="1", show_default=True, metavar="N", help="A size, or the name of a symbolic one.")
+@click.option("--opset", type=int, default=17, show_default=True)
+@_options("seed", "json")
+def export(name: str, output: str, batch: str, opset: int, seed: int, as_json: bool) -> None:
+    """Write a network of the zoo as ONNX, with weights drawn from a seed."""
+    from .frontends import zoo as networks
+    from .frontends.export import export_onnx
+
+    _require_writable(output)
+    network = networks.build(name, batch=batch if batch.isidentifier() else _size(batch), seed=seed)
+    export_onnx(network.graph, output, opset)
+    report = {"name": name, "file": output, "batch": batch, "seed": seed, "opset": opset, "params": network.params}
+    _print(as_json, report, lambda found: found["file"])
+
+
+@main.command()
+@_options("json")
+def doctor(as_json: bool) -> None:
     """Say what this machine can do: GPUs, versions, the kernel cache."""
     from .analysis import machine, render
 
