@@ -7,10 +7,10 @@ STAMP := $(VENV)/.installed
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint bench clean help
+.PHONY: demo test lint bench fusion-report clean help
 
 help:  ## what there is to make
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 
 demo: $(STAMP)  ## compile a trained network and run its kernels on the test images
 	@$(BIN)/python examples/digits/demo.py
@@ -25,6 +25,9 @@ lint: $(STAMP)  ## formatting, style and types
 
 bench: $(STAMP)  ## the figures of the README's benchmark section
 	$(BIN)/python bench/bench.py $(ARGS)
+
+fusion-report: $(STAMP)  ## launches and bytes, unfused and fused, beside their targets
+	$(BIN)/python bench/fusion_report.py $(ARGS)
 
 clean:  ## remove what was built, the environment included
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

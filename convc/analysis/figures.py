@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..ir.problem import AxisReduction, Contraction, Problem, WindowReduction, steps_of
+from ..ir.separable import SeparableContraction
+from ..passes.traffic import touched
 from ..planner import Plan, Scheduled, TargetPlan
 from ..runtime.manifest import ProgramSpec
 from ..targets import Target
@@ -86,16 +88,25 @@ def operations(problem: Problem) -> int:
 
 
 def asked_bytes(launch: Scheduled) -> int:
-    """Bytes that the main loop's loads ask for, as often as they ask: every tile its operands, every window position
-    its input. Caches serve what is asked for again; `Traffic` counts each distinct byte once."""
+    """Bytes that the loads of a kernel's loop ask for, as often as they ask: every tile its operands, every window
+    position its input. Caches serve what is asked for again; `Traffic` counts each distinct byte once."""
     problem, tile = launch.work.problem, launch.tile
     if isinstance(problem, Contraction):
-        shape = Shape.of(problem, tile, steps_of(problem).total(tile.depth))
-        steps = math.ceil(shape.steps / tile.split_k)
-        return blocks(shape, tile) * steps * tile.depth * (tile.rows + tile.cols) * shape.itemsize
+        separable = isinstance(problem, SeparableContraction)  # its steps cover the channels, each with all taps
+        total = math.ceil(problem.depth / tile.depth) if separable else steps_of(problem).total(tile.depth)
+        shape = Shape.of(problem, tile, total)
+        steps = math.ceil(total / tile.split_k)
+        x_rows = tile.rows * (problem.tap_count if separable else 1)
+        return blocks(shape, tile) * steps * tile.depth * (x_rows + tile.cols) * shape.itemsize
     x = getattr(problem, "x", None)
     if x is None:
         return 0
     outputs = math.prod(dim.extent for dim in problem.dims)
     sizes = [tap.size for tap in getattr(problem, "taps", ())]
     return outputs * math.prod([*sizes, *(extent for extent, _ in getattr(problem, "reduced", ()))]) * x.dtype.itemsize
+
+
+def loop_bytes(problem: Problem) -> int:
+    """Distinct bytes of the operands that `asked_bytes` counts: what the loop reads, each byte once."""
+    named = [getattr(problem, name, None) for name in (("x", "w") if isinstance(problem, Contraction) else ("x",))]
+    return sum(touched(problem, operand) * operand.dtype.itemsize for operand in named if operand is not None)
