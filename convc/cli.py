@@ -280,17 +280,51 @@ def run(
 
 
 @main.command()
+@click.option("--per-kernel", is_flag=True, help="Also compare every kernel with float64, the fusion as it is.")
 @_device("numpy")
 @_options("model", "dtype", "batch", "opt", "disable", "only", "seed", "json")
 @click.pass_context
-def verify(context: click.Context, model: str, device: str, seed: int, as_json: bool, **given: Any) -> None:
+def verify(
+    context: click.Context, model: str, per_kernel: bool, device: str, seed: int, as_json: bool, **given: Any
+) -> None:
     """Compare a network with ONNX Runtime. Exit status 1 where it departs from it."""
     from .analysis import models, render
 
     with _progress() as progress:
-        result = models.verify_model(model, _choices(given), device, seed, progress)
-    _print(as_json, result.as_json(), render.verified)
-    context.exit(0 if result.ok else 1)
+        if per_kernel:
+            from .analysis import bisect as kernelwise
+
+            report = kernelwise.verify_per_kernel(model, _choices(given), device, seed, progress)
+        else:
+            report = models.verify_model(model, _choices(given), device, seed, progress).as_json()
+    _print(as_json, report, render.verified)
+    context.exit(0 if report["ok"] else 1)
+
+
+@main.command()
+@_device("interpreter")
+@_options("model", "dtype", "batch", "opt", "disable", "only", "seed", "json")
+@click.pass_context
+def bisect(context: click.Context, model: str, device: str, seed: int, as_json: bool, **given: Any) -> None:
+    """Find the first kernel that departs from float64, the fusion as it is. Exit status 1 where there is one."""
+    from .analysis import bisect as kernelwise
+    from .analysis import render_edges
+
+    with _progress() as progress:
+        report = kernelwise.find_first(model, _choices(given), device, seed, progress)
+    _print(as_json, report, render_edges.bisected)
+    context.exit(0 if report["ok"] else 1)
+
+
+@main.command()
+@_options("model", "target", "dtype", "batch", "opt", "disable", "only", "json")
+def explain(model: str, as_json: bool, **given: Any) -> None:
+    """Say of every edge into which kernel it was fused, or which rule came nearest and why it declined."""
+    from .analysis import explain as edges
+    from .analysis import render_edges
+
+    report = edges.explain_model(model, _choices(given), DEFAULT_TARGET)
+    _print(as_json, report, render_edges.explained)
 
 
 @main.command()

@@ -187,8 +187,13 @@ def verified(report: dict[str, Any]) -> str:
         for output in report["outputs"]
     ]
     columns = ("output", "", "max error>", "bound>", "relative L2>", "smallest tolerance>")
-    verdict = "agrees with" if report["ok"] else "DEPARTS from"
-    return f"{table(columns, rows)}\n{report['device']}, {report['dtype']}: {verdict} ONNX Runtime"
+    verdict = "agrees with" if all(output["ok"] for output in report["outputs"]) else "DEPARTS from"
+    shown = f"{table(columns, rows)}\n{report['device']}, {report['dtype']}: {verdict} ONNX Runtime"
+    if "kernels" in report:
+        from .render_edges import compared_kernels
+
+        shown += f"\n{compared_kernels(report['kernels'])}"
+    return shown
 
 
 def listed_kernels(kernels: Sequence[dict[str, Any]]) -> str:

@@ -20,7 +20,7 @@ from .. import errors
 from ..workers import read_message, write_message
 from .artifact import Artifact, load_weights
 from .dtypes import numpy_dtype
-from .interpreter_worker import Buffer, Finished, Reply, Setup, Step
+from .interpreter_worker import Buffer, Finished, Range, Reply, Setup, Step
 from .manifest import BufferArgument, ProgramSpec, TensorSpec
 
 _POISON = 0xFF
@@ -88,13 +88,24 @@ class InterpreterExecutor:
         """One pass over all launches. Raises `DeviceError` where a kernel fails."""
         return self.run_timed(inputs)[0]
 
-    def run_timed(self, inputs: Sequence[np.ndarray], stop: int = -1) -> tuple[list[np.ndarray], list[float]]:
-        """The outputs and the seconds of each launch; ``stop`` ends before that launch (−1: run all)."""
+    def run_timed(self, inputs: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[float]]:
+        """The outputs and the seconds of each launch."""
+        self.load(inputs)
+        seconds = self.advance()
+        return [self._output(index, spec) for index, spec in enumerate(self._outputs)], seconds
+
+    def load(self, inputs: Sequence[np.ndarray]) -> None:
+        """Copies the inputs into their buffers, and runs nothing."""
         for index, array in enumerate(inputs):
             data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
             self.buffer(f"input:{index}")[: data.size] = data
-        finished = self._ask(stop)
-        return [self._output(index, spec) for index, spec in enumerate(self._outputs)], finished.seconds
+
+    def advance(self, first: int = 0, last: int = -1) -> list[float]:
+        """Runs the launches from ``first`` to the one before ``last`` (−1: to the end) on the buffers as they are.
+
+        Returns the seconds of each. Raises `DeviceError` where a kernel fails.
+        """
+        return self._ask(Range(first, last)).seconds
 
     def buffer(self, name: str) -> np.ndarray:
         """The bytes of a buffer as they are now."""
@@ -105,7 +116,7 @@ class InterpreterExecutor:
         memory = self._buffers[f"output:{index}"].memory
         return np.frombuffer(memory, numpy_dtype(spec.dtype), count=count).reshape(spec.shape).copy()
 
-    def _ask(self, message: Setup | int) -> Finished:
+    def _ask(self, message: Setup | Range) -> Finished:
         assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
         try:
             write_message(self._process.stdin, message)

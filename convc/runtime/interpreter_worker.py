@@ -46,6 +46,13 @@ class Setup(msgspec.Struct):
     steps: list[Step]
 
 
+class Range(msgspec.Struct):
+    """What to run: the launches from ``first`` to the one before ``last`` (−1: to the end)."""
+
+    first: int = 0
+    last: int = -1
+
+
 class Finished(msgspec.Struct, tag="finished"):
     """It ran; seconds per launch."""
 
@@ -117,12 +124,12 @@ class Program:
         self.setup = setup
         self.kernels = [load_function(folder / f"{name}.py", source, name) for name, source in setup.sources]
 
-    def run(self, stop: int) -> Reply:
-        """All launches, or those before ``stop``."""
+    def run(self, wanted: Range) -> Reply:
+        """These launches, in order, on the buffers as they are."""
         seconds = []
-        for number, step in enumerate(self.setup.steps):
-            if number == stop:
-                break
+        steps = self.setup.steps
+        for number in range(wanted.first, len(steps) if wanted.last < 0 else wanted.last):
+            step = steps[number]
             started = time.perf_counter()
             try:
                 with np.errstate(all="ignore"):
@@ -183,8 +190,8 @@ def main() -> None:
             return
         program = Program(setup, Path(folder))
         write_message(replies, Finished([]))
-        while (stop := read_message(sys.stdin.buffer, int)) is not None:
-            write_message(replies, program.run(stop))
+        while (wanted := read_message(sys.stdin.buffer, Range)) is not None:
+            write_message(replies, program.run(wanted))
 
 
 if __name__ == "__main__":

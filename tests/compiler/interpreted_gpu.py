@@ -11,7 +11,7 @@ from pathlib import Path
 
 from convc.runtime import interpreter
 from convc.runtime.artifact import Artifact
-from convc.runtime.interpreter_worker import Buffer, Finished, Reply, Setup, Step
+from convc.runtime.interpreter_worker import Buffer, Finished, Range, Reply, Setup, Step
 from convc.runtime.manifest import KernelSpec, ProgramSpec
 from convc.workers import read_message, write_message
 
@@ -63,7 +63,7 @@ def run_once(setup: Setup) -> None:
         pipe = interpreter.subprocess.PIPE
         descriptors = [buffer.descriptor for buffer in setup.buffers]
         process = interpreter.subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, pass_fds=descriptors)
-        for message in (setup, -1):
+        for message in (setup, Range()):
             write_message(process.stdin, message)
             reply = read_message(process.stdout, Reply)
             assert isinstance(reply, Finished), reply

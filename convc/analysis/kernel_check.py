@@ -1,0 +1,312 @@
+"""A network kernel by kernel: what each launch leaves in memory against float64, with the fusion as it is.
+
+Before a launch, what its region reads is taken from memory as it is stored; behind it, the region's result is. Three
+things are compared:
+
+- **local**: the result with the region's operators in float64 on what was read, within the kernel's own rounding
+  (`convc.analysis.rounding`). Only this kernel can be at fault.
+- **overwritten**: every tensor that a later launch still reads must be as its own launch left it. A memory plan that
+  lets two of them overlap shows at the launch that destroys the other.
+- **accumulated**: the result with the float64 evaluation of the whole network up to there; it is told, not judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+
+from .. import errors
+from ..ir import DType, Graph, Node, Payload, Value
+from ..ir.plan import PackedWeight, Region
+from ..planner import Plan, Scheduled
+from ..runtime.engine import Engine
+from ..runtime.interpreter import InterpreterExecutor
+from ..runtime.network import CompiledNetwork
+from ..runtime.numpy_executor import STORED, GraphRunner
+from .bounds import UNITS
+from .placements import in_place, slot, strided
+from .rounding import Known, carried, evaluate, stored_bound, widened
+from .verify import compare
+
+
+@dataclass(frozen=True)
+class KernelCheck:
+    """One launch. max_abs, rel_l2, bound: of the local comparison. overwrites: layers whose results it destroyed though
+    they are still needed. accumulated_abs, accumulated_l2: against the whole network in float64."""
+
+    launch: int
+    kernel: str
+    origins: tuple[str, ...]
+    rules: tuple[str, ...]
+    max_abs: float
+    rel_l2: float
+    bound: float
+    ok: bool
+    overwrites: tuple[str, ...]
+    accumulated_abs: float
+    accumulated_l2: float
+
+    def as_json(self) -> dict[str, Any]:
+        return vars(self) | {name: list(getattr(self, name)) for name in ("origins", "rules", "overwrites")}
+
+
+# -- devices ----------------------------------------------------------------------------------------------------------
+class Stepper(Protocol):
+    """A run that can be looked into between launches."""
+
+    def step(self, launch: int) -> None:
+        """Runs one launch."""
+
+    def read(self, value: Value, concat: tuple[Node, int] | None = None) -> np.ndarray:
+        """A copy of a tensor as it is stored now; ``concat``: of that operand's slice of a concatenation instead."""
+
+
+class _InMemory:
+    """Triton's interpreter: the arena is shared memory, so that it can be read after every launch."""
+
+    def __init__(self, plan: Plan, engine: Engine, inputs: Mapping[str, np.ndarray]) -> None:
+        assert isinstance(engine.executor, InterpreterExecutor)
+        self._plan, self._executor = plan, engine.executor
+        self._executor.load([inputs[spec.name] for spec in engine.inputs])
+
+    def step(self, launch: int) -> None:
+        self._executor.advance(launch, launch + 1)
+
+    def read(self, value: Value, concat: tuple[Node, int] | None = None) -> np.ndarray:
+        layouts = self._plan.layouts
+        placed = slot(self._plan.graph, layouts, *concat) if concat else layouts.placements[value]
+        block = layouts.blocks[placed.block]
+        base = self._plan.programs[0].arena.offsets.get(block.id, 0) if block.buffer == "arena" else 0
+        return strided(self._executor.buffer(block.buffer), placed, base).copy()
+
+
+class _ByDefinition:
+    """NumPy: every operator by its definition, rounded where a kernel stores; everything is computed at once."""
+
+    def __init__(self, plan: Plan, inputs: Mapping[str, np.ndarray]) -> None:
+        self._graph = _with_stored_constants(plan)
+        self._found = {Value(node.id): inputs[node.attributes["name"]] for node in self._graph.graph_inputs}
+        runner = GraphRunner(self._graph, STORED.get(plan.options.dtype), self._keep)
+        runner.run(dict(inputs))
+
+    def _keep(self, node: Node, array: np.ndarray) -> np.ndarray:
+        self._found[Value(node.id)] = array
+        return array
+
+    def step(self, launch: int) -> None:
+        """Nothing is left to do."""
+
+    def read(self, value: Value, concat: tuple[Node, int] | None = None) -> np.ndarray:
+        graph = self._graph
+        if concat:
+            return self.read(graph.inputs(concat[0])[concat[1]])
+        if (constant := graph.constant(value)) is not None:
+            return constant
+        if value not in self._found:  # a view: the runner tells of what kernels store
+            node = graph.producer(value)
+            results = node.operator.evaluate(node.attributes, [self.read(operand) for operand in graph.inputs(node)])
+            self._found |= dict(zip(graph.values(node), results, strict=True))
+        return self._found[value]
+
+
+def _with_stored_constants(plan: Plan) -> Graph:
+    graph = plan.graph.copy()
+    for source, dtype in _packed_types(plan.programs[0].launches).items():
+        node = graph.node(source)
+        array = node.array.astype(dtype.numpy).astype(node.array.dtype)
+        graph.update(node, payload=Payload(array))
+    return graph
+
+
+def _packed_types(launches: Sequence[Scheduled]) -> dict[int, DType]:
+    """Constant → the type that these launches read it in."""
+    reads = (operand.source for launch in launches for operand in launch.work.problem.reads)
+    return {source.source: source.dtype for source in reads if isinstance(source, PackedWeight)}
+
+
+def _stepper(plan: Plan, engine: Engine, inputs: Mapping[str, np.ndarray]) -> Stepper:
+    if engine.device == "numpy":
+        return _ByDefinition(plan, inputs)
+    if isinstance(engine.executor, InterpreterExecutor):
+        return _InMemory(plan, engine, inputs)
+    raise errors.no_stepping(engine.device)
+
+
+# -- the comparison ---------------------------------------------------------------------------------------------------
+class _Examiner:
+    """Goes through the launches of a plan's first target."""
+
+    def __init__(self, plan: Plan, stepper: Stepper, inputs: Mapping[str, np.ndarray]) -> None:
+        self.plan, self.stepper = plan, stepper
+        self.graph, self.mode = plan.graph, plan.options.dtype
+        self.launches = plan.programs[0].launches
+        self.exact = {
+            Value(node.id): widened(inputs[node.attributes["name"]], node.outputs[0].dtype)
+            for node in self.graph.graph_inputs
+        }
+        self.evaluated = 0
+        self.written: dict[Value, np.ndarray] = {}
+
+    @cached_property
+    def by_region(self) -> dict[int, list[int]]:
+        """Region → its launches."""
+        found: dict[int, list[int]] = {}
+        for number, launch in enumerate(self.launches):
+            found.setdefault(launch.work.region.id, []).append(number)
+        return found
+
+    def run(self) -> Iterator[KernelCheck]:
+        """One check a launch; of a region of several launches that are no copies, one for them all."""
+        for number, launch in enumerate(self.launches):
+            region = launch.work.region
+            concat = self._copied(region, number)
+            last = number == self.by_region[region.id][-1]
+            if not last and concat is None:
+                self.stepper.step(number)
+                continue
+            value = region.output if concat is None else self.graph.inputs(concat[0])[concat[1]]
+            known = self._expected(region, number) if concat is None else self._read(value, {})
+            self.stepper.step(number)
+            found = self.stepper.read(region.output, concat)
+            overwrites = tuple(self._overwritten(number, region))
+            if last:
+                self.written[region.output] = self.stepper.read(region.output)
+            yield self._compared(number, launch, known, found, value, overwrites)
+
+    def _copied(self, region: Region, number: int) -> tuple[Node, int] | None:
+        """The operand that one launch of a concatenation copies: (the concatenation, position)."""
+        node = self.graph.node(region.output.node)
+        if node.op != "Concat":
+            return None
+        layouts = self.plan.layouts
+        copied = [
+            position
+            for position, value in enumerate(self.graph.inputs(node))
+            if not in_place(self.graph, layouts, node, position) and 0 not in self.graph.type(value).shape
+        ]
+        return node, copied[self.by_region[region.id].index(number)]
+
+    def _expected(self, region: Region, number: int) -> Known:
+        """The region in float64 on what is stored now."""
+        launches = [self.launches[index] for index in self.by_region[region.id]]
+        constants = _packed_types(launches)
+        known: dict[Value, Known] = {}
+        for id in region.nodes:
+            node = self.graph.node(id)
+            operands = [known[v] if v in known else self._read(v, constants) for v in self.graph.inputs(node)]
+            results = carried(self.graph, node, operands, self.mode)
+            known |= {
+                value: Known(result.value, result.error, UNITS[self.mode])
+                for value, result in zip(self.graph.values(node), results, strict=True)
+            }
+        return known[region.output]
+
+    def _read(self, value: Value, constants: Mapping[int, DType]) -> Known:
+        """A value from outside, as it is stored: it has no error, but may be rounded on its way into a product."""
+        logical = self.graph.type(value).dtype
+        constant = self.graph.constant(value)
+        if constant is not None:
+            dtype = constants.get(value.node, DType.FP32 if logical.is_float else logical)
+            array = constant.astype(dtype.numpy)
+        else:
+            dtype = self.plan.layouts.placements[value].dtype
+            array = self.stepper.read(value)
+        rounds = UNITS[self.mode] if dtype is DType.FP32 and self.mode != "fp32" else 0.0
+        return Known(widened(array, logical), 0.0, rounds)
+
+    def _overwritten(self, number: int, region: Region) -> Iterator[str]:
+        """Layers whose results were changed by this launch though a later one reads them."""
+        for value in list(self.written):
+            if self._needed_until(value) <= number:
+                del self.written[value]
+            elif value != region.output and self.stepper.read(value).tobytes() != self.written[value].tobytes():
+                del self.written[value]
+                yield self.graph.producer(value).label
+
+    def _needed_until(self, value: Value) -> int:
+        """The last launch that reads a tensor, through views and concatenations that share its memory too."""
+        last = -1
+        for use in self.graph.users(value):
+            node = self.graph.node(use.node)
+            if node.op == "Output":
+                return len(self.launches)
+            region = self.plan.graph.node(use.node).region
+            launches = self.by_region.get(-1 if region is None else region, [])
+            shared = node.id in self.plan.layouts.views
+            if node.op == "Concat":
+                shared = in_place(self.graph, self.plan.layouts, node, use.position)
+            last = max(last, self._needed_until(Value(node.id)) if shared else max(launches, default=-1))
+        return last
+
+    def _compared(
+        self,
+        number: int,
+        launch: Scheduled,
+        known: Known,
+        found: np.ndarray,
+        value: Value,
+        overwrites: tuple[str, ...],
+    ) -> KernelCheck:
+        region, dtype = launch.work.region, self.plan.layouts.placements[launch.work.region.output].dtype
+        wide = widened(found, dtype)
+        allowed = stored_bound(known, dtype)
+        bounded = np.isfinite(allowed)
+        bound = float(np.max(allowed[bounded], initial=0.0))
+        expected = _saturated(known.value, dtype)
+        local = compare(launch.kernel.name, np.where(bounded, wide, expected), expected, bound)
+        whole = compare(launch.kernel.name, wide, _saturated(self._exact(value), dtype), np.inf)
+        return KernelCheck(
+            launch=number,
+            kernel=launch.kernel.name,
+            origins=self.plan.origins(launch.work),
+            rules=region.rules,
+            max_abs=local.max_abs,
+            rel_l2=local.rel_l2,
+            bound=bound,
+            ok=local.ok and not overwrites,
+            overwrites=overwrites,
+            accumulated_abs=whole.max_abs,
+            accumulated_l2=whole.rel_l2,
+        )
+
+    def _exact(self, value: Value) -> np.ndarray:
+        """A value of the whole network in float64, which is evaluated region by region as far as is needed."""
+        regions = self.plan.fused.regions
+        while value not in self.exact:
+            for id in regions[self.evaluated].nodes:
+                node = self.graph.node(id)
+                operands = [self._wide(operand) for operand in self.graph.inputs(node)]
+                self.exact |= dict(zip(self.graph.values(node), evaluate(self.graph, node, operands), strict=True))
+            self.evaluated += 1
+        return self.exact[value]
+
+    def _wide(self, value: Value) -> np.ndarray:
+        constant = self.graph.constant(value)
+        return self.exact[value] if constant is None else widened(constant, self.graph.type(value).dtype)
+
+
+def _saturated(exact: np.ndarray, dtype: DType) -> np.ndarray:
+    """Values beyond what a type holds become infinite, as they do where they are stored; others are not rounded."""
+    if not dtype.is_float or dtype is DType.FP64:
+        return exact
+    with np.errstate(all="ignore"):
+        rounded = exact.astype(dtype.numpy).astype(np.float64)
+    return np.where(np.isinf(rounded), rounded, exact)
+
+
+def check_kernels(
+    plan: Plan, network: CompiledNetwork, device: str, inputs: Mapping[str, np.ndarray]
+) -> Iterator[KernelCheck]:
+    """The launches of one run, in order, each against float64. Stop iterating to run no further.
+
+    plan: what ``network`` was compiled from. inputs: arrays by name.
+
+    Raises:
+        DeviceError: a device that cannot be looked into between launches, or a kernel that fails.
+    """
+    with network.engine(device) as engine:
+        yield from _Examiner(plan, _stepper(plan, engine, inputs), inputs).run()
