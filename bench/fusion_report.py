@@ -79,12 +79,11 @@ def _verdict(met: bool) -> str:
 
 def explained() -> str:
     """What stands above the table."""
-    return (
-        f"Counted by `make fusion-report` in the plans for {TARGET}, {DTYPE}, batch 1; no time is measured. *MB* are those\n"
-        "of activations and weights, each distinct byte once a launch. *Asked again*: bytes that the fused kernels' loads\n"
-        "ask for more than once (windows, halos, tiles that share an operand), which caches serve. *Split-K*: partial sums\n"
-        "written and read back. The limits come from hand-written layer lists ([source](bench/fusion_targets.json))."
-    )
+    return f"""\
+Counted by `make fusion-report` in the plans for {TARGET}, {DTYPE}, batch 1; no time is measured. *MB* are those of
+activations and weights, each distinct byte once a launch. *Asked again*: bytes that the fused kernels' loads ask for
+more than once (windows, halos, tiles that share an operand), which caches serve. *Split-K*: partial sums written and
+read back. The limits come from hand-written layer lists ([source](bench/fusion_targets.json))."""
 
 
 def into_readme(table: str) -> None:

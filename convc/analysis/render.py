@@ -160,7 +160,7 @@ def microseconds(value: float | None) -> str:
     for unit, least in (("s", 1e6), ("ms", 1e4)):
         if value >= least:
             return f"{value / (1e6 if unit == 's' else 1e3):.3g} {unit}"
-    return f"{value:.1f} us"
+    return f"{value:.1f} us" if value >= 1 else f"{value:.2g} us"
 
 
 def share(value: float | None) -> str:
