@@ -339,7 +339,8 @@ def explain_model(model: str, choices: Choices, target: str) -> dict[str, Any]:
 
 
 def folded(journal: Journal) -> list[dict[str, Any]]:
-    """What the rewrites in front of fusion made one of: ``rule`` and the user's ``nodes``, by the journal."""
+    """What the rewrites in front of fusion made: by the journal, the ``rule`` and the user's ``nodes`` that a new node
+    stands for."""
     found: dict[tuple[str, tuple[str, ...]], None] = {}
     for record in journal:
         if record.name in RULES:

@@ -9,7 +9,7 @@ from .render import printable, table
 
 
 def explained(report: dict[str, Any]) -> str:
-    """What was not fused and why, then what was fused, then what was folded, then the counts."""
+    """What was not fused and why, then what was fused, then what was rewritten before, then the counts."""
     edges = report["edges"]
     left = [edge for edge in edges if not edge["fused"]]
     head = f"{printable(report['model'])}: {report['dtype']}, {report['target']}, --opt {report['opt']}"
@@ -20,7 +20,7 @@ def explained(report: dict[str, Any]) -> str:
         parts += [f"\nFUSED: {len(fused)} edges", table(("kernel", "from", "to", "rule"), joined)]
     if report["folded"]:
         rows = [(entry["rule"], ", ".join(entry["nodes"])) for entry in report["folded"]]
-        parts += [f"\nFOLDED AWAY: {len(rows)} rewrites", table(("rule", "made one of"), rows)]
+        parts += [f"\nREWRITTEN BEFORE FUSION: {len(rows)} times", table(("rule", "layers"), rows)]
     return "\n".join([*parts, "", _summary(report)])
 
 

@@ -53,7 +53,7 @@ class TestExplain:
 
     def test_folded_rewrites_are_listed(self, run: Run) -> None:
         out = run("explain", "zoo:resnet18").out
-        assert "FOLDED AWAY: 20 rewrites" in out and "stem.conv, stem.bn" in out
+        assert "REWRITTEN BEFORE FUSION: 20 times" in out and "stem.conv, stem.bn" in out
 
     def test_switches(self, run: Run) -> None:
         report = run("explain", "zoo:lenet5", "--opt", "none", "--json").json
