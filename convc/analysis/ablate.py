@@ -19,7 +19,7 @@ from ..passes import RULES, Switches
 from ..planner import Options, Plan, bind_batch, make_plan
 from ..targets import Target, target
 from .arrays import random_inputs
-from .models import Choices, Progress, compile_network, is_compiled, read_graph, resolved_device, target_for
+from .models import Choices, Progress, compile_network, is_compiled, read_graph, resolved_device
 from .verify import compare, reference_model, reference_outputs
 
 DEFAULT_TARGET = "sm_90"
@@ -253,7 +253,8 @@ class Trial:
 
     def _run(self, plan: Plan, device: str) -> tuple[float | None, float | None]:
         """Measured microseconds and the largest error on a device."""
-        if (name := targets_of(target_for(device))[0]) != plan.options.targets[0]:
+        name = present_target() if device.startswith("cuda") else "interpreter"
+        if name != plan.options.targets[0]:
             plan = make_plan(self.graph, Options((name,), self.dtype, self.batch, plan.options.switches))
         network = compile_network(plan)
         inputs = random_inputs(network.inputs, self.seed)
