@@ -26,7 +26,7 @@ from ..planner import Plan, Scheduled
 from ..runtime.engine import Engine
 from ..runtime.interpreter import InterpreterExecutor
 from ..runtime.network import CompiledNetwork
-from ..runtime.numpy_executor import STORED, GraphRunner
+from ..runtime.numpy_executor import GraphRunner
 from .bounds import UNITS
 from .placements import in_place, slot, strided
 from .rounding import Known, carried, evaluate, stored_bound, widened
@@ -90,11 +90,16 @@ class _ByDefinition:
     def __init__(self, plan: Plan, inputs: Mapping[str, np.ndarray]) -> None:
         self._graph = _with_stored_constants(plan)
         self._found = {Value(node.id): inputs[node.attributes["name"]] for node in self._graph.graph_inputs}
-        runner = GraphRunner(self._graph, STORED.get(plan.options.dtype), self._keep)
-        runner.run(dict(inputs))
+        self._placements = plan.layouts.placements
+        GraphRunner(self._graph, None, self._stored).run(dict(inputs))
 
-    def _keep(self, node: Node, array: np.ndarray) -> np.ndarray:
-        self._found[Value(node.id)] = array
+    def _stored(self, node: Node, array: np.ndarray) -> np.ndarray:
+        """A kernel's result as the plan stores it, which may be as a slice of an output: in full precision."""
+        value = Value(node.id)
+        if value in self._placements and array.dtype.kind == "f":
+            with np.errstate(all="ignore"):
+                array = array.astype(self._placements[value].dtype.numpy).astype(array.dtype)
+        self._found[value] = array
         return array
 
     def step(self, launch: int) -> None:

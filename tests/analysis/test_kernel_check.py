@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiled import Arrays, inputs_of
+from compiled import Arrays, Builder, inputs_of
 from small_networks import KERNELS, NETWORKS, kernel_case
 
 from convc import errors
@@ -175,6 +175,16 @@ def test_nan_and_infinity_agree_where_they_should() -> None:
     (x,) = inputs.values()
     x.reshape(-1)[7] = np.nan
     assert departing(checked(plan_of(graph, "fp16"), inputs)) == []
+
+
+@pytest.mark.parametrize("device", ["interpreter", "numpy"])
+def test_a_slice_of_an_output_is_stored_in_its_precision(device: str) -> None:
+    """The operands of a concatenation that is a graph output lie in fp32, in a network stored in fp16."""
+    b = Builder("halves")
+    x = b.input(np.linspace(0, 1, 24, dtype=np.float32).reshape(1, 6, 2, 2))
+    b.output(b.add("Concat", b.add("Sub", x, b.constant(0.1)), b.add("Tanh", x), axis=1))
+    checks = checked(plan_of(b.graph, "fp16"), b.inputs, device)
+    assert departing(checks) == [] and all(check.bound < DType.FP16.epsilon / 100 for check in checks)
 
 
 def test_devices_that_cannot_be_looked_into_are_refused() -> None:
