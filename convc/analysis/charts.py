@@ -21,7 +21,7 @@ from .render import printable
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 LEVELS = ("none", "fold", "all")
-SAVED, COST, ALONE, PLAIN, MEASURED = "#2563eb", "#dc2626", "#cbd5e1", "#94a3b8", "#111827"
+SAVED, COST, ALONE, PLAIN, MEASURED = "#60a5fa", "#f87171", "#cbd5e1", "#94a3b8", "#111827"
 INK = {
     "convolution": "#2563eb",
     "matrix product": "#0d9488",
@@ -32,6 +32,8 @@ INK = {
 }
 MOST_BARS = 14
 """Rules in one chart; those that change least are left to the table."""
+NAME = 18
+"""Most characters of a model's name in a title."""
 WIDTH, HEIGHT = 7.4, 4.5
 """Inches, the height being the least; a page shows two charts side by side on a laptop."""
 STYLE: dict[str, Any] = {
@@ -144,7 +146,9 @@ def _shown(found: Ablation) -> list[Worth]:
 
 
 def _about(found: Ablation) -> str:
-    return printable(f"{found.model.rpartition('/')[2]}, {found.dtype}, batch {found.batch}")
+    name = printable(found.model.rpartition("/")[2].removeprefix("zoo:"))
+    shown = name if len(name) <= NAME else f"…{name[1 - NAME :]}"
+    return f"{shown}, {found.dtype}, batch {found.batch}"
 
 
 # -- bars -------------------------------------------------------------------------------------------------------------
@@ -174,16 +178,18 @@ def _launches(figure: Any, found: Ablation) -> None:
 
 def _time(figure: Any, found: Ablation) -> None:
     """Predicted time in each configuration; measured where it was."""
-    title = f"PREDICTED time per run on {found.target.device} — {_about(found)}"
-    note = "µs, by the cost model" if found.measured else "µs, by the cost model (nothing here was measured)"
+    kind = "PREDICTED and measured" if found.measured else "PREDICTED"
+    title = f"{kind} time on {found.target.device} — {_about(found)}"
+    note = "µs (bars: by the cost model)" if found.measured else "µs, by the cost model (nothing here was measured)"
     axes = _axes(figure, title, note)
     rows = _rows(found, lambda row: row.predicted_us)
-    _row_bars(axes, rows, [row.predicted_us for row in rows], lambda value: f"{value:.1f}")
-    if found.measured:
-        measured = [(row.measured_us, y) for y, row in enumerate(rows) if row.measured_us is not None]
-        axes.scatter(
-            *zip(*measured, strict=True), marker="D", s=26, color=MEASURED, zorder=3, label="measured on the GPU"
-        )
+    _row_bars(axes, rows, [row.predicted_us for row in rows], lambda value: f"{value:.1f}", inside=found.measured)
+    measured = [(row.measured_us, y) for y, row in enumerate(rows) if row.measured_us is not None]
+    if measured:
+        places = list(zip(*measured, strict=True))
+        axes.scatter(*places, marker="D", s=26, color=MEASURED, zorder=3, label="measured on the GPU")
+        for value, y in measured:
+            _label(axes, value, y, f"{value:.1f}", offset=8)
         _legend(axes)
 
 
@@ -194,13 +200,16 @@ def _rows(found: Ablation, value: Callable[[Row], float]) -> list[Row]:
     return [*without, *(found.by_name[name] for name in reversed(LEVELS))]
 
 
-def _row_bars(axes: Any, rows: Sequence[Row], values: Sequence[float], text: Callable[[float], str]) -> None:
+def _row_bars(
+    axes: Any, rows: Sequence[Row], values: Sequence[float], text: Callable[[float], str], inside: bool = False
+) -> None:
+    """A bar a row, its value behind it; or inside it, where something else stands behind."""
     colours = [SAVED if row.configuration == "all" else PLAIN if row.configuration in LEVELS else ALONE for row in rows]
     axes.barh(range(len(rows)), values, 0.7, color=colours)
     names = {"none": "none (--opt none)", "fold": "fold (--opt fold)", "all": "all rules"}
     axes.set_yticks(range(len(rows)), [names.get(row.configuration, row.configuration) for row in rows])
     for y, value in enumerate(values):
-        _label(axes, value, y, text(value))
+        _label(axes, 0 if inside else value, y, text(value))
     whole = values[[row.configuration for row in rows].index("all")]
     axes.axvline(whole, color=SAVED, linewidth=0.8, linestyle=":")
 
@@ -219,10 +228,10 @@ def _signed(values: Sequence[float]) -> list[str]:
     return [SAVED if value >= 0 else COST for value in values]
 
 
-def _label(axes: Any, value: float, y: float, text: str) -> None:
-    side, offset = ("left", 4) if value >= 0 else ("right", -4)
-    place = {"xytext": (offset, 0), "textcoords": "offset points", "va": "center", "ha": side}
-    axes.annotate(text, (value, y), fontsize=8.5, color="#334155", **place)
+def _label(axes: Any, value: float, y: float, text: str, offset: int = 4) -> None:
+    side, sign = ("left", 1) if value >= 0 else ("right", -1)
+    place = {"xytext": (sign * offset, 0), "textcoords": "offset points", "va": "center", "ha": side}
+    axes.annotate(text, (value, y), fontsize=8.5, color="#1e293b", **place)
 
 
 def _legend(axes: Any) -> None:
