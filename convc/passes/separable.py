@@ -55,7 +55,7 @@ def separable_of(graph: Graph, conv: Node) -> tuple[list[int], str | None]:
     """
     chain, sources = _behind(graph, conv)
     windows = [value for value in sources if _is_depthwise(graph, graph.producer(value))]
-    if not windows or conv.attributes["groups"] == graph.type(Value(conv.id)).shape[1]:
+    if not windows or _is_depthwise(graph, conv):
         return [], None
     depthwise = graph.producer(windows[0])
     nodes = [depthwise.id, *chain]

@@ -3,7 +3,8 @@
 A step of the main loop makes ``rows × depth`` depthwise sums and multiplies them with ``depth × cols`` weights. Its
 time is that of both, one after the other: the sums are not made by tensor cores and nothing overlaps them but other
 blocks. Narrow columns give more blocks and compute the depthwise part more often; splitting the channels gives more
-blocks without that.
+blocks without that; its partial sums are charged as memory traffic, although L2 may hold them, so that a split does not
+move more than the fusion saves for little time.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ LARGEST_BLOCK = 1 << 18
 MIN_DOT = 16
 SUMS_PER_THREAD = 16
 """Most depthwise sums that a thread keeps; each takes an accumulator, an address and a value in registers."""
+LARGEST_STEP = 8192
+"""Most bytes of weights of a step, which become operands in registers: more of them spilled."""
 MOST_STAGED = 100 * 1024
 """Most shared memory that one block takes for loading a step ahead: two blocks share a multiprocessor."""
 MOST_SPLITS = 16
@@ -68,15 +71,16 @@ def _compiled(problem: SeparableContraction, target: Target) -> Iterator[Tile]:
         if target.instruction != "mma" and 16 < block_rows < 64 < rows:
             continue
         for block_cols in _powers(cols, COLUMNS):
-            for depth in _powers(problem.depth, 64):
+            for depth in _powers(problem.depth, 64 if problem.compute.itemsize == 2 else 32):
                 yield from _fitting(problem, target, block_rows, block_cols, depth)
 
 
 def _fitting(problem: SeparableContraction, target: Target, rows: int, cols: int, depth: int) -> Iterator[Tile]:
     """Tiles of this block size whose sums and accumulators fit into registers; staged where shared memory is enough."""
-    accumulators = 128 * 128 if problem.compute.itemsize == 2 else 64 * 64
     warps = 8 if rows * cols >= 128 * 128 or rows * depth > SUMS_PER_THREAD * 128 else 4
-    if rows * cols > accumulators or rows * depth > SUMS_PER_THREAD * 32 * warps:
+    accumulators = 128 * 128 if problem.compute.itemsize == 2 else 64 * 64
+    weights = depth * cols * problem.compute.itemsize
+    if rows * cols > accumulators or weights > LARGEST_STEP or rows * depth > SUMS_PER_THREAD * 32 * warps:
         return
     stages = 2 if _staged_bytes(problem, rows, cols, depth) <= min(target.shared_bytes, MOST_STAGED) else 1
     steps = math.ceil(problem.depth / depth)
@@ -107,7 +111,7 @@ def _seconds(problem: SeparableContraction, tile: Tile, target: Target, moved: i
     window = 2.0 * sums * taps * ISSUED_PER_MAC / (target.fp32_flops / target.sms)
     arithmetic = math.ceil(programs / target.sms) * steps * (product + window)
     partial = 2 * 4 * tile.rows * tile.cols * programs
-    split = SPLIT_K_S + partial / target.l2_bytes_per_s if tile.split_k > 1 else 0.0
+    split = SPLIT_K_S + partial / target.dram_bytes_per_s if tile.split_k > 1 else 0.0
     loaded = programs * steps * (_x_elements(problem, tile) + tile.depth * tile.cols) * problem.compute.itemsize
     memory = max(loaded / target.l2_bytes_per_s, moved / target.dram_bytes_per_s)
     waiting = target.step_s * (1 if tile.num_stages > 1 else 2)
