@@ -60,15 +60,15 @@ def test_every_level_agrees_with_onnxruntime(demo: ModuleType, dtype: str) -> No
 
 def test_kernels_for_gpus_without_one(demo: ModuleType, tmp_path: Path) -> None:
     network = demo.for_gpus(IMAGES)
-    residual = demo.fused_most(network)
-    assert residual.origins == (
-        "/block/second/Conv",
-        "/block/norm/BatchNormalization",
-        "/block/Add",
-        "/block/Relu",
+    pooled = demo.fused_most(network)
+    assert pooled.origins == (
+        "/widen/widen.0/Conv",
+        "/widen/widen.1/BatchNormalization",
+        "/widen/widen.2/Relu",
+        "/pool/MaxPool",
     )
     assert all(kernel.targets for kernel in network.kernels)
-    assert all(figures["tensor_core_instructions"] > 0 for figures in residual.targets.values())
+    assert all(figures["tensor_core_instructions"] > 0 for figures in pooled.targets.values())
     files = demo.write_kernels(network, tmp_path / "kernels")
     assert sorted(files) == sorted((tmp_path / "kernels").iterdir())
     assert all("@triton.jit" in file.read_text(encoding="utf-8") for file in files)

@@ -8,7 +8,7 @@ one line of the filter, taps and channels together.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..ir import DType
@@ -65,7 +65,8 @@ def parts(problem: Contraction, tile: Tile) -> Parts:
     body = render(
         "contraction.py.j2",
         tile_lines=_tile_lines(groups, row_tiles, col_tiles),
-        row_base="tile_row * BLOCK_ROWS + " if row_tiles > 1 else "",
+        row_lines=_row_lines(problem, row_tiles),
+        pooled=problem.window > 1,
         col_base="tile_col * BLOCK_COLS + " if col_tiles > 1 else "",
         rows_ragged=ragged(problem, Axis.ROW, tile.rows),
         cols_ragged=ragged(problem, Axis.COL, tile.cols),
@@ -111,6 +112,15 @@ def _tile_lines(groups: int, row_tiles: int, col_tiles: int) -> list[str]:
     return lines
 
 
+def _row_lines(problem: Contraction, row_tiles: int) -> list[str]:
+    """The rows of the tile. Under a pooling window the position in the window changes slowest, so that the rows whose
+    maximum is taken lie in one thread."""
+    if problem.window == 1:
+        return [f"row = {'tile_row * BLOCK_ROWS + ' if row_tiles > 1 else ''}tl.arange(0, BLOCK_ROWS)"]
+    start = "tile_row * BLOCK_PIXELS + " if row_tiles > 1 else ""
+    return ["local = tl.arange(0, BLOCK_ROWS)", f"row = {start}local % BLOCK_PIXELS  # pixel of the pooled image"]
+
+
 def _word(problem: Contraction) -> str:
     if problem.mode == "matmul":
         return "matmul"
@@ -121,9 +131,11 @@ def _word(problem: Contraction) -> str:
 def _constants(problem: Contraction, tile: Tile) -> dict[str, Any]:
     constants: dict[str, Any] = {}
     if ragged(problem, Axis.ROW, tile.rows):
-        constants["ROWS"] = problem.extent(Axis.ROW)
+        constants["ROWS"] = problem.extent(Axis.ROW) // problem.window
     if ragged(problem, Axis.COL, tile.cols):
         constants["COLS"] = problem.extent(Axis.COL)
+    if problem.window > 1:
+        constants["BLOCK_PIXELS"] = tile.rows // problem.window
     return constants | {"BLOCK_ROWS": tile.rows, "BLOCK_COLS": tile.cols, "BLOCK_DEPTH": tile.depth}
 
 
@@ -138,7 +150,19 @@ def _extra(loop: _Loop) -> tuple[tuple[str, str, Argument], ...]:
 
 def _index_lines(problem: Contraction, groups: int) -> list[str]:
     lines = dimensions(problem, Axis.GROUP, "group") if groups > 1 else []
+    if problem.window > 1:
+        lines += ["i = local // (2 * BLOCK_PIXELS)", "j = local // BLOCK_PIXELS % 2"]
+        return lines + dimensions(_pixels(problem), Axis.ROW, "row") + dimensions(problem, Axis.COL, "col")
     return lines + dimensions(problem, Axis.ROW, "row") + dimensions(problem, Axis.COL, "col")
+
+
+def _pixels(problem: Contraction, prefix: str = "") -> Contraction:
+    """The problem without the dimensions of the pooling window: what its result runs over; rows renamed."""
+    kept = [index for index, dim in enumerate(problem.dims) if dim.name not in ("i", "j")]
+    output = replace(problem.output, strides=tuple(problem.output.strides[index] for index in kept))
+    dims = [problem.dims[index] for index in kept]
+    named = tuple(replace(dim, name=prefix + dim.name) if dim.axis is Axis.ROW else dim for dim in dims)
+    return replace(problem, dims=named, output=output)
 
 
 def _described(loop: _Loop, tap: Tap) -> dict[str, Any]:
@@ -157,6 +181,8 @@ def _described(loop: _Loop, tap: Tap) -> dict[str, Any]:
 def start_of(problem: Any, tap: Tap) -> str:
     """Input position of tap 0, in terms of the output index: index·step − pad."""
     name = problem.dims[tap.dim].name
+    if tap.inner >= 0:
+        name = f"({name} * {problem.dims[tap.inner].extent} + {problem.dims[tap.inner].name})"
     text = scaled(name, tap.step)
     return f"{text} - {tap.pad}" if tap.pad else text
 
@@ -168,7 +194,7 @@ def origin(taps: tuple[Tap, ...]) -> int:
 
 def _x_offset(loop: _Loop) -> str:
     problem = loop.problem
-    place = offsets(problem, problem.x, origin(problem.taps)).filled(rows=True)
+    place = offsets(problem, problem.x, origin(problem.taps)).filled(rows="row")
     if loop.flat:
         along = f"{scaled(loop.flat.name, loop.flat.x_stride)} + {scaled('channel', problem.x_depth)}"
     else:
@@ -178,7 +204,7 @@ def _x_offset(loop: _Loop) -> str:
 
 def _w_offset(loop: _Loop) -> str:
     problem = loop.problem
-    place = offsets(problem, problem.w).filled(cols=True)
+    place = offsets(problem, problem.w).filled(cols="col")
     if loop.flat and loop.flat.w_stride != problem.depth * problem.w_depth:
         along = f"{scaled(loop.flat.name, loop.flat.w_stride)} + {scaled('channel', problem.w_depth)}"
     else:
@@ -322,7 +348,25 @@ def _epilogue(problem: Contraction, tile: Tile) -> list[str]:
         row_mask="row_ok" if ragged(problem, Axis.ROW, tile.rows) else "",
         col_mask="col_ok" if ragged(problem, Axis.COL, tile.cols) else "",
     )
-    return body.emit("acc")
+    return _pooled(body, problem, tile) if problem.window > 1 else body.emit("acc")
+
+
+def _pooled(body: Body, problem: Contraction, tile: Tile) -> list[str]:
+    """The maximum over the window, NaN if any of it is, and its store."""
+    result = body.values("acc")
+    several = ceil_div(problem.extent(Axis.ROW), tile.rows) > 1
+    pixels = _pixels(problem, "pooled_")
+    stored = Body(pixels, "pixel_ok" if body.row_mask else "", body.col_mask, row_name="pixel")
+    return [
+        *body.lines,
+        f"window = tl.reshape({result}, ({problem.window}, BLOCK_PIXELS, BLOCK_COLS))",
+        "unordered = tl.max((window != window).to(tl.int32), axis=0)",
+        'best = tl.where(unordered > 0, float("nan"), tl.max(window, axis=0))',
+        f"pixel = {'tile_row * BLOCK_PIXELS + ' if several else ''}tl.arange(0, BLOCK_PIXELS)",
+        *(["pixel_ok = (pixel < ROWS)[:, None]"] if body.row_mask else []),
+        *dimensions(pixels, Axis.ROW, "pixel"),
+        stored.store("best"),
+    ]
 
 
 def macs_with_padding(problem: Contraction, tile: Tile) -> int:

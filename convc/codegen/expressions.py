@@ -48,9 +48,15 @@ class Body:
     rows_clamped: bool = True
     lines: list[str] = field(default_factory=list)
     prefix: str = "v"
+    row_name: str = "row"
 
     def emit(self, accumulator: str | None) -> list[str]:
         """Lines from the accumulator to the store."""
+        self.lines.append(self.store(self.values(accumulator)))
+        return self.lines
+
+    def values(self, accumulator: str | None) -> str:
+        """Adds the lines from the accumulator to what is stored; returns its name."""
         loaded = {ref.index for s in self.problem.statements for ref in s.arguments if ref.kind == "operand"}
         for index in sorted(loaded):
             operand = self.problem.operands[index]
@@ -60,8 +66,7 @@ class Body:
             (operand,) = self.problem.operands
             result = variable(operand)
             self.lines.append(f"{result} = {self.load(operand, widen=False)}")
-        self.lines.append(self._store(result))
-        return self.lines
+        return result
 
     def apply(self, statements: Sequence[Statement], operands: Sequence[Operand], accumulator: str | None) -> str:
         """Adds one line per statement; returns the name of the last result."""
@@ -118,10 +123,11 @@ class Body:
             return number(ref.number)
         return f"{self.prefix}{ref.index}" if ref.kind == "statement" else variable(read[ref.index])
 
-    def _store(self, result: str) -> str:
+    def store(self, result: str) -> str:
+        """The store of a block."""
         output = self.problem.output
         two_sided = bool(self.row_suffix)
-        place = offsets(self.problem, output).filled(rows=True, cols=two_sided)
+        place = offsets(self.problem, output).filled(self.row_name, "col" if two_sided else "")
         masks = [self.row_mask] if self.row_mask else []
         masks += [self.col_mask] if self.col_mask else []
         shape = place.joined(self.row_suffix, self.col_suffix)

@@ -59,11 +59,12 @@ class Offsets:
         parts += [self.scalar] if self.scalar else []
         return " + ".join(parts).replace("+ -", "- ") or "0"
 
-    def filled(self, rows: bool = False, cols: bool = False) -> Offsets:
-        """With a part that does not vary written as a block of zeros, so that the address has the tile's shape."""
+    def filled(self, rows: str = "", cols: str = "") -> Offsets:
+        """With a part that does not vary written as zeros like the block of that name, so that the address has the
+        tile's shape."""
         return Offsets(
-            self.rows or ("tl.zeros_like(row)" if rows else ""),
-            self.cols or ("tl.zeros_like(col)" if cols else ""),
+            self.rows or (f"tl.zeros_like({rows})" if rows else ""),
+            self.cols or (f"tl.zeros_like({cols})" if cols else ""),
             self.scalar,
         )
 

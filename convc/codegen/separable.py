@@ -73,14 +73,14 @@ def _extra(problem: SeparableContraction, tile: Tile) -> tuple[tuple[str, str, A
 
 def _addresses(problem: SeparableContraction) -> list[str]:
     """Where the operands of the first block of channels lie."""
-    place = offsets(problem, problem.x, origin(problem.taps)).filled(rows=True)
+    place = offsets(problem, problem.x, origin(problem.taps)).filled(rows="row")
     lines = [
         f"x_tile = x + {place.joined()} + {_across('d', problem.x_depth)}",
         f"wd_tile = wd + {_across('d', problem.filter.depth)}",
     ]
     for operand in problem.prologue_operands:
         lines.append(f"{operand.name}_at = {operand.name} + {_across('d', operand.depth)}")
-    columns = offsets(problem, problem.w).filled(cols=True).joined()
+    columns = offsets(problem, problem.w).filled(cols="col").joined()
     return [*lines, f"w_tile = w + ({scaled('d', problem.w_depth)})[:, None] + {columns}"]
 
 

@@ -98,6 +98,8 @@ class Tap:
 
     dim: the iteration dimension that it slides along, in steps of ``step``, starting at −``pad``. limit: extent
     of the input there. x_stride, w_stride: elements per tap. masked: whether some position lies outside the input.
+    inner: the dimension of a position inside a pooling window, where there is one: the tap slides along
+    dim · (extent of inner) + inner.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Tap:
     x_stride: int
     w_stride: int = 0
     masked: bool = False
+    inner: int = -1
 
     @staticmethod
     def leaves(outputs: int, size: int, step: int, pad: int, dilation: int, limit: int) -> bool:
@@ -158,7 +161,7 @@ class Contraction(Problem):
 
     depth: channels per group (or K of a matrix product); x_depth, w_depth: strides along it. taps: window dimensions.
     precision: of the products, ``ieee`` or ``tf32`` for fp32 operands. prologue: statements applied to x as it is
-    loaded (their accumulator is x), over ``prologue_operands``.
+    loaded (their accumulator is x), over ``prologue_operands``. window: rows whose maximum is stored as one.
     """
 
     x: Operand = field(kw_only=True)
@@ -171,6 +174,7 @@ class Contraction(Problem):
     precision: str = "ieee"
     prologue: tuple[Statement, ...] = ()
     prologue_operands: tuple[Operand, ...] = ()
+    window: int = 1
 
     @property
     def reads(self) -> tuple[Operand, ...]:
@@ -303,8 +307,12 @@ def _rebuilt(problem: Problem, groups: list[list[int]]) -> Problem:
         if getattr(problem, name, None) is not None:
             changes[name] = operand(getattr(problem, name))
     if hasattr(problem, "taps"):
-        changes["taps"] = tuple(replace(tap, dim=renumbered.get(tap.dim, -1)) for tap in problem.taps)
+        changes["taps"] = tuple(_renumbered(tap, renumbered) for tap in problem.taps)
     return replace(problem, **changes)
+
+
+def _renumbered(tap: Tap, numbers: dict[int, int]) -> Tap:
+    return replace(tap, dim=numbers.get(tap.dim, -1), inner=numbers.get(tap.inner, -1))
 
 
 def _merged_dim(problem: Problem, group: list[int]) -> IterDim:

@@ -15,7 +15,7 @@ import networkx as nx
 
 from ..ir import Graph, Kind, Node, Value
 from ..ir.plan import Decline, FusedGraph, Region
-from . import prologue, separable
+from . import pooling, prologue, separable
 from .rules import Switches
 
 MAX_EXTERNAL_OPERANDS = 12
@@ -137,6 +137,21 @@ class _Fuser:
             self.applied[conv.id] = [separable.RULE]
             self.owner |= dict.fromkeys(nodes, conv.id)
 
+    def take_pooling(self, pool: Node) -> None:
+        """Lets a convolution end in the max pooling behind it."""
+        nodes, reason = pooling.poolable(self.graph, pool)
+        if nodes and any(id in self.owner for id in nodes):
+            nodes, reason = [], "the convolution already belongs to another kernel"
+        if nodes and not self.switches.on(pooling.RULE):
+            nodes, reason = [], "the rule is switched off"
+        if reason:
+            self.declines.append(Decline(pooling.RULE, self.graph.inputs(pool)[0].node, pool.id, reason))
+        if nodes:
+            conv = nodes[0]
+            self.members[conv] = [*nodes, pool.id]
+            self.applied[conv] = [pooling.RULE]
+            self.owner |= dict.fromkeys(self.members[conv], conv)
+
     def absorb_producers(self, seed: int) -> None:
         """Elementwise chains also take elementwise producers of their shape that nobody else reads."""
         region = self.members[seed]
@@ -173,6 +188,9 @@ def fuse(graph: Graph, switches: Switches) -> FusedGraph:
     for node in nodes:
         if node.op == "Conv":
             fuser.take_depthwise(node)
+    for node in nodes:
+        if node.op == "MaxPool":
+            fuser.take_pooling(node)
     for node in reversed(nodes):
         if node.id in fuser.owner:
             continue
@@ -201,7 +219,8 @@ def _divided(graph: Graph, fuser: _Fuser) -> FusedGraph:
         anchor = None if node.kind is Kind.ELEMENTWISE else seed
         prologue = tuple(sorted(fuser.prologues.get(seed, ()), key=fuser.position.__getitem__))
         rule = rule_of(node)
-        rules = (rule,) if rule and len(ids) > 1 + len(prologue) else ()
+        pooled = graph.node(ids[-1]).op == "MaxPool" and len(ids) > 1
+        rules = (rule,) if rule and len(ids) > 1 + len(prologue) + pooled else ()
         regions.append(Region(index, ids, anchor, Value(ids[-1]), (*fuser.applied.get(seed, ()), *rules), prologue))
         for id in ids:
             fused.update(fused.node(id), region=index)

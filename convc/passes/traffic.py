@@ -49,9 +49,13 @@ def touched(problem: Problem, operand: Operand) -> int:
     taps = {tap.dim: tap for tap in windows if tap.dim >= 0}
     padded = {bound.dim: bound.extent for bound in operand.bounds}
     count = 1
+    inner = {tap.inner for tap in windows}
     for index, dim in enumerate(problem.dims):
         if index in taps:
-            count *= _covered(dim.extent, taps[index])
+            tap = taps[index]
+            count *= _covered(dim.extent * (problem.dims[tap.inner].extent if tap.inner >= 0 else 1), tap)
+        elif index in inner:
+            continue
         elif operand.strides[index]:
             count *= min(dim.extent, padded.get(index, dim.extent))
     if operand.depth:

@@ -14,7 +14,8 @@ _LONGEST = 400
 
 def equation(problem: Problem, node: Node) -> str:
     """For example ``y = relu((conv(x, w) + bias) + in1)``."""
-    return "y = " + _shortened(_bare(_text(problem.statements, problem.operands, _accumulator(problem, node))))
+    text = _bare(_text(problem.statements, problem.operands, _accumulator(problem, node)))
+    return "y = " + _shortened(f"maxpool({text})" if isinstance(problem, Contraction) and problem.window > 1 else text)
 
 
 def _text(statements: Sequence[Statement], operands: Sequence[Operand], accumulator: str) -> str:
