@@ -42,12 +42,12 @@ TARGETS = {
     target.name: target
     for target in (
         Target("sm_80", 80, "A100", 108, 163 * _KIB, 40 << 20, 1.555e12, 5.0e12, 312e12, 19.5e12, "mma"),
-        Target("sm_86", 86, "RTX 3090", 82, 99 * _KIB, 6 << 20, 0.936e12, 2.5e12, 142e12, 35.6e12, "mma"),
-        Target("sm_89", 89, "RTX 4090", 128, 99 * _KIB, 72 << 20, 1.008e12, 5.0e12, 330e12, 82.6e12, "mma"),
+        Target("sm_86", 86, "RTX 3090", 82, 99 * _KIB, 6 << 20, 0.936e12, 2.5e12, 71e12, 35.6e12, "mma"),
+        Target("sm_89", 89, "RTX 4090", 128, 99 * _KIB, 72 << 20, 1.008e12, 5.0e12, 165e12, 82.6e12, "mma"),
         # H200: bandwidth and matrix rate as measured (performance records of this project), not the data sheet's.
         Target("sm_90", 90, "H200", 132, 227 * _KIB, 60 << 20, 4.3e12, 7.0e12, 790e12, 67e12, "wgmma"),
         Target("sm_100", 100, "B200", 148, 227 * _KIB, 126 << 20, 8.0e12, 10.0e12, 2250e12, 80e12, "tcgen05"),
-        Target("sm_120", 120, "RTX 5090", 170, 99 * _KIB, 96 << 20, 1.792e12, 6.0e12, 419e12, 105e12, "mma"),
+        Target("sm_120", 120, "RTX 5090", 170, 99 * _KIB, 96 << 20, 1.792e12, 6.0e12, 210e12, 105e12, "mma"),
         # Triton's interpreter: one program at a time in NumPy. Its costs are in `convc.targets.cost`.
         Target("interpreter", 0, "Triton's interpreter", 1, 1 << 40, 1 << 40, 1e9, 1e9, 1e10, 1e10, "numpy"),
     )
