@@ -36,6 +36,8 @@ SUMS_PER_THREAD = 16
 """Most depthwise sums that a thread keeps; each takes an accumulator, an address and a value in registers."""
 LARGEST_STEP = 8192
 """Most bytes of weights of a step, which become operands in registers: more of them spilled."""
+WIDE_REGISTERS = 48
+"""Most registers per thread for accumulators, sums and addresses where fp32 operands take the others: counted on sm_80."""
 MOST_STAGED = 100 * 1024
 """Most shared memory that one block takes for loading a step ahead: two blocks share a multiprocessor."""
 MOST_SPLITS = 16
@@ -81,6 +83,9 @@ def _fitting(problem: SeparableContraction, target: Target, rows: int, cols: int
     accumulators = 128 * 128 if problem.compute.itemsize == 2 else 64 * 64
     weights = depth * cols * problem.compute.itemsize
     if rows * cols > accumulators or weights > LARGEST_STEP or rows * depth > SUMS_PER_THREAD * 32 * warps:
+        return
+    scalar = problem.compute.itemsize == 4 and problem.precision == "ieee" and target.instruction == "mma"
+    if scalar and rows * (cols + 2 * depth) > WIDE_REGISTERS * 32 * warps:
         return
     stages = 2 if _staged_bytes(problem, rows, cols, depth) <= min(target.shared_bytes, MOST_STAGED) else 1
     steps = math.ceil(problem.depth / depth)
