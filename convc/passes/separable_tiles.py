@@ -37,7 +37,7 @@ SUMS_PER_THREAD = 16
 LARGEST_STEP = 8192
 """Most bytes of weights of a step, which become operands in registers: more of them spilled."""
 WIDE_REGISTERS = 48
-"""Most registers per thread for accumulators, sums and addresses where fp32 operands take the others: counted on sm_80."""
+"""Most registers per thread for accumulators, sums and addresses where fp32 operands take the others (sm_80)."""
 MOST_STAGED = 100 * 1024
 """Most shared memory that one block takes for loading a step ahead: two blocks share a multiprocessor."""
 MOST_SPLITS = 16
