@@ -5,13 +5,13 @@ This is the pipeline; the stages themselves live in `convc.passes` and `convc.co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from . import errors
 from .codegen.emit import EmittedKernel, emit, is_aligned
 from .codegen.expressions import NoText
-from .ir import Graph, Value
+from .ir import Graph
 from .ir.dims import DimLike
 from .ir.journal import Journal
 from .ir.plan import FusedGraph, Layouts, PackedWeight, Tile
@@ -202,13 +202,3 @@ def packed_weights(plan: Plan) -> list[PackedWeight]:
                 if isinstance(operand.source, PackedWeight):
                     found[operand.source] = None
     return list(found)
-
-
-def input_specs(graph: Graph) -> list[tuple[str, Value]]:
-    """Names and values of the graph's inputs."""
-    return [(node.attributes["name"], Value(node.id)) for node in graph.graph_inputs]
-
-
-def memory_report(plan: TargetPlan) -> Mapping[str, int]:
-    """Arena and lower bound in bytes."""
-    return {"arena_bytes": plan.arena.nbytes, "arena_lower_bound": plan.arena.lower_bound}

@@ -7,7 +7,6 @@ one line of the filter, taps and channels together.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -367,11 +366,3 @@ def _pooled(body: Body, problem: Contraction, tile: Tile) -> list[str]:
         *dimensions(pixels, Axis.ROW, "pixel"),
         stored.store("best"),
     ]
-
-
-def macs_with_padding(problem: Contraction, tile: Tile) -> int:
-    """Multiply-accumulates that the tiles compute, those past ragged edges included."""
-    rows = ceil_div(problem.extent(Axis.ROW), tile.rows) * tile.rows
-    cols = ceil_div(problem.extent(Axis.COL), tile.cols) * tile.cols
-    steps = steps_of(problem).total(tile.depth) * tile.depth
-    return math.prod((problem.extent(Axis.GROUP), rows, cols, steps))

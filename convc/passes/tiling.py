@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from ..ir.plan import PackedWeight, Tile
+from ..ir.plan import Tile
 from ..ir.problem import Axis, AxisReduction, Contraction, Problem, Steps, WindowReduction, steps_of
 from ..ir.separable import SeparableContraction
 from ..targets import Target
@@ -184,8 +184,3 @@ def _powers(low: int, high: int) -> Iterator[int]:
 def _ceil_power(value: int) -> int:
     """The least power of two not below ``value``."""
     return 1 << max(0, value - 1).bit_length()
-
-
-def weight_sources(problem: Problem) -> list[PackedWeight]:
-    """The constants that a problem reads."""
-    return [operand.source for operand in problem.reads if isinstance(operand.source, PackedWeight)]
