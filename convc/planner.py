@@ -30,6 +30,7 @@ from .passes import (
     run_passes,
     traffic,
 )
+from .passes.choice import CostModel, Policy
 from .passes.layout import STORAGE
 from .passes.traffic import Traffic
 from .targets import Target, target
@@ -42,7 +43,8 @@ class Options:
     """What to plan for.
 
     targets: names of `convc.targets`. dtype: fp32, tf32, fp16 or bf16: how fp32 tensors are stored and multiplied; sums
-    are kept in fp32. batch: size of a symbolic first dimension. switches: optimisation level and rules.
+    are kept in fp32. batch: size of a symbolic first dimension. switches: optimisation level and rules. policy: decides
+    among legal fusions; by default the cost model, for the targets.
     """
 
     targets: tuple[str, ...] = ("sm_90",)
@@ -50,6 +52,7 @@ class Options:
     batch: int = 1
     switches: Switches = field(default_factory=Switches)
     verify_passes: bool = False
+    policy: Policy | None = None
 
     def __post_init__(self) -> None:
         if self.dtype not in STORAGE:
@@ -147,6 +150,11 @@ def optimise(
     return run_passes(bound, CANONICAL_PASSES, context), context.journal
 
 
+def divide(canonical: Graph, options: Options) -> FusedGraph:
+    """The regions of a canonical graph, chosen by the policy."""
+    return fuse(canonical, options.switches, options.policy or CostModel(options.targets))
+
+
 def make_plan(graph: Graph, options: Options) -> Plan:
     """All stages up to kernel text.
 
@@ -155,7 +163,7 @@ def make_plan(graph: Graph, options: Options) -> Plan:
     """
     canonical, journal = optimise(graph, options)
     with journal.record("fuse", canonical):
-        fused = fuse(canonical, options.switches)
+        fused = divide(canonical, options)
     layouts = place(fused, options.dtype, options.switches)
     work = lower(fused, layouts, options.dtype)
     programs = tuple(_plan_target(work, layouts, target(name), options) for name in options.targets)

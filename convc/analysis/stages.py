@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from .. import errors
 from ..ir import Graph, print_graph
-from ..passes import CANONICAL_PASSES, Switches, fuse
-from ..planner import Options, Plan, optimise
+from ..passes import CANONICAL_PASSES, Switches
+from ..planner import Options, Plan, divide, optimise
 from ..runtime.manifest import ProgramSpec
 from ..runtime.network import CompiledNetwork, load, traffic_bytes
 from ..runtime.numpy_executor import stored_graph
@@ -64,7 +64,7 @@ def graph_after(graph: Graph, options: Options, after: str) -> Graph:
             kept[:] = [now.copy()]
 
     canonical, _ = optimise(graph, options, keep)
-    return fuse(canonical, options.switches).graph if after == LAST else kept[0]
+    return divide(canonical, options).graph if after == LAST else kept[0]
 
 
 def _of_compiled(model: str, choices: Choices, after: str | None) -> Stage:

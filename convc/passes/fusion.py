@@ -3,12 +3,13 @@
 A region grows from an anchor (convolution, matrix product, pooling, reduction) over the elementwise operators behind
 it, by kinds of operators rather than by pairs. It has one value that leaves it, so it can never form a cycle with the
 rest of the graph: whatever else a region reads cannot depend on anything inside it. Where an operator is not taken,
-the rule says why (`Decline`).
+the rule says why (`Decline`). What else a kernel may take in, in front of its anchor and behind it, is found by
+proposers, one for each rule, and a policy chooses among what they offer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import networkx as nx
@@ -16,7 +17,18 @@ import networkx as nx
 from ..ir import Graph, Kind, Node, Value
 from ..ir.plan import Decline, FusedGraph, Region
 from . import pooling, prologue, separable
+from .choice import Choice, CostModel, Policy
 from .rules import Switches
+
+Propose = Callable[[Graph, Node, Mapping[int, int]], Choice | str | None]
+"""A rule's proposer: the graph, the node that may be the anchor or the end of a kernel, and the nodes that belong to
+a kernel already (with its seed) → a legal fusion, or why there is none, or None where the rule has nothing to do with
+the node."""
+
+FIRST: tuple[tuple[str, Propose], ...] = ((separable.RULE, separable.propose), (pooling.RULE, pooling.propose))
+"""Proposers that are asked before kernels grow, in this order."""
+LAST: tuple[tuple[str, Propose], ...] = ((prologue.RULE, prologue.propose),)
+"""Proposers that are asked about grown kernels, for operators in front of them that nobody took."""
 
 MAX_EXTERNAL_OPERANDS = 12
 """Most tensors that one fused kernel reads besides its anchor's."""
@@ -40,6 +52,7 @@ def rule_of(anchor: Node) -> str | None:
 class _Fuser:
     graph: Graph
     switches: Switches
+    policy: Policy
     position: dict[int, int]
     owner: dict[int, int] = field(default_factory=dict)
     members: dict[int, list[int]] = field(default_factory=dict)
@@ -111,46 +124,31 @@ class _Fuser:
         inside = set(nodes)
         return {value for id in inside for value in self.graph.inputs(id) if value.node not in inside}
 
-    def take_prologue(self, conv: Node) -> None:
-        """Lets a convolution compute the elementwise operators in front of it as it loads its operand."""
-        nodes, reason = prologue.prologue_of(self.graph, conv, self.owner)
-        if nodes and not self.switches.on(prologue.RULE):
-            nodes, reason = [], "the rule is switched off"
-        if reason:
-            source = self.graph.inputs(conv)[0].node
-            self.declines.append(Decline(prologue.RULE, source, conv.id, reason))
-        if nodes:
-            self.prologues[conv.id] = nodes
-            self.applied[conv.id] = [prologue.RULE]
-            self.members[conv.id] += nodes
-            self.owner |= dict.fromkeys(nodes, conv.id)
+    def ask(self, rule: str, propose: Propose, node: Node) -> None:
+        """Takes what a rule offers around ``node``, if it is switched on and the policy agrees."""
+        offered = propose(self.graph, node, self.owner)
+        if offered is None:
+            return
+        reason = offered if isinstance(offered, str) else None
+        if not self.switches.on(rule):
+            reason = reason or "the rule is switched off"
+        if isinstance(offered, Choice):
+            reason = reason or self.policy.refusal(offered, self.graph)
+        if reason is not None:
+            self.declines.append(Decline(rule, self.graph.inputs(node)[0].node, node.id, reason))
+        elif isinstance(offered, Choice):
+            self._take(offered)
 
-    def take_depthwise(self, conv: Node) -> None:
-        """Lets a 1x1 convolution compute the depthwise convolution in front of it."""
-        nodes, reason = separable.separable_of(self.graph, conv)
-        if nodes and not self.switches.on(separable.RULE):
-            nodes, reason = [], "the rule is switched off"
-        if reason:
-            self.declines.append(Decline(separable.RULE, self.graph.inputs(conv)[0].node, conv.id, reason))
-        if nodes:
-            self.prologues[conv.id] = nodes
-            self.applied[conv.id] = [separable.RULE]
-            self.owner |= dict.fromkeys(nodes, conv.id)
-
-    def take_pooling(self, pool: Node) -> None:
-        """Lets a convolution end in the max pooling behind it."""
-        nodes, reason = pooling.poolable(self.graph, pool)
-        if nodes and any(id in self.owner for id in nodes):
-            nodes, reason = [], "the convolution already belongs to another kernel"
-        if nodes and not self.switches.on(pooling.RULE):
-            nodes, reason = [], "the rule is switched off"
-        if reason:
-            self.declines.append(Decline(pooling.RULE, self.graph.inputs(pool)[0].node, pool.id, reason))
-        if nodes:
-            conv = nodes[0]
-            self.members[conv] = [*nodes, pool.id]
-            self.applied[conv] = [pooling.RULE]
-            self.owner |= dict.fromkeys(self.members[conv], conv)
+    def _take(self, choice: Choice) -> None:
+        seed = choice.anchor
+        self.applied.setdefault(seed, []).append(choice.rule)
+        self.prologues.setdefault(seed, []).extend(choice.prologue)
+        grown = seed in self.members
+        if grown or not choice.open:
+            members = self.members.setdefault(seed, [])
+            members.extend(id for id in choice.nodes if id not in members)
+        taken = choice.nodes if grown or not choice.open else choice.prologue
+        self.owner |= dict.fromkeys(taken, seed)
 
     def absorb_producers(self, seed: int) -> None:
         """Elementwise chains also take elementwise producers of their shape that nobody else reads."""
@@ -177,28 +175,27 @@ class _Fuser:
         )
 
 
-def fuse(graph: Graph, switches: Switches) -> FusedGraph:
+def fuse(graph: Graph, switches: Switches, policy: Policy | None = None) -> FusedGraph:
     """Divides ``graph`` into regions; without any fusion rule each operator is a region of its own.
 
-    Anchors are taken from the last to the first, so that a residual sum goes to the kernel that ends later and reads a
-    tensor that already exists.
+    policy: decides among legal fusions; by default the cost model, for all GPUs. Anchors are taken from the last to the
+    first, so that a residual sum goes to the kernel that ends later and reads a tensor that already exists.
     """
     nodes = graph.nodes()
-    fuser = _Fuser(graph, switches, {node.id: index for index, node in enumerate(nodes)})
-    for node in nodes:
-        if node.op == "Conv":
-            fuser.take_depthwise(node)
-    for node in nodes:
-        if node.op == "MaxPool":
-            fuser.take_pooling(node)
+    position = {node.id: index for index, node in enumerate(nodes)}
+    fuser = _Fuser(graph, switches, policy or CostModel(), position)
+    for rule, propose in FIRST:
+        for node in nodes:
+            fuser.ask(rule, propose, node)
     for node in reversed(nodes):
         if node.id in fuser.owner:
             continue
         if node.kind in (Kind.CONTRACTION, Kind.WINDOW, Kind.REDUCTION, Kind.VIEW, Kind.MOVEMENT):
             fuser.grow(node)
-    for node in nodes:
-        if node.op == "Conv" and fuser.owner.get(node.id) == node.id and node.id not in fuser.prologues:
-            fuser.take_prologue(node)
+    for rule, propose in LAST:
+        for node in nodes:
+            if fuser.owner.get(node.id) == node.id and not fuser.prologues.get(node.id):
+                fuser.ask(rule, propose, node)
     for node in nodes:
         if node.kind is Kind.ELEMENTWISE and node.id not in fuser.owner:
             fuser.grow(node)

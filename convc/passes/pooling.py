@@ -6,26 +6,33 @@ one thread, and the convolution's result never goes to memory.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..ir import Graph, Kind, Node, Value
+from .choice import Choice
 
 RULE = "conv-pool"
 
 
-def poolable(graph: Graph, pool: Node) -> tuple[list[int], str | None]:
-    """The convolution and the elementwise nodes that a max pooling can follow in one kernel, or none and why.
+def propose(graph: Graph, pool: Node, taken: Mapping[int, int]) -> Choice | str | None:
+    """The convolution and the elementwise nodes that a max pooling can follow in one kernel, or why not.
 
-    The reason is None where no convolution stands in front of it.
+    None where no convolution stands in front of it.
     """
+    if pool.op != "MaxPool":
+        return None
     chain: list[int] = []
     node = graph.producer(graph.inputs(pool)[0])
     while node.kind is Kind.ELEMENTWISE and node.op != "Copy":
         chain.append(node.id)
         node = _deepest(graph, node)
     if node.op != "Conv":
-        return [], None
+        return None
     chain.append(node.id)
     reason = _unfit(pool) or _unfit_convolution(graph, node) or _shared(graph, chain, pool)
-    return ([], reason) if reason else (chain[::-1], None)
+    if reason is None and any(id in taken for id in chain):
+        reason = "the convolution already belongs to another kernel"
+    return reason or Choice(RULE, (*chain[::-1], pool.id), node.id, open=False)
 
 
 def _deepest(graph: Graph, node: Node) -> Node:

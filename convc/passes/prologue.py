@@ -7,9 +7,11 @@ behind them, so both are left alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from ..ir import Graph, Kind, Node, Value
+from .choice import ELEMENT_BYTES, Choice
 
 RULE = "conv-prologue"
 MAX_OPERANDS = 6
@@ -18,20 +20,29 @@ MAX_FULL_OPERANDS = 2
 """Most of them that are as large as the convolution's input."""
 
 
-def prologue_of(graph: Graph, conv: Node, owner: Mapping[int, int]) -> tuple[list[int], str | None]:
-    """The elementwise nodes that ``conv`` can read through, or none and why.
+def propose(graph: Graph, conv: Node, taken: Mapping[int, int]) -> Choice | str | None:
+    """The elementwise nodes that ``conv`` can read through, or why not; None where there is nothing elementwise.
 
-    owner: nodes that belong to a kernel already. The reason is None where there is nothing elementwise to take.
+    taken: nodes that belong to a kernel already, with its seed.
     """
+    if conv.op != "Conv":
+        return None
     (x, *_) = graph.inputs(conv)
     producer = graph.producer(x)
     if producer.kind is not Kind.ELEMENTWISE:
-        return [], None
-    reason = _unfit(graph, conv) or _unfree(graph, producer, conv, owner)
+        return None
+    reason = _unfit(graph, conv) or _unfree(graph, producer, conv, taken)
     if reason:
-        return [], reason
-    nodes = _chain(graph, conv, x, owner)
-    return (nodes, None) if _readable(graph, nodes, x) else ([], "it would read too many tensors")
+        return reason
+    nodes = _chain(graph, conv, x, taken)
+    if not _readable(graph, nodes, x):
+        return "it would read too many tensors"
+    return Choice(RULE, (*nodes, conv.id), conv.id, tuple(nodes), saved_bytes=2 * ELEMENT_BYTES * _elements(graph, x))
+
+
+def _elements(graph: Graph, x: Value) -> int:
+    shape: list[int] = [int(dim) for dim in graph.type(x).shape]  # type: ignore[arg-type]
+    return math.prod(shape)
 
 
 def _unfit(graph: Graph, conv: Node) -> str | None:
@@ -46,29 +57,29 @@ def _unfit(graph: Graph, conv: Node) -> str | None:
     return None if graph.type(x).is_static else "its shape is not known"
 
 
-def _unfree(graph: Graph, producer: Node, conv: Node, owner: Mapping[int, int]) -> str | None:
-    if producer.id in owner:
+def _unfree(graph: Graph, producer: Node, conv: Node, taken: Mapping[int, int]) -> str | None:
+    if producer.id in taken:
         return "it already belongs to another kernel"
     readers = {use.node for use in graph.users(Value(producer.id))}
     return None if readers == {conv.id} else "several operators read it"
 
 
-def _chain(graph: Graph, conv: Node, x: Value, owner: Mapping[int, int]) -> list[int]:
+def _chain(graph: Graph, conv: Node, x: Value, taken: Mapping[int, int]) -> list[int]:
     """The elementwise nodes behind ``x`` that nobody else reads."""
     inside = {conv.id}
-    taken: list[int] = []
+    nodes: list[int] = []
     stack = [x]
     while stack:
         value = stack.pop()
         node = graph.producer(value)
         readers = {use.node for use in graph.users(value)}
-        fits = node.kind is Kind.ELEMENTWISE and node.id not in owner and graph.type(value) == graph.type(x)
+        fits = node.kind is Kind.ELEMENTWISE and node.id not in taken and graph.type(value) == graph.type(x)
         if node.id in inside or not fits or not readers <= inside:
             continue
         inside.add(node.id)
-        taken.append(node.id)
+        nodes.append(node.id)
         stack.extend(graph.inputs(node))
-    return sorted(taken)
+    return sorted(nodes)
 
 
 def _readable(graph: Graph, nodes: list[int], x: Value) -> bool:

@@ -6,57 +6,35 @@ depthwise part again. With C channels, P·Q pixels, a window of R·S, batch N an
 - saves 2·e·N·C·P·Q bytes of memory (the intermediate, written and read, e = 2 bytes an element) and one launch;
 - costs (T − 1)·N·C·P·Q·R·S multiply-adds on ordinary units, and (T − 1)·e·N·C·H·W bytes from L2.
 
-Both sides are compared as bytes of memory traffic in the same time. What a byte is worth is taken from the GPU of
-`convc.targets` on which fusion gains least, and e from the narrowest type, so that all targets and modes fuse alike.
+The policy weighs both sides (`convc.passes.choice`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from ..ir import Graph, Kind, Node, Value
-from ..targets import TARGETS
+from .choice import ELEMENT_BYTES, Choice
 
 RULE = "depthwise-pointwise"
 COLUMNS = 256
 """Most columns of a tile."""
 MAX_OPERANDS = 6
 """Most tensors that the operators between the convolutions read, the depthwise bias not counted."""
-ELEMENT_BYTES = 2
-ISSUED_PER_MAC = 3
-"""Instructions per multiply-add of the depthwise part: a load and a conversion stand beside each, vectorised."""
-
-_GPUS = [target for target in TARGETS.values() if not target.is_interpreter]
-MACS_PER_BYTE = min(gpu.fp32_flops / 2 / gpu.dram_bytes_per_s for gpu in _GPUS)
-L2_BYTE = max(gpu.dram_bytes_per_s / gpu.l2_bytes_per_s for gpu in _GPUS)
-"""Bytes of memory traffic that take as long as one byte from L2."""
-LAUNCH_BYTES = min(gpu.launch_s * gpu.dram_bytes_per_s for gpu in _GPUS)
-"""Bytes of memory traffic that take as long as one launch."""
 
 
-@dataclass(frozen=True)
-class Balance:
-    """What fusing saves and costs, in bytes of memory traffic that take as long; and the multiply-adds done again."""
+def propose(graph: Graph, conv: Node, taken: Mapping[int, int]) -> Choice | str | None:
+    """The depthwise convolution and the elementwise operators that ``conv`` can compute itself, or why not.
 
-    saved: float
-    cost: float
-    recomputed: int
-
-    @property
-    def pays(self) -> bool:
-        return self.saved >= self.cost
-
-
-def separable_of(graph: Graph, conv: Node) -> tuple[list[int], str | None]:
-    """The depthwise convolution and the elementwise operators that ``conv`` can compute itself, or none and why.
-
-    The reason is None where no depthwise convolution leads to ``conv``.
+    None where no depthwise convolution leads to ``conv``.
     """
+    if conv.op != "Conv":
+        return None
     chain, sources = _behind(graph, conv)
     windows = [value for value in sources if _is_depthwise(graph, graph.producer(value))]
     if not windows or _is_depthwise(graph, conv):
-        return [], None
+        return None
     depthwise = graph.producer(windows[0])
     nodes = [depthwise.id, *chain]
     reason = (
@@ -64,9 +42,8 @@ def separable_of(graph: Graph, conv: Node) -> tuple[list[int], str | None]:
         or _unfit_window(graph, depthwise)
         or _unfit_chain(graph, chain, sources - {windows[0]})
         or _unfree(graph, nodes, conv)
-        or _loss(graph, depthwise, conv)
     )
-    return ([], reason) if reason else (nodes, None)
+    return reason or _choice(graph, depthwise, conv, nodes)
 
 
 def _behind(graph: Graph, conv: Node) -> tuple[list[int], set[Value]]:
@@ -141,28 +118,22 @@ def _unfree(graph: Graph, nodes: list[int], conv: Node) -> str | None:
     return None if readers <= inside else "several operators read it"
 
 
-def _loss(graph: Graph, depthwise: Node, conv: Node) -> str | None:
-    balance = balance_of(graph, depthwise, conv)
-    if balance.pays:
-        return None
-    return (
-        f"computing it again for every {COLUMNS} filters is {balance.recomputed / 1e6:.1f} million multiply-adds more, "
-        f"which take as long as {balance.cost / 1e6:.1f} MB of memory traffic and save {balance.saved / 1e6:.1f} MB"
-    )
-
-
-def balance_of(graph: Graph, depthwise: Node, conv: Node) -> Balance:
+def _choice(graph: Graph, depthwise: Node, conv: Node, nodes: list[int]) -> Choice:
     """Savings and costs of fusing; see the formulas above."""
     x, w = graph.inputs(depthwise)[:2]
     filters = int(graph.type(Value(conv.id)).shape[1])  # type: ignore[arg-type]
     again = math.ceil(filters / COLUMNS) - 1
     middle = _elements(graph, Value(depthwise.id))
     taps = _elements(graph, w) // depthwise.attributes["groups"]
-    recomputed = again * middle * taps
-    return Balance(
-        saved=2 * ELEMENT_BYTES * middle + LAUNCH_BYTES,
-        cost=recomputed * ISSUED_PER_MAC / MACS_PER_BYTE + again * ELEMENT_BYTES * _elements(graph, x) * L2_BYTE,
-        recomputed=recomputed,
+    return Choice(
+        RULE,
+        (*nodes, conv.id),
+        conv.id,
+        tuple(nodes),
+        saved_bytes=2 * ELEMENT_BYTES * middle,
+        unit_macs=again * middle * taps,
+        again_bytes=again * ELEMENT_BYTES * _elements(graph, x),
+        why=f"computing it again for every {COLUMNS} filters",
     )
 
 

@@ -26,7 +26,8 @@ from ..targets.cost import (
     SPLIT_K_S,
     issue_efficiency,
 )
-from .separable import COLUMNS, ISSUED_PER_MAC
+from .choice import ISSUED_PER_MAC
+from .separable import COLUMNS
 from .traffic import traffic
 
 LARGEST_BLOCK = 1 << 18

@@ -266,14 +266,14 @@ def test_says_that_it_is_switched_off() -> None:
     assert fused(plan) == [] and reasons(plan) == ["the rule is switched off"]
 
 
-@pytest.mark.parametrize(("batch", "filters", "pays"), [(32, 256, True), (1, 512, True), (64, 512, False)])
+@pytest.mark.parametrize(("batch", "filters", "pays"), [(32, 256, True), (1, 512, True), (64, 1024, False)])
 def test_declines_where_computing_it_again_costs_more(batch: int, filters: int, pays: bool) -> None:
-    """4·N·C·P·Q + launch against (T − 1)·(N·C·P·Q·R·S·3/5 + 1.6·N·C·H·W): 256 filters never pay for anything."""
+    """Bytes and a launch against depthwise sums made again for every 256 filters, in seconds on the H200."""
     b = Builder()
     b.output(pointwise(b, depthwise(b, b.input(np.zeros((batch, 64, 28, 28), np.float32))), filters))
     plan = plan_of(b)
     assert len(fused(plan)) == pays
-    assert any("multiply-adds more" in reason for reason in reasons(plan)) != pays
+    assert any("multiply-adds and " in reason for reason in reasons(plan)) != pays
     middle = batch * 64 * 28 * 28
     launch = min(gpu.launch_s * gpu.dram_bytes_per_s for gpu in TARGETS.values() if not gpu.is_interpreter)
     assert pays == (4 * middle + launch >= (filters // 256 - 1) * (middle * 9 * 3 / 5 + 1.6 * middle))
