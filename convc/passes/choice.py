@@ -1,0 +1,94 @@
+"""Choices between legal fusions: what one saves and costs, and who decides whether it is taken.
+
+A rule finds what is legal and offers it as a `Choice`; a policy takes it, or declines it with a reason. The default
+policy, `CostModel`, weighs both sides in seconds, with C the multiply-adds done again, B bytes and L launches:
+
+    saved = B_saved / DRAM bandwidth + L_saved · launch gap
+    cost  = C_units · i / multiply-add rate + C_tensor / (tensor-core rate · f) + B_again / L2 bandwidth
+
+with i instructions for each multiply-add on ordinary units and f the fraction of the tensor-core rate that is reached.
+Where a plan is for several GPUs, or for none, fusion must pay on each of them, so that all its kernels compute alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..ir import Graph
+from ..targets import TARGETS, Target
+
+ISSUED_PER_MAC = 3
+"""Instructions per multiply-add on ordinary units: a load and a conversion stand beside each, vectorised."""
+TENSOR_EFFICIENCY = 0.35
+"""Fraction of the tensor-core rate that products done again reach: they are short loops."""
+ELEMENT_BYTES = 2
+"""Bytes of an element in the narrowest numeric mode: choices are made for it, so that all modes fuse alike."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A legal fusion, as a rule offers it.
+
+    rule: its name. nodes: every node that the kernel would compute, in topological order. anchor: the one that decides
+    the kernel family. prologue: those of the nodes that the anchor reads through. open: whether elementwise operators
+    may follow in the same kernel. saved_bytes, saved_launches: memory traffic and launches that would no longer happen.
+    unit_macs, tensor_macs: multiply-adds that would be done again, on ordinary units and on tensor cores.
+    again_bytes: bytes that would be read again, from L2. why: what is done again, in words, for a decline.
+    """
+
+    rule: str
+    nodes: tuple[int, ...]
+    anchor: int
+    prologue: tuple[int, ...] = ()
+    open: bool = True
+    saved_bytes: int = 0
+    saved_launches: int = 1
+    unit_macs: int = 0
+    tensor_macs: int = 0
+    again_bytes: int = 0
+    why: str = "computing it again"
+
+
+class Policy(Protocol):
+    """Decides among legal fusions."""
+
+    def refusal(self, choice: Choice, graph: Graph) -> str | None:
+        """None to take the choice; otherwise the reason to leave it, a sentence fragment for the user."""
+        ...
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Takes a choice where it saves at least the time that it costs on every GPU of ``targets`` (of all, if none)."""
+
+    targets: tuple[str, ...] = ()
+
+    def refusal(self, choice: Choice, graph: Graph) -> str | None:
+        worst = min(self._gpus(), key=lambda gpu: saved_seconds(choice, gpu) - cost_seconds(choice, gpu))
+        saved, cost = saved_seconds(choice, worst), cost_seconds(choice, worst)
+        if saved >= cost:
+            return None
+        macs = (choice.unit_macs + choice.tensor_macs) / 1e6
+        return (
+            f"{choice.why} is {macs:.1f} million multiply-adds and {choice.again_bytes / 1e6:.1f} MB from L2 more, "
+            f"{cost * 1e6:.1f} us on {worst.name}, and saves {choice.saved_bytes / 1e6:.1f} MB of memory traffic and "
+            f"{choice.saved_launches} launch{'' if choice.saved_launches == 1 else 'es'}, {saved * 1e6:.1f} us"
+        )
+
+    def _gpus(self) -> Sequence[Target]:
+        gpus = [target for target in TARGETS.values() if not target.is_interpreter]
+        return [gpu for gpu in gpus if gpu.name in self.targets] or gpus
+
+
+def saved_seconds(choice: Choice, gpu: Target) -> float:
+    """Seconds that a choice saves: memory traffic and launches."""
+    return choice.saved_bytes / gpu.dram_bytes_per_s + choice.saved_launches * gpu.launch_s
+
+
+def cost_seconds(choice: Choice, gpu: Target) -> float:
+    """Seconds that a choice costs: what is computed and read again."""
+    units = choice.unit_macs * ISSUED_PER_MAC * 2 / gpu.fp32_flops
+    tensor = choice.tensor_macs * 2 / (gpu.tensor_flops * TENSOR_EFFICIENCY)
+    return units + tensor + choice.again_bytes / gpu.l2_bytes_per_s
