@@ -80,7 +80,7 @@ def operations(problem: Problem) -> int:
     """Arithmetic operations of a kernel: two a multiply-add, one for each element that a window or a reduction takes
     in, one for each elementwise operator and element."""
     outputs = math.prod(dim.extent for dim in problem.dims)
-    taken = 0
+    taken = problem.window_elements if isinstance(problem, SeparableContraction) and not problem.window_macs else 0
     if isinstance(problem, (WindowReduction, AxisReduction)) and not problem.macs:
         sizes = [tap.size for tap in getattr(problem, "taps", ())]
         taken = outputs * math.prod([*sizes, *(extent for extent, _ in getattr(problem, "reduced", ()))])

@@ -1,8 +1,8 @@
-"""Separable convolutions: the depthwise result of a tile is built in registers and multiplied at once.
+"""Separable convolutions: what windows give, depthwise sums or pooling, is built in registers and multiplied at once.
 
-A step of the main loop takes a block of channels: the depthwise sums of the tile's pixels from shifted loads of x, in
-fp32; bias and elementwise operators on them; rounding to the type of the product, as storing them would; and the
-product with these channels' rows of the 1x1 weights.
+A step of the main loop takes a block of channels: the windows of the tile's pixels from shifted loads of x, in fp32;
+bias and elementwise operators on them; rounding to the type of the product, as storing them would; and the product
+with these channels' rows of the 1x1 weights.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .contraction import _cols_in_memory, _constants, _epilogue, _tile_lines, or
 from .expressions import TRITON_TYPES, Body
 from .indexing import dimensions, is_wide, joined_masks, offsets, scaled
 from .kernel import Argument, Parts, ceil_div, ragged, render
-from .window import UNROLLED_TAPS, _widen
+from .window import INITIAL, LARGER, UNROLLED_TAPS, WORDS, _widen, counts, divisor
 
 
 def parts(problem: SeparableContraction, tile: Tile) -> Parts:
@@ -34,7 +34,8 @@ def parts(problem: SeparableContraction, tile: Tile) -> Parts:
         cols_ragged=ragged(problem, Axis.COL, tile.cols),
         wide=is_wide(problem),
         index_lines=dimensions(problem, Axis.ROW, "row") + dimensions(problem, Axis.COL, "col"),
-        starts=[f"{tap.name}_start = {start_of(problem, tap)}" for tap in problem.taps if tap.masked],
+        starts=[f"{tap.name}_start = {start_of(problem, tap)}" for tap in problem.taps if counts(problem, tap)]
+        + _divisor_lines(problem),
         addresses=_addresses(problem),
         loop=_is_loop(problem, tile),
         split_k=split,
@@ -43,7 +44,7 @@ def parts(problem: SeparableContraction, tile: Tile) -> Parts:
         epilogue=_epilogue(problem, tile),
     )
     return Parts(
-        word="depthwise" + "x".join(str(tap.size) for tap in problem.taps) + "_conv1x1",
+        word=WORDS[problem.mode] + "x".join(str(tap.size) for tap in problem.taps) + "_conv1x1",
         constants=_constants(problem, tile) | ({} if problem.depth % tile.depth == 0 else {"CHANNELS": problem.depth}),
         body=body,
         grid=(tiles, split, 1),
@@ -76,7 +77,7 @@ def _addresses(problem: SeparableContraction) -> list[str]:
     place = offsets(problem, problem.x, origin(problem.taps)).filled(rows="row")
     lines = [
         f"x_tile = x + {place.joined()} + {_across('d', problem.x_depth)}",
-        f"wd_tile = wd + {_across('d', problem.filter.depth)}",
+        *([f"wd_tile = wd + {_across('d', problem.filter.depth)}"] if problem.filter else []),
     ]
     for operand in problem.prologue_operands:
         lines.append(f"{operand.name}_at = {operand.name} + {_across('d', operand.depth)}")
@@ -90,12 +91,12 @@ def _across(name: str, stride: int) -> str:
 
 
 def _step_lines(problem: SeparableContraction, tile: Tile) -> list[str]:
-    """One block of channels: depthwise sums, what follows them, and the product."""
+    """One block of channels: its windows, what follows them, and the product."""
     compute = TRITON_TYPES[problem.compute]
     precision = f', input_precision="{problem.precision}"' if problem.compute is DType.FP32 else ""
     channels = "channel_ok" if problem.depth % tile.depth else ""
     lines = ["channel_ok = c + d < CHANNELS" if _is_loop(problem, tile) else "channel_ok = d < CHANNELS"]
-    lines = [*(lines if channels else []), "mid = tl.zeros((BLOCK_ROWS, BLOCK_DEPTH), tl.float32)"]
+    lines = [*(lines if channels else []), f"mid = {_nothing(problem)}"]
     lines += _window_lines(problem, tile, channels)
     lines += _chain_lines(problem, tile, channels)
     masks = [f"{channels}[:, None]"] if channels else []
@@ -112,14 +113,22 @@ def _moved(problem: SeparableContraction, tile: Tile, stride: int) -> list[str]:
     return [scaled("c", stride)] if _is_loop(problem, tile) else []
 
 
-def _load(base: str, moves: list[str], mask: str) -> str:
+def _load(base: str, moves: list[str], mask: str, other: str = "0.0") -> str:
     along = " + ".join(moves)
     address = f"{base} + {along if along.isidentifier() else f'({along})'}" if moves else base
-    return f"tl.load({address}, mask={mask}, other=0.0)" if mask else f"tl.load({address})"
+    return f"tl.load({address}, mask={mask}, other={other})" if mask else f"tl.load({address})"
+
+
+def _nothing(problem: SeparableContraction) -> str:
+    """Windows before their first position."""
+    shape = "(BLOCK_ROWS, BLOCK_DEPTH)"
+    if problem.mode != "max":
+        return f"tl.zeros({shape}, tl.float32)"
+    return f"tl.full({shape}, {INITIAL[problem.mode]}, tl.float32)"
 
 
 def _window_lines(problem: SeparableContraction, tile: Tile, channels: str) -> list[str]:
-    """Loops over the taps, and one multiplication of each."""
+    """Loops over the taps, and what each adds."""
     unrolled = math.prod(tap.size for tap in problem.taps) <= UNROLLED_TAPS
     lines: list[str] = []
     for level, tap in enumerate(problem.taps):
@@ -128,16 +137,30 @@ def _window_lines(problem: SeparableContraction, tile: Tile, channels: str) -> l
     x_masks = [mask] if mask else []
     x_masks += [f"{channels}[None, :]"] if channels else []
     moves = [scaled(tap.name, tap.x_stride) for tap in problem.taps]
-    value = _load("x_tile", [*_moved(problem, tile, problem.x_depth), *moves], joined_masks(x_masks))
-    weights = [scaled(tap.name, tap.w_stride) for tap in problem.taps]
-    along = [*_moved(problem, tile, problem.filter.depth), *weights]
-    weight = _load("wd_tile", along, f"{channels}[None, :]" if channels else "")
+    along = [*_moved(problem, tile, problem.x_depth), *moves]
+    value = _load("x_tile", along, joined_masks(x_masks), INITIAL[problem.mode])
     indent = "    " * len(problem.taps)
     return [
         *lines,
         f"{indent}value = {value}{_widen(problem.x.dtype)}",
-        f"{indent}mid += value * {weight}{_widen(problem.filter.dtype)}",
+        f"{indent}{_taken_in(problem, tile, channels)}",
+        *([f"mid = mid / {divisor(problem)[1]}"] if problem.mode == "mean" else []),
     ]
+
+
+def _taken_in(problem: SeparableContraction, tile: Tile, channels: str) -> str:
+    """What the value at one position does to the window's result."""
+    if problem.filter is None:
+        return f"mid = {LARGER.format('mid')}" if problem.mode == "max" else "mid += value"
+    weights = [scaled(tap.name, tap.w_stride) for tap in problem.taps]
+    along = [*_moved(problem, tile, problem.filter.depth), *weights]
+    weight = _load("wd_tile", along, f"{channels}[None, :]" if channels else "")
+    return f"mid += value * {weight}{_widen(problem.filter.dtype)}"
+
+
+def _divisor_lines(problem: SeparableContraction) -> list[str]:
+    """Counts what the windows of an average hold, once for all channels."""
+    return divisor(problem)[0] if problem.mode == "mean" else []
 
 
 def _tap_lines(tap: Tap, unrolled: bool) -> list[str]:
@@ -150,14 +173,14 @@ def _tap_lines(tap: Tap, unrolled: bool) -> list[str]:
 
 
 def _chain_lines(problem: SeparableContraction, tile: Tile, channels: str) -> list[str]:
-    """Bias and elementwise operators on the depthwise sums. Channels past the last give zero again: they meet weights
-    that are zero, but their own value could be infinite."""
-    if not problem.prologue:
-        return []
+    """Bias and elementwise operators on what the windows gave. Channels past the last give zero again: they meet
+    weights that are zero, but their own value could be infinite, and the largest of nothing is."""
     body = Body(problem, prefix="f")
     for operand in problem.prologue_operands:
         mask = f"{channels}[None, :]" if channels else ""
         load = _load(f"{operand.name}_at", _moved(problem, tile, operand.depth), mask)
         body.lines.append(f"{operand.name}_tile = {load}{_widen(operand.dtype)}")
     result = body.apply(problem.prologue, problem.prologue_operands, "mid")
-    return [*body.lines, f"mid = tl.where({channels}[None, :], {result}, 0.0)" if channels else f"mid = {result}"]
+    if channels and (problem.prologue or problem.mode == "max"):
+        result = f"tl.where({channels}[None, :], {result}, 0.0)"
+    return body.lines if result == "mid" else [*body.lines, f"mid = {result}"]

@@ -8,6 +8,7 @@ from typing import Any
 from ..ir import DType
 from ..ir.plan import Tile
 from ..ir.problem import Axis, Tap, WindowReduction
+from ..ir.separable import SeparableContraction
 from .contraction import origin, start_of
 from .expressions import Body
 from .indexing import dimensions, is_wide, joined_masks, offsets, scaled
@@ -16,8 +17,10 @@ from .kernel import Parts, ceil_div, ragged, render
 UNROLLED_TAPS = 25
 """Windows up to this size are unrolled; larger ones loop."""
 
-_WORDS = {"max": "max_pool", "mean": "average_pool", "conv": "depthwise", "sum_of_squares": "lrn"}
-_INITIAL = {"max": 'float("-inf")', "mean": "0.0", "conv": "0.0", "sum_of_squares": "0.0"}
+WORDS = {"max": "max_pool", "mean": "average_pool", "conv": "depthwise", "sum_of_squares": "lrn"}
+INITIAL = {"max": 'float("-inf")', "mean": "0.0", "conv": "0.0", "sum_of_squares": "0.0"}
+"""What a window of nothing gives, and what its padding counts as."""
+LARGER = "tl.maximum({}, value, propagate_nan=tl.PropagateNan.ALL)"
 
 
 def parts(problem: WindowReduction, tile: Tile) -> Parts:
@@ -32,18 +35,18 @@ def parts(problem: WindowReduction, tile: Tile) -> Parts:
         cols_ragged=ragged(problem, Axis.COL, tile.cols),
         wide=is_wide(problem),
         index_lines=dimensions(problem, Axis.ROW, "row") + dimensions(problem, Axis.COL, "col"),
-        masked_taps=[_described(problem, tap) for tap in problem.taps if _counts(problem, tap)],
+        masked_taps=[_described(problem, tap) for tap in problem.taps if counts(problem, tap)],
         taps=[_described(problem, tap) for tap in problem.taps],
         unrolled=math.prod(tap.size for tap in problem.taps) <= UNROLLED_TAPS,
         x_offset=offsets(problem, problem.x, origin(problem.taps)).joined(),
         weighted=problem.w is not None,
         w_offset=offsets(problem, problem.w).joined() if problem.w else "",
-        initial=_INITIAL[problem.mode],
+        initial=INITIAL[problem.mode],
         body=_tap_lines(problem, tile),
         finish=_finish_lines(problem),
         epilogue=_body(problem, tile).emit("acc"),
     )
-    return Parts(_WORDS[problem.mode], _constants(problem, tile), body, (row_tiles * col_tiles, 1, 1))
+    return Parts(WORDS[problem.mode], _constants(problem, tile), body, (row_tiles * col_tiles, 1, 1))
 
 
 def _constants(problem: WindowReduction, tile: Tile) -> dict[str, Any]:
@@ -63,7 +66,7 @@ def _body(problem: WindowReduction, tile: Tile) -> Body:
     )
 
 
-def _counts(problem: WindowReduction, tap: Tap) -> bool:
+def counts(problem: WindowReduction | SeparableContraction, tap: Tap) -> bool:
     """Whether positions along a tap are compared with the input's end, for masks or for the divisor."""
     return tap.masked or problem.divisor == "padded"
 
@@ -81,17 +84,16 @@ def _described(problem: WindowReduction, tap: Tap) -> dict[str, Any]:
 
 
 def _tap_lines(problem: WindowReduction, tile: Tile) -> list[str]:
-    """What happens at one window position."""
+    """Loads the value at one window position and takes it in."""
     masks = [f"{tap.name}_inside" for tap in problem.taps if tap.masked]
     if ragged(problem, Axis.COL, tile.cols) and any(problem.x.strides[i] for i in problem.positions(Axis.COL)):
         masks.append("col_ok")
-    other = 'float("-inf")' if problem.mode == "max" else "0.0"
     mask = joined_masks(masks)
     address = f"x_tile + ({' + '.join(scaled(tap.name, tap.x_stride) for tap in problem.taps)})"
-    load = f"tl.load({address}, mask={mask}, other={other})" if mask else f"tl.load({address})"
+    load = f"tl.load({address}, mask={mask}, other={INITIAL[problem.mode]})" if mask else f"tl.load({address})"
     lines = [f"value = {load}{_widen(problem.x.dtype)}"]
     if problem.mode == "max":
-        return [*lines, "acc = tl.maximum(acc, value, propagate_nan=tl.PropagateNan.ALL)"]
+        return [*lines, f"acc = {LARGER.format('acc')}"]
     if problem.mode == "mean":
         return [*lines, "acc += value"]
     if problem.mode == "sum_of_squares":
@@ -114,9 +116,16 @@ def _finish_lines(problem: WindowReduction) -> list[str]:
     """The division of an average."""
     if problem.mode != "mean":
         return []
+    lines, count = divisor(problem)
+    return [*lines, f"acc = acc / {count}"]
+
+
+def divisor(problem: WindowReduction | SeparableContraction) -> tuple[list[str], str]:
+    """What an average divides by: lines that count the positions of each window, and the quotient's lower part."""
     if problem.divisor == "window":
-        return [f"acc = acc / {math.prod(tap.size for tap in problem.taps)}.0"]
-    lines, factors = [], []
+        return [], f"{math.prod(tap.size for tap in problem.taps)}.0"
+    lines: list[str] = []
+    factors = []
     for index, tap in enumerate(problem.taps):
         padded = problem.divisor == "padded"
         if not (tap.masked or padded):
@@ -130,4 +139,4 @@ def _finish_lines(problem: WindowReduction) -> list[str]:
             f"    {tap.name}_count += (({tap.name}_at >= {low}) & ({tap.name}_at < {high})).to({tap.name}_count.dtype)",
         ]
         factors.append(f"{tap.name}_count[:, None].to(tl.float32)")
-    return [*lines, f"acc = acc / ({' * '.join(factors)})"]
+    return lines, f"({' * '.join(factors)})"

@@ -33,7 +33,8 @@ class Choice:
 
     rule: its name. nodes: every node that the kernel would compute, in topological order. anchor: the one that decides
     the kernel family. prologue: those of the nodes that the anchor reads through. open: whether elementwise operators
-    may follow in the same kernel. saved_bytes, saved_launches: memory traffic and launches that would no longer happen.
+    may follow in the same kernel. sharers: further anchors that read through the same prologue; each computes a copy of
+    it. saved_bytes, saved_launches: memory traffic and launches that would no longer happen.
     unit_macs, tensor_macs: multiply-adds that would be done again, on ordinary units and on tensor cores.
     again_bytes: bytes that would be read again, from L2. why: what is done again, in words, for a decline.
     """
@@ -43,6 +44,7 @@ class Choice:
     anchor: int
     prologue: tuple[int, ...] = ()
     open: bool = True
+    sharers: tuple[int, ...] = ()
     saved_bytes: int = 0
     saved_launches: int = 1
     unit_macs: int = 0

@@ -10,13 +10,13 @@ proposers, one for each rule, and a policy chooses among what they offer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import networkx as nx
 
 from ..ir import Graph, Kind, Node, Value
 from ..ir.plan import Decline, FusedGraph, Region
-from . import pooling, prologue, separable
+from . import pool_conv, pooling, prologue, separable
 from .choice import Choice, CostModel, Policy
 from .rules import Switches
 
@@ -25,7 +25,11 @@ Propose = Callable[[Graph, Node, Mapping[int, int]], Choice | str | None]
 a kernel already (with its seed) → a legal fusion, or why there is none, or None where the rule has nothing to do with
 the node."""
 
-FIRST: tuple[tuple[str, Propose], ...] = ((separable.RULE, separable.propose), (pooling.RULE, pooling.propose))
+FIRST: tuple[tuple[str, Propose], ...] = (
+    (separable.RULE, separable.propose),
+    (pooling.RULE, pooling.propose),
+    (pool_conv.RULE, pool_conv.propose),
+)
 """Proposers that are asked before kernels grow, in this order."""
 LAST: tuple[tuple[str, Propose], ...] = ((prologue.RULE, prologue.propose),)
 """Proposers that are asked about grown kernels, for operators in front of them that nobody took."""
@@ -133,11 +137,29 @@ class _Fuser:
         if not self.switches.on(rule):
             reason = reason or "the rule is switched off"
         if isinstance(offered, Choice):
+            if offered.anchor in self.prologues:
+                reason = reason or "the kernel computes already what its anchor reads"
             reason = reason or self.policy.refusal(offered, self.graph)
         if reason is not None:
             self.declines.append(Decline(rule, self.graph.inputs(node)[0].node, node.id, reason))
         elif isinstance(offered, Choice):
             self._take(offered)
+            for sharer in offered.sharers:
+                self._take(self._for_sharer(offered, sharer))
+
+    def _for_sharer(self, choice: Choice, sharer: int) -> Choice:
+        """The choice with another anchor, which gets a prologue of its own: a copy in the graph."""
+        copies: dict[int, int] = {}
+        for id in choice.prologue:
+            node = self.graph.node(id)
+            inputs = [value._replace(node=copies.get(value.node, value.node)) for value in self.graph.inputs(id)]
+            copy = self.graph.add(node.operator, inputs, node.attributes, origins=node.origins).node
+            copies[id], self.position[copy] = copy, self.position[id]
+            for use in self.graph.users(Value(id)):
+                if use.node == sharer:
+                    self.graph.rewire(use, Value(copy))
+        prologue = tuple(copies.values())
+        return replace(choice, nodes=(*prologue, sharer), anchor=sharer, prologue=prologue, sharers=())
 
     def _take(self, choice: Choice) -> None:
         seed = choice.anchor
@@ -176,11 +198,13 @@ class _Fuser:
 
 
 def fuse(graph: Graph, switches: Switches, policy: Policy | None = None) -> FusedGraph:
-    """Divides ``graph`` into regions; without any fusion rule each operator is a region of its own.
+    """Divides a copy of ``graph`` into regions; without any fusion rule each operator is a region of its own.
 
-    policy: decides among legal fusions; by default the cost model, for all GPUs. Anchors are taken from the last to the
-    first, so that a residual sum goes to the kernel that ends later and reads a tensor that already exists.
+    Nodes that several kernels compute are in it once for each. policy: decides among legal fusions; by default the cost
+    model, for all GPUs. Anchors are taken from the last to the first, so that a residual sum goes to the kernel that
+    ends later and reads a tensor that already exists.
     """
+    graph = graph.copy()
     nodes = graph.nodes()
     position = {node.id: index for index, node in enumerate(nodes)}
     fuser = _Fuser(graph, switches, policy or CostModel(), position)
@@ -208,7 +232,6 @@ def fuse(graph: Graph, switches: Switches, policy: Policy | None = None) -> Fuse
 
 def _divided(graph: Graph, fuser: _Fuser) -> FusedGraph:
     order = _region_order(graph, fuser)
-    fused = graph.copy()
     regions = []
     for index, seed in enumerate(order):
         ids = tuple(sorted(fuser.members[seed], key=fuser.position.__getitem__))
@@ -220,9 +243,9 @@ def _divided(graph: Graph, fuser: _Fuser) -> FusedGraph:
         rules = (rule,) if rule and len(ids) > 1 + len(prologue) + pooled else ()
         regions.append(Region(index, ids, anchor, Value(ids[-1]), (*fuser.applied.get(seed, ()), *rules), prologue))
         for id in ids:
-            fused.update(fused.node(id), region=index)
-    fused.stage = "fused"
-    return FusedGraph(fused, tuple(regions), tuple(fuser.declines))
+            graph.update(graph.node(id), region=index)
+    graph.stage = "fused"
+    return FusedGraph(graph, tuple(regions), tuple(fuser.declines))
 
 
 def _region_order(graph: Graph, fuser: _Fuser) -> list[int]:

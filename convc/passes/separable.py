@@ -31,23 +31,24 @@ def propose(graph: Graph, conv: Node, taken: Mapping[int, int]) -> Choice | str 
     """
     if conv.op != "Conv":
         return None
-    chain, sources = _behind(graph, conv)
+    chain, sources = behind(graph, conv)
     windows = [value for value in sources if _is_depthwise(graph, graph.producer(value))]
     if not windows or _is_depthwise(graph, conv):
         return None
     depthwise = graph.producer(windows[0])
     nodes = [depthwise.id, *chain]
     reason = (
-        _unfit_product(graph, conv)
+        unfit_product(graph, conv)
         or _unfit_window(graph, depthwise)
-        or _unfit_chain(graph, chain, sources - {windows[0]})
+        or unfit_chain(graph, chain, sources - {windows[0]})
         or _unfree(graph, nodes, conv)
     )
     return reason or _choice(graph, depthwise, conv, nodes)
 
 
-def _behind(graph: Graph, conv: Node) -> tuple[list[int], set[Value]]:
-    """Elementwise operators of the input's shape that lead to ``conv``, and what they read that is not constant."""
+def behind(graph: Graph, conv: Node) -> tuple[list[int], set[Value]]:
+    """Elementwise operators of the input's shape that lead to ``conv``, and what they read that is not constant; or
+    what ``conv`` itself reads."""
     shape = graph.type(graph.inputs(conv)[0]).shape
     chain: list[int] = []
     sources: set[Value] = set()
@@ -70,7 +71,8 @@ def _is_depthwise(graph: Graph, node: Node) -> bool:
     return bool(graph.type(graph.inputs(node)[0]).shape[1] == node.attributes["groups"])
 
 
-def _unfit_product(graph: Graph, conv: Node) -> str | None:
+def unfit_product(graph: Graph, conv: Node) -> str | None:
+    """Why a convolution cannot compute windows while it loads its operand; None where it can."""
     if any(size != 1 for size in graph.type(graph.inputs(conv)[1]).shape[2:]):
         return "every position of the window would compute it again"
     if any(conv.attributes["pads"]):
@@ -89,7 +91,11 @@ def _unfit_window(graph: Graph, depthwise: Node) -> str | None:
     return None
 
 
-def _unfit_chain(graph: Graph, chain: list[int], others: set[Value]) -> str | None:
+def unfit_chain(graph: Graph, chain: list[int], others: set[Value]) -> str | None:
+    """Why a kernel cannot compute the operators of ``chain`` between windows and product; None where it can.
+
+    others: what they read that is neither constant nor the windows' result.
+    """
     if others:
         return "an operator between them reads a tensor that is not constant"
     operands = {value for id in chain for value in graph.inputs(id) if graph.constant(value) is not None}
@@ -104,7 +110,7 @@ def _unfit_chain(graph: Graph, chain: list[int], others: set[Value]) -> str | No
 def _per_channel(graph: Graph, value: Value, reader: int) -> bool:
     """Whether a constant is a number or has one value per channel."""
     shape = graph.type(value).shape
-    if graph.node(reader).op == "BatchNormalization" or _elements(graph, value) == 1:
+    if graph.node(reader).op == "BatchNormalization" or elements(graph, value) == 1:
         return True
     channels = len(shape) - (len(graph.node(reader).outputs[0].shape) - 1)
     return all(dim == 1 for axis, dim in enumerate(shape) if axis != channels)
@@ -123,8 +129,8 @@ def _choice(graph: Graph, depthwise: Node, conv: Node, nodes: list[int]) -> Choi
     x, w = graph.inputs(depthwise)[:2]
     filters = int(graph.type(Value(conv.id)).shape[1])  # type: ignore[arg-type]
     again = math.ceil(filters / COLUMNS) - 1
-    middle = _elements(graph, Value(depthwise.id))
-    taps = _elements(graph, w) // depthwise.attributes["groups"]
+    middle = elements(graph, Value(depthwise.id))
+    taps = elements(graph, w) // depthwise.attributes["groups"]
     return Choice(
         RULE,
         (*nodes, conv.id),
@@ -132,11 +138,12 @@ def _choice(graph: Graph, depthwise: Node, conv: Node, nodes: list[int]) -> Choi
         tuple(nodes),
         saved_bytes=2 * ELEMENT_BYTES * middle,
         unit_macs=again * middle * taps,
-        again_bytes=again * ELEMENT_BYTES * _elements(graph, x),
+        again_bytes=again * ELEMENT_BYTES * elements(graph, x),
         why=f"computing it again for every {COLUMNS} filters",
     )
 
 
-def _elements(graph: Graph, value: Value) -> int:
+def elements(graph: Graph, value: Value) -> int:
+    """Elements of a value whose shape is known."""
     shape: list[int] = [int(dim) for dim in graph.type(value).shape]  # type: ignore[arg-type]
     return math.prod(shape)

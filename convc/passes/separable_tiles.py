@@ -55,7 +55,7 @@ def ranked(problem: SeparableContraction, target: Target) -> list[Tile]:
 
 def recomputed_macs(problem: SeparableContraction, tile: Tile) -> int:
     """Multiply-adds of the depthwise part that are done more than once."""
-    return (math.ceil(problem.extent(Axis.COL) / tile.cols) - 1) * problem.depthwise_macs
+    return (math.ceil(problem.extent(Axis.COL) / tile.cols) - 1) * problem.window_macs
 
 
 # -- candidates -------------------------------------------------------------------------------------------------------

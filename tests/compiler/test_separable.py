@@ -11,7 +11,7 @@ import pytest
 from compiled import Builder, conv, evaluate, inputs_of, integers, run, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_networks import inside, weights
+from small_networks import POOL, inside, weights
 
 from convc.analysis.verify import reference_outputs, verify
 from convc.codegen.cache import KernelCache
@@ -258,6 +258,16 @@ def test_declines_with_a_reason(case: str) -> None:
     assert not any(RULE in region.rules for region in found.regions)
     said = [decline.reason for decline in found.declines if decline.rule == RULE]
     assert any(reason in text for text in said), said
+
+
+def test_what_reads_through_a_window_ends_in_no_pooling() -> None:
+    b = Builder()
+    z = pointwise(b, depthwise(b, inside(b, 1, 24, 8, 8)))
+    b.output(b.add("MaxPool", z, **{**POOL, "kernel_shape": (2, 2), "pads": (0,) * 4}))
+    plan = plan_of(b)
+    assert len(fused(plan)) == 1
+    (reason,) = [decline.reason for decline in plan.fused.declines if decline.rule == "conv-pool"]
+    assert "computes already what its anchor reads" in reason
 
 
 def test_says_that_it_is_switched_off() -> None:

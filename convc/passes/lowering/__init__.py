@@ -9,6 +9,7 @@ from ... import errors
 from ...ir import Kind, Node
 from ...ir.plan import FusedGraph, Layouts, Region
 from ...ir.problem import Problem
+from ..pool_conv import RULE as POOL_CONV
 from ..separable import RULE as SEPARABLE
 from .builder import Builder, Refused
 from .contractions import lower_conv, lower_matmul
@@ -71,7 +72,7 @@ def _lower_region(fused: FusedGraph, layouts: Layouts, mode: str, region: Region
     _check_dtypes(fused, region, node)
     if region.anchor is None:
         lowered: Problem | list[Problem] = lower_elementwise(builder)
-    elif SEPARABLE in region.rules:
+    elif not {SEPARABLE, POOL_CONV}.isdisjoint(region.rules):
         lowered = lower_separable(builder)
     elif node.op in _BY_OPERATOR:
         lowered = _BY_OPERATOR[node.op](builder)

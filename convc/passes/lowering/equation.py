@@ -10,6 +10,7 @@ from ...ir.separable import SeparableContraction
 
 _INFIX = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/"}
 _LONGEST = 400
+_WINDOWS = {"conv": "depthwise(x, wd)", "max": "maxpool(x)", "mean": "averagepool(x)"}
 
 
 def equation(problem: Problem, node: Node) -> str:
@@ -55,6 +56,6 @@ def _accumulator(problem: Problem, node: Node) -> str:
     weighted = isinstance(problem, Contraction) or (isinstance(problem, WindowReduction) and problem.w is not None)
     x = "x"
     if isinstance(problem, Contraction):
-        read = "depthwise(x, wd)" if isinstance(problem, SeparableContraction) else "x"
+        read = _WINDOWS[problem.mode] if isinstance(problem, SeparableContraction) else "x"
         x = _bare(_text(problem.prologue, problem.prologue_operands, read))
     return f"{node.op.lower()}({x}{', w' if weighted else ''})"

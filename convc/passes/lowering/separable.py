@@ -1,60 +1,85 @@
-"""A depthwise convolution, elementwise operators and a 1x1 convolution as one contraction."""
+"""Windows (a depthwise convolution, or pooling), elementwise operators and a 1x1 convolution as one contraction."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from ...ir import Node, Value
-from ...ir.plan import PackedWeight, Region
-from ...ir.problem import Axis, IterDim, Operand, collapse
+from ...ir import Kind, Node, Value
+from ...ir.plan import PackedWeight, Placement, Region
+from ...ir.problem import Axis, IterDim, Operand, Tap, collapse
 from ...ir.separable import SeparableContraction
 from .builder import ALIGNMENT, Builder, DimMap, round_up
-from .contractions import SPATIAL_NAMES, _weights, tap
+from .contractions import SPATIAL_NAMES, _weights, sliding, tap
+from .windows import divisor, padded_extents, pool_taps
 
 
 def lower_separable(b: Builder) -> SeparableContraction:
     """Rows are (N, P, Q), columns the filters of the 1x1 convolution, the reduction runs over the channels."""
-    depthwise = next(b.graph.node(id) for id in b.region.prologue if b.graph.node(id).op == "Conv")
+    anchor = next(b.graph.node(id) for id in b.region.prologue if b.graph.node(id).kind is not Kind.ELEMENTWISE)
     _, w_value, *bias = b.graph.inputs(b.anchor)
     shape = b.output_shape
     names = SPATIAL_NAMES[len(shape) - 2]
     rows = zip(("n", *names), (shape[0], *shape[2:]), strict=True)
     dims = (*(IterDim(name, extent, Axis.ROW) for name, extent in rows), IterDim("k", shape[1], Axis.COL))
     b.maps = (DimMap(0), *(DimMap(2 + axis) for axis in range(len(names))), DimMap(1))
-    before = _lower_chain(b, depthwise)
-    x_value, filter_value = b.graph.inputs(depthwise)[:2]
+    before = _lower_chain(b, anchor)
+    x_value = b.graph.inputs(anchor)[0]
     source, placed = b.located(x_value)
-    window = Builder(b.fused, b.layouts, b.mode, _alone(b.region, depthwise))
-    packed = _pack_filter(window, filter_value)
-    kernel = b.shape(filter_value)[2:]
-    taps = tuple(tap(window, i, size, 1 + i, placed, packed.strides[1 + i]) for i, size in enumerate(kernel))
-    steps = [tap.step * stride for tap, stride in zip(taps, placed.strides[2:], strict=True)]
+    window = _window(Builder(b.fused, b.layouts, b.mode, _alone(b.region, anchor)), placed, len(dims))
+    steps = [tap.step * stride for tap, stride in zip(window.taps, placed.strides[2:], strict=True)]
     w, _, w_col, w_depth, _ = _weights(b, w_value, 1)
     b.start()
     b.add_bias(bias, axis=1)
     b.add_elementwise()
     problem = SeparableContraction(
         family="separable",
-        mode="conv",
+        mode=window.mode,
         dims=dims,
         output=b.output(),
         operands=tuple(b.operands),
         statements=tuple(b.statements),
         x=Operand("x", source, placed.dtype, (placed.strides[0], *steps, 0), placed.offset),
         w=replace(w, strides=(*(0 for _ in dims[1:]), w_col)),
-        filter=Operand("wd", packed, packed.dtype, (0,) * len(dims), depth=packed.strides[0]),
+        filter=window.filter,
+        divisor=window.divisor,
+        padded=window.padded,
         depth=b.shape(x_value)[1],
         x_depth=placed.strides[1],
         w_depth=w_depth,
         prologue=tuple(before.statements),
         prologue_operands=tuple(_over_channels(operand, len(dims)) for operand in before.operands),
-        taps=taps,
+        taps=window.taps,
         compute=b.compute,
         precision="tf32" if b.mode == "tf32" else "ieee",
     )
-    collapsed = collapse(problem, [tap.dim for tap in taps])
+    collapsed = collapse(problem, sliding(window.taps))
     assert isinstance(collapsed, SeparableContraction)
-    return replace(collapsed, filter=replace(problem.filter, strides=(0,) * len(collapsed.dims)))
+    filters = problem.filter and replace(problem.filter, strides=(0,) * len(collapsed.dims))
+    return replace(collapsed, filter=filters)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """What a window gives; see `SeparableContraction`."""
+
+    mode: str
+    taps: tuple[Tap, ...]
+    filter: Operand | None = None
+    divisor: str = "window"
+    padded: tuple[int, ...] = ()
+
+
+def _window(b: Builder, placed: Placement, dims: int) -> _Window:
+    """The windows of the builder's anchor over its input, which lies as ``placed`` says."""
+    if b.anchor.op != "Conv":
+        taps = pool_taps(b, placed)
+        padded = padded_extents(b, taps)
+        return _Window("max" if b.anchor.op == "MaxPool" else "mean", taps, None, divisor(b, taps, padded), padded)
+    value = b.graph.inputs(b.anchor)[1]
+    packed = _pack_filter(b, value)
+    sizes = b.shape(value)[2:]
+    taps = tuple(tap(b, axis, size, 1 + axis, placed, packed.strides[1 + axis]) for axis, size in enumerate(sizes))
+    return _Window("conv", taps, Operand("wd", packed, packed.dtype, (0,) * dims, depth=packed.strides[0]))
 
 
 def _alone(region: Region, node: Node) -> Region:
@@ -69,14 +94,14 @@ def _pack_filter(window: Builder, value: Value) -> PackedWeight:
     return PackedWeight(value.node, window.compute, view, order, round_up(shape[0], ALIGNMENT))
 
 
-def _lower_chain(b: Builder, depthwise: Node) -> Builder:
-    """The depthwise bias and the elementwise operators behind it, over one dimension: the channels."""
+def _lower_chain(b: Builder, anchor: Node) -> Builder:
+    """The bias of a depthwise convolution and the elementwise operators behind it, over the channels alone."""
     tail = b.graph.inputs(b.anchor)[0]
-    region = replace(_alone(b.region, depthwise), nodes=b.region.prologue, output=tail)
+    region = replace(_alone(b.region, anchor), nodes=b.region.prologue, output=tail)
     chain = Builder(b.fused, b.layouts, b.mode, region)
     chain.maps = (DimMap(1),)
     chain.start()
-    chain.add_bias(b.graph.inputs(depthwise)[2:], axis=1)
+    chain.add_bias(b.graph.inputs(anchor)[2:], axis=1)
     chain.add_elementwise()
     return chain
 

@@ -14,11 +14,11 @@ def lower_pool(b: Builder) -> WindowReduction:
     shape = b.output_shape
     source, placed = b.located(b.graph.inputs(node)[0])
     dims, b.maps = _pixels_by_channels(shape)
-    taps = _pool_taps(b, placed)
+    taps = pool_taps(b, placed)
     steps = [tap.step * tap.x_stride // tap.dilation for tap in taps]
     b.start()
     b.add_elementwise()
-    padded = [limit + tap.pad + end for limit, tap, end in zip(placed.shape[2:], taps, _end_pads(b), strict=True)]
+    padded = padded_extents(b, taps)
     problem = WindowReduction(
         family="window",
         mode="max" if node.op == "MaxPool" else "mean",
@@ -28,8 +28,8 @@ def lower_pool(b: Builder) -> WindowReduction:
         statements=tuple(b.statements),
         x=Operand("x", source, placed.dtype, (placed.strides[0], *steps, placed.strides[1]), placed.offset),
         taps=taps,
-        divisor=_divisor(b, dims, taps, padded),
-        padded=tuple(padded),
+        divisor=divisor(b, taps, padded),
+        padded=padded,
     )
     return collapse(problem, sliding(taps))  # type: ignore[return-value]
 
@@ -42,23 +42,25 @@ def _pixels_by_channels(shape: tuple[int, ...]) -> tuple[tuple[IterDim, ...], tu
     return dims, (DimMap(0), *(DimMap(2 + axis) for axis in range(len(spatial))), DimMap(1))
 
 
-def _pool_taps(b: Builder, placed: Placement) -> tuple[Tap, ...]:
+def pool_taps(b: Builder, placed: Placement) -> tuple[Tap, ...]:
+    """The windows of a pooling, the anchor, over its input; rows begin with the batch."""
     kernel = b.anchor.attributes["kernel_shape"]
     return tuple(tap(b, axis, kernel[axis], 1 + axis, placed) for axis in range(len(kernel)))
 
 
-def _end_pads(b: Builder) -> tuple[int, ...]:
-    pads = b.anchor.attributes["pads"]
-    return tuple(pads[len(pads) // 2 :])
+def padded_extents(b: Builder, taps: tuple[Tap, ...]) -> tuple[int, ...]:
+    """Extents of a pooling's input with its padding."""
+    ends = b.anchor.attributes["pads"][len(taps) :]
+    return tuple(tap.limit + tap.pad + end for tap, end in zip(taps, ends, strict=True))
 
 
-def _divisor(b: Builder, dims: tuple[IterDim, ...], taps: tuple[Tap, ...], padded: list[int]) -> str:
+def divisor(b: Builder, taps: tuple[Tap, ...], padded: tuple[int, ...]) -> str:
     """What an average divides by; see `WindowReduction`."""
     if b.anchor.op == "MaxPool" or not any(tap.masked for tap in taps):
         return "window"
     if not b.anchor.attributes["count_include_pad"]:
         return "valid"
-    reach = [(dims[t.dim].extent - 1) * t.step + (t.size - 1) * t.dilation + 1 for t in taps]
+    reach = [(n - 1) * t.step + (t.size - 1) * t.dilation + 1 for n, t in zip(b.output_shape[2:], taps, strict=True)]
     clipped = any(last > extent for last, extent in zip(reach, padded, strict=True))
     return "padded" if clipped else "window"
 
