@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 
 import convc
+from convc.compiler import compile_plan
 from convc.ir import DType, Graph, TensorType, Value
+from convc.passes.choice import Choice
+from convc.planner import Options, Plan, make_plan
+from convc.runtime.network import CompiledNetwork
 from convc.runtime.numpy_executor import GraphRunner
 
 Arrays = dict[str, np.ndarray]
@@ -50,6 +54,24 @@ def run(graph: Graph, inputs: Mapping[str, np.ndarray], device: str = "interpret
     """Outputs of the emitted kernels in Triton's interpreter."""
     network = convc.compile(graph, target="interpreter", **{"dtype": "fp32", **options})
     with network.engine(device) as engine:
+        return engine.run(inputs)
+
+
+class TakeAll:
+    """A policy that declines nothing."""
+
+    def refusal(self, choice: Choice, graph: Graph) -> str | None:
+        return None
+
+
+def planned(graph: Graph, target: str = "interpreter", dtype: str = "fp32") -> Plan:
+    """A plan in which every legal fusion takes place."""
+    return make_plan(graph, Options((target,), dtype, policy=TakeAll()))
+
+
+def run_planned(plan: Plan, inputs: Mapping[str, np.ndarray]) -> Arrays:
+    """Outputs of a plan's kernels in Triton's interpreter."""
+    with CompiledNetwork(compile_plan(plan)).engine("interpreter") as engine:
         return engine.run(inputs)
 
 

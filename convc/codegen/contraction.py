@@ -7,12 +7,14 @@ one line of the filter, taps and channels together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ..ir import DType
 from ..ir.plan import PackedWeight, Tile
+from ..ir.pooled import PooledContraction
 from ..ir.problem import Axis, Contraction, Steps, Tap, steps_of
+from . import pooled
 from .expressions import TRITON_TYPES, Body
 from .indexing import dimensions, is_wide, joined_masks, offsets, scaled
 from .kernel import Argument, Parts, ceil_div, ragged, render
@@ -58,19 +60,19 @@ class _Loop:
 def parts(problem: Contraction, tile: Tile) -> Parts:
     """The pieces of the kernel."""
     loop = _Loop(problem, tile)
-    rows, cols, groups = (problem.extent(axis) for axis in (Axis.ROW, Axis.COL, Axis.GROUP))
-    row_tiles, col_tiles = ceil_div(rows, tile.rows), ceil_div(cols, tile.cols)
+    cols, groups = problem.extent(Axis.COL), problem.extent(Axis.GROUP)
+    row_tiles, col_tiles = problem.row_tiles(tile.rows), ceil_div(cols, tile.cols)
     tiles = groups * row_tiles * col_tiles
     body = render(
         "contraction.py.j2",
         tile_lines=_tile_lines(groups, row_tiles, col_tiles),
         row_lines=_row_lines(problem, row_tiles),
-        pooled=problem.window > 1,
+        pooled=isinstance(problem, PooledContraction),
         col_base="tile_col * BLOCK_COLS + " if col_tiles > 1 else "",
-        rows_ragged=ragged(problem, Axis.ROW, tile.rows),
+        rows_ragged=_rows_ragged(problem, tile),
         cols_ragged=ragged(problem, Axis.COL, tile.cols),
         wide=is_wide(problem),
-        index_lines=_index_lines(problem, groups),
+        index_lines=_index_lines(problem, tile, groups),
         masked_taps=[_described(loop, tap) for tap in problem.taps if tap.masked],
         flat=_described(loop, loop.flat) if loop.flat else None,
         depth=problem.depth,
@@ -112,12 +114,16 @@ def _tile_lines(groups: int, row_tiles: int, col_tiles: int) -> list[str]:
 
 
 def _row_lines(problem: Contraction, row_tiles: int) -> list[str]:
-    """The rows of the tile. Under a pooling window the position in the window changes slowest, so that the rows whose
-    maximum is taken lie in one thread."""
-    if problem.window == 1:
-        return [f"row = {'tile_row * BLOCK_ROWS + ' if row_tiles > 1 else ''}tl.arange(0, BLOCK_ROWS)"]
-    start = "tile_row * BLOCK_PIXELS + " if row_tiles > 1 else ""
-    return ["local = tl.arange(0, BLOCK_ROWS)", f"row = {start}local % BLOCK_PIXELS  # pixel of the pooled image"]
+    """The rows of the tile."""
+    if isinstance(problem, PooledContraction):
+        return pooled.row_lines(problem, row_tiles)
+    return [f"row = {'tile_row * BLOCK_ROWS + ' if row_tiles > 1 else ''}tl.arange(0, BLOCK_ROWS)"]
+
+
+def _rows_ragged(problem: Contraction, tile: Tile) -> bool:
+    if isinstance(problem, PooledContraction):
+        return pooled.is_ragged(problem, tile)
+    return ragged(problem, Axis.ROW, tile.rows)
 
 
 def _word(problem: Contraction) -> str:
@@ -129,12 +135,12 @@ def _word(problem: Contraction) -> str:
 
 def _constants(problem: Contraction, tile: Tile) -> dict[str, Any]:
     constants: dict[str, Any] = {}
-    if ragged(problem, Axis.ROW, tile.rows):
-        constants["ROWS"] = problem.extent(Axis.ROW) // problem.window
+    if isinstance(problem, PooledContraction):
+        constants = pooled.constants(problem, tile)
+    elif ragged(problem, Axis.ROW, tile.rows):
+        constants["ROWS"] = problem.extent(Axis.ROW)
     if ragged(problem, Axis.COL, tile.cols):
         constants["COLS"] = problem.extent(Axis.COL)
-    if problem.window > 1:
-        constants["BLOCK_PIXELS"] = tile.rows // problem.window
     return constants | {"BLOCK_ROWS": tile.rows, "BLOCK_COLS": tile.cols, "BLOCK_DEPTH": tile.depth}
 
 
@@ -147,21 +153,13 @@ def _extra(loop: _Loop) -> tuple[tuple[str, str, Argument], ...]:
     return tuple(extra)
 
 
-def _index_lines(problem: Contraction, groups: int) -> list[str]:
+def _index_lines(problem: Contraction, tile: Tile, groups: int) -> list[str]:
     lines = dimensions(problem, Axis.GROUP, "group") if groups > 1 else []
-    if problem.window > 1:
-        lines += ["i = local // (2 * BLOCK_PIXELS)", "j = local // BLOCK_PIXELS % 2"]
-        return lines + dimensions(_pixels(problem), Axis.ROW, "row") + dimensions(problem, Axis.COL, "col")
-    return lines + dimensions(problem, Axis.ROW, "row") + dimensions(problem, Axis.COL, "col")
-
-
-def _pixels(problem: Contraction, prefix: str = "") -> Contraction:
-    """The problem without the dimensions of the pooling window: what its result runs over; rows renamed."""
-    kept = [index for index, dim in enumerate(problem.dims) if dim.name not in ("i", "j")]
-    output = replace(problem.output, strides=tuple(problem.output.strides[index] for index in kept))
-    dims = [problem.dims[index] for index in kept]
-    named = tuple(replace(dim, name=prefix + dim.name) if dim.axis is Axis.ROW else dim for dim in dims)
-    return replace(problem, dims=named, output=output)
+    if isinstance(problem, PooledContraction):
+        lines += pooled.index_lines(problem, tile)
+    else:
+        lines += dimensions(problem, Axis.ROW, "row")
+    return lines + dimensions(problem, Axis.COL, "col")
 
 
 def _described(loop: _Loop, tap: Tap) -> dict[str, Any]:
@@ -180,8 +178,6 @@ def _described(loop: _Loop, tap: Tap) -> dict[str, Any]:
 def start_of(problem: Any, tap: Tap) -> str:
     """Input position of tap 0, in terms of the output index: index·step − pad."""
     name = problem.dims[tap.dim].name
-    if tap.inner >= 0:
-        name = f"({name} * {problem.dims[tap.inner].extent} + {problem.dims[tap.inner].name})"
     text = scaled(name, tap.step)
     return f"{text} - {tap.pad}" if tap.pad else text
 
@@ -342,27 +338,8 @@ def _cols_in_memory(problem: Contraction) -> str:
 
 
 def _epilogue(problem: Contraction, tile: Tile) -> list[str]:
-    body = Body(
-        problem,
-        row_mask="row_ok" if ragged(problem, Axis.ROW, tile.rows) else "",
-        col_mask="col_ok" if ragged(problem, Axis.COL, tile.cols) else "",
-    )
-    return _pooled(body, problem, tile) if problem.window > 1 else body.emit("acc")
-
-
-def _pooled(body: Body, problem: Contraction, tile: Tile) -> list[str]:
-    """The maximum over the window, NaN if any of it is, and its store."""
-    result = body.values("acc")
-    several = ceil_div(problem.extent(Axis.ROW), tile.rows) > 1
-    pixels = _pixels(problem, "pooled_")
-    stored = Body(pixels, "pixel_ok" if body.row_mask else "", body.col_mask, row_name="pixel")
-    return [
-        *body.lines,
-        f"window = tl.reshape({result}, ({problem.window}, BLOCK_PIXELS, BLOCK_COLS))",
-        "unordered = tl.max((window != window).to(tl.int32), axis=0)",
-        'best = tl.where(unordered > 0, float("nan"), tl.max(window, axis=0))',
-        f"pixel = {'tile_row * BLOCK_PIXELS + ' if several else ''}tl.arange(0, BLOCK_PIXELS)",
-        *(["pixel_ok = (pixel < ROWS)[:, None]"] if body.row_mask else []),
-        *dimensions(pixels, Axis.ROW, "pixel"),
-        stored.store("best"),
-    ]
+    cols_ragged = ragged(problem, Axis.COL, tile.cols)
+    if isinstance(problem, PooledContraction):
+        return pooled.epilogue(problem, tile, cols_ragged)
+    row_mask = "row_ok" if ragged(problem, Axis.ROW, tile.rows) else ""
+    return Body(problem, row_mask, "col_ok" if cols_ragged else "").emit("acc")

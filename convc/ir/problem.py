@@ -98,8 +98,6 @@ class Tap:
 
     dim: the iteration dimension that it slides along, in steps of ``step``, starting at −``pad``. limit: extent
     of the input there. x_stride, w_stride: elements per tap. masked: whether some position lies outside the input.
-    inner: the dimension of a position inside a pooling window, where there is one: the tap slides along
-    dim · (extent of inner) + inner.
     """
 
     name: str
@@ -112,7 +110,6 @@ class Tap:
     x_stride: int
     w_stride: int = 0
     masked: bool = False
-    inner: int = -1
 
     @staticmethod
     def leaves(outputs: int, size: int, step: int, pad: int, dilation: int, limit: int) -> bool:
@@ -145,6 +142,10 @@ class Problem:
         """Indices of the dimensions along an axis, outermost first."""
         return [index for index, dim in enumerate(self.dims) if dim.axis is axis]
 
+    def extents_of(self, operand: Operand) -> tuple[int, ...]:
+        """How far an operand or the output reaches along each dimension."""
+        return tuple(dim.extent for dim in self.dims)
+
     @property
     def reads(self) -> tuple[Operand, ...]:
         """Every operand that is read."""
@@ -161,7 +162,7 @@ class Contraction(Problem):
 
     depth: channels per group (or K of a matrix product); x_depth, w_depth: strides along it. taps: window dimensions.
     precision: of the products, ``ieee`` or ``tf32`` for fp32 operands. prologue: statements applied to x as it is
-    loaded (their accumulator is x), over ``prologue_operands``. window: rows whose maximum is stored as one.
+    loaded (their accumulator is x), over ``prologue_operands``.
     """
 
     x: Operand = field(kw_only=True)
@@ -174,7 +175,6 @@ class Contraction(Problem):
     precision: str = "ieee"
     prologue: tuple[Statement, ...] = ()
     prologue_operands: tuple[Operand, ...] = ()
-    window: int = 1
 
     @property
     def reads(self) -> tuple[Operand, ...]:
@@ -183,6 +183,10 @@ class Contraction(Problem):
     @property
     def tap_count(self) -> int:
         return math.prod(tap.size for tap in self.taps)
+
+    def row_tiles(self, block: int) -> int:
+        """Tiles of ``block`` rows, of one group and block of columns."""
+        return math.ceil(self.extent(Axis.ROW) / block)
 
     @property
     def macs(self) -> int:
@@ -312,7 +316,7 @@ def _rebuilt(problem: Problem, groups: list[list[int]]) -> Problem:
 
 
 def _renumbered(tap: Tap, numbers: dict[int, int]) -> Tap:
-    return replace(tap, dim=numbers.get(tap.dim, -1), inner=numbers.get(tap.inner, -1))
+    return replace(tap, dim=numbers.get(tap.dim, -1))
 
 
 def _merged_dim(problem: Problem, group: list[int]) -> IterDim:

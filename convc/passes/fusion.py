@@ -239,7 +239,7 @@ def _divided(graph: Graph, fuser: _Fuser) -> FusedGraph:
         anchor = None if node.kind is Kind.ELEMENTWISE else seed
         prologue = tuple(sorted(fuser.prologues.get(seed, ()), key=fuser.position.__getitem__))
         rule = rule_of(node)
-        pooled = graph.node(ids[-1]).op == "MaxPool" and len(ids) > 1
+        pooled = pooling.RULE in fuser.applied.get(seed, ())
         rules = (rule,) if rule and len(ids) > 1 + len(prologue) + pooled else ()
         regions.append(Region(index, ids, anchor, Value(ids[-1]), (*fuser.applied.get(seed, ()), *rules), prologue))
         for id in ids:

@@ -111,6 +111,7 @@ def _replaceable(problem: Problem, operand: Operand, layouts: Layouts, last_use:
     block = layouts.blocks[source.block]
     return (
         block.buffer == "arena"
+        and problem.extents_of(operand) == problem.extents_of(problem.output)
         and last_use[source.block] == index
         and _covers(source, block.nbytes)
         and _covers(target, layouts.blocks[target.block].nbytes)

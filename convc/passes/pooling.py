@@ -1,25 +1,41 @@
-"""Convolution, activation and 2x2 max pooling in one kernel.
+"""Convolution, activation and pooling in one kernel, and when that pays.
 
-The rows of a tile are ordered by position in the pooling window first, so that the pool is a maximum over registers of
-one thread, and the convolution's result never goes to memory.
+The rows of a tile are ordered by their position in blocks of 2 x 2 pixels, so that windows of 2 x 2 with stride 2 are
+taken between registers of one thread and nothing is computed twice. Windows of 3 x 3 with stride 2 reach into the next
+blocks: tiles overlap by a block, and compute again what they share. With N images of P·Q pixels, pooled to P'·Q', K
+filters and D multiply-adds a pixel and filter (a step of the main loop that channels and taps do not fill counts
+whole), the least of the tiles of 4·a·b pixels (a, b powers of two, at most `LARGEST_TILE` pixels)
+
+- costs N·K·D·(4·a·b·⌈P'/(a − 1)⌉·⌈Q'/(b − 1)⌉ − P·Q) multiply-adds on tensor cores;
+- saves 2·e·N·K·P·Q bytes of memory (the convolution's result, written and read, e = 2 bytes an element) and a launch.
+
+The policy weighs both sides (`convc.passes.choice`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from ..ir import Graph, Kind, Node, Value
-from .choice import Choice
+from ..ir.pooled import blocks_of
+from ..ir.problem import FLAT_DEPTH
+from .choice import ELEMENT_BYTES, Choice
 
 RULE = "conv-pool"
+LARGEST_TILE = 256
+"""Most pixels of the convolution in a tile that is counted on for windows that overlap."""
+STEP_DEPTH = 16
+"""Elements that a step of the main loop is filled up to."""
+SEPARATE, OVERLAPPING = (2, 2), (3, 3)
 
 
 def propose(graph: Graph, pool: Node, taken: Mapping[int, int]) -> Choice | str | None:
-    """The convolution and the elementwise nodes that a max pooling can follow in one kernel, or why not.
+    """The convolution and the elementwise nodes that a pooling can follow in one kernel, or why not.
 
     None where no convolution stands in front of it.
     """
-    if pool.op != "MaxPool":
+    if pool.op not in ("MaxPool", "AveragePool"):
         return None
     chain: list[int] = []
     node = graph.producer(graph.inputs(pool)[0])
@@ -32,7 +48,7 @@ def propose(graph: Graph, pool: Node, taken: Mapping[int, int]) -> Choice | str 
     reason = _unfit(pool) or _unfit_convolution(graph, node) or _shared(graph, chain, pool)
     if reason is None and any(id in taken for id in chain):
         reason = "the convolution already belongs to another kernel"
-    return reason or Choice(RULE, (*chain[::-1], pool.id), node.id, open=False)
+    return reason or _choice(graph, node, pool, chain[::-1])
 
 
 def _deepest(graph: Graph, node: Node) -> Node:
@@ -44,10 +60,15 @@ def _deepest(graph: Graph, node: Node) -> Node:
 
 def _unfit(pool: Node) -> str | None:
     attributes = pool.attributes
-    if (attributes["kernel_shape"], attributes["strides"]) != ((2, 2), (2, 2)):
-        return "its windows are not 2x2 with stride 2: overlapping ones would compute the convolution again"
-    if any(attributes["pads"]) or attributes["ceil_mode"] or any(d != 1 for d in attributes["dilations"]):
-        return "its windows may reach past the convolution's result"
+    kernel = attributes["kernel_shape"]
+    if kernel not in (SEPARATE, OVERLAPPING) or attributes["strides"] != (2, 2):
+        return "its windows are neither 2x2 nor 3x3 with stride 2"
+    if any(dilation != 1 for dilation in attributes.get("dilations", ())):
+        return "its windows are dilated"
+    if pool.op == "AveragePool" and kernel == OVERLAPPING:
+        return "means of overlapping windows are no maxima: it would compute the convolution again for each"
+    if pool.op == "AveragePool" and (any(attributes["pads"]) or attributes["ceil_mode"]):
+        return "its windows may reach past the convolution's result, and their mean is over what exists"
     return None
 
 
@@ -63,3 +84,40 @@ def _shared(graph: Graph, chain: list[int], pool: Node) -> str | None:
     inside = {*chain, pool.id}
     outside = any(use.node not in inside for id in chain for use in graph.users(Value(id)))
     return "the convolution's result is read elsewhere too" if outside else None
+
+
+def _choice(graph: Graph, conv: Node, pool: Node, nodes: list[int]) -> Choice:
+    """What fusing saves and costs; see the formulas above."""
+    batch, filters, *pixels = _shape(graph, Value(conv.id))
+    places = _shape(graph, Value(pool.id))[2:]
+    again = 0
+    if pool.attributes["kernel_shape"] == OVERLAPPING:
+        tiles = (2**power for power in range(4, LARGEST_TILE.bit_length()))
+        again = max(0, min(_tiled(places, tile) for tile in tiles) - math.prod(pixels))
+    return Choice(
+        RULE,
+        (*nodes, pool.id),
+        conv.id,
+        open=False,
+        saved_bytes=2 * ELEMENT_BYTES * batch * filters * math.prod(pixels),
+        tensor_macs=batch * filters * again * _depth(graph, conv),
+        why="computing what neighbouring tiles share in each of them",
+    )
+
+
+def _tiled(places: list[int], tile: int) -> int:
+    """Pixels of the convolution that tiles of that many compute for overlapping windows."""
+    counts = (math.ceil(extent / (blocks - 1)) for extent, blocks in zip(places, blocks_of(tile), strict=True))
+    return tile * math.prod(counts)
+
+
+def _depth(graph: Graph, conv: Node) -> int:
+    """Multiply-adds for one pixel and filter, steps filled up."""
+    _, channels, *kernel = _shape(graph, graph.inputs(conv)[1])
+    inner = channels * kernel[-1] if channels < FLAT_DEPTH else channels
+    outer = math.prod(kernel[:-1]) if channels < FLAT_DEPTH else math.prod(kernel)
+    return outer * STEP_DEPTH * math.ceil(inner / STEP_DEPTH)
+
+
+def _shape(graph: Graph, value: Value) -> list[int]:
+    return [int(dim) for dim in graph.type(value).shape]  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ RULES = {
         Rule("concat-in-place", "fold", "y = concat(f(a), g(b)) → f and g write their slices of y"),
         Rule("update-in-place", "none", "y = f(conv(x), r) → y takes r's memory where r is not read again"),
         Rule("conv-epilogue", "fuse", "y = conv(x, w); z = f(y, …) → z = f(conv(x, w), …)"),
-        Rule("conv-pool", "fuse", "y = f(conv(x, w), …); z = max_pool2x2(y) → z = max_pool2x2(f(conv(x, w), …))"),
+        Rule("conv-pool", "fuse", "y = f(conv(x, w), …); z = pool(y) → z = pool(f(conv(x, w), …))"),
         Rule("conv-prologue", "fuse", "y = f(x, …); z = conv1x1(y, w) → z = conv1x1(f(x, …), w)"),
         Rule(
             "depthwise-pointwise",

@@ -57,7 +57,7 @@ def _choose_contraction(problem: Contraction, target: Target) -> Tile:
 
 def _reason(problem: Contraction, tile: Tile, target: Target) -> str:
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
-    tiles = problem.extent(Axis.GROUP) * math.ceil(rows / tile.rows) * math.ceil(cols / tile.cols)
+    tiles = problem.extent(Axis.GROUP) * problem.row_tiles(tile.rows) * math.ceil(cols / tile.cols)
     text = f"{tile.rows}x{tile.cols}x{tile.depth}: {tiles} tiles of {rows}x{cols} on {target.sms} multiprocessors"
     if tile.split_k > 1:
         text += f", the reduction split {tile.split_k} ways to fill them"

@@ -49,15 +49,11 @@ def touched(problem: Problem, operand: Operand) -> int:
     taps = {tap.dim: tap for tap in windows if tap.dim >= 0}
     padded = {bound.dim: bound.extent for bound in operand.bounds}
     count = 1
-    inner = {tap.inner for tap in windows}
-    for index, dim in enumerate(problem.dims):
+    for index, extent in enumerate(problem.extents_of(operand)):
         if index in taps:
-            tap = taps[index]
-            count *= _covered(dim.extent * (problem.dims[tap.inner].extent if tap.inner >= 0 else 1), tap)
-        elif index in inner:
-            continue
+            count *= _covered(extent, taps[index])
         elif operand.strides[index]:
-            count *= min(dim.extent, padded.get(index, dim.extent))
+            count *= min(extent, padded.get(index, extent))
     if operand.depth:
         count *= getattr(problem, "depth", 1)
     if operand.name == "x":

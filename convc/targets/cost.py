@@ -38,7 +38,7 @@ class Shape:
     def of(problem: Contraction, tile: Tile, steps: int) -> Shape:
         return Shape(
             problem.extent(Axis.GROUP),
-            problem.extent(Axis.ROW),
+            problem.row_tiles(tile.rows) * tile.rows,
             problem.extent(Axis.COL),
             steps,
             problem.compute.itemsize,

@@ -10,11 +10,13 @@ from ...ir import Kind, Node
 from ...ir.plan import FusedGraph, Layouts, Region
 from ...ir.problem import Problem
 from ..pool_conv import RULE as POOL_CONV
+from ..pooling import RULE as POOLED
 from ..separable import RULE as SEPARABLE
 from .builder import Builder, Refused
 from .contractions import lower_conv, lower_matmul
 from .equation import equation
 from .pointwise import lower_concat, lower_elementwise, lower_pad, lower_reshape
+from .pooled import lower_pooled
 from .reductions import lower_reduce, lower_softmax
 from .separable import lower_separable
 from .windows import lower_lrn, lower_pool
@@ -74,6 +76,8 @@ def _lower_region(fused: FusedGraph, layouts: Layouts, mode: str, region: Region
         lowered: Problem | list[Problem] = lower_elementwise(builder)
     elif not {SEPARABLE, POOL_CONV}.isdisjoint(region.rules):
         lowered = lower_separable(builder)
+    elif POOLED in region.rules:
+        lowered = lower_pooled(builder)
     elif node.op in _BY_OPERATOR:
         lowered = _BY_OPERATOR[node.op](builder)
     elif node.kind is Kind.REDUCTION and "axes" in node.attributes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ...ir import Value
 from ...ir.plan import PackedWeight, Placement
@@ -20,9 +20,7 @@ def lower_conv(b: Builder) -> Contraction | WindowReduction:
     x = b.graph.inputs(b.anchor)[0]
     if groups > 1 and groups == b.shape(x)[1]:
         return _lower_depthwise(b)
-    if b.graph.node(b.region.output.node).op == "MaxPool":
-        return _lower_pooled(b, groups)
-    problem = _dense(b, groups)
+    problem = dense(b, groups)
     return collapse(problem, [tap.dim for tap in problem.taps if tap.masked])  # type: ignore[return-value]
 
 
@@ -70,41 +68,7 @@ def sliding(taps: tuple[Tap, ...]) -> list[int]:
     return [tap.dim for tap in taps]
 
 
-def _lower_pooled(b: Builder, groups: int) -> Contraction:
-    """A convolution that ends in 2x2 max pooling: rows are (position in the window, pixel of the pooled image).
-
-    The dimension p becomes i + 2·p with i in the window, and q likewise, for everything but the result.
-    """
-    pool = b.graph.node(b.region.output.node)
-    placed = b.placement(b.region.output)
-    region = replace(b.region, nodes=b.region.nodes[:-1], output=b.graph.inputs(pool)[0])
-    plain = _dense(replace(b, region=region), groups, Operand("y", b.region.output, placed.dtype, (0,) * 5))
-    group, batch, _, _, filters = plain.dims
-    rows, cols = b.output_shape[2:]
-
-    def split(operand: Operand) -> Operand:
-        g, n, p, q, k = operand.strides
-        return replace(operand, strides=(g, p, q, n, 2 * p, 2 * q, k))
-
-    n, k, p, q = placed.strides
-    output = Operand("y", b.region.output, placed.dtype, (k * filters.extent, 0, 0, n, p, q, k), placed.offset)
-    window = (IterDim("i", 2, Axis.ROW), IterDim("j", 2, Axis.ROW))
-    pixels = (batch, IterDim("p", rows, Axis.ROW), IterDim("q", cols, Axis.ROW))
-    problem = replace(
-        plain,
-        dims=(group, *window, *pixels, filters),
-        output=output,
-        operands=tuple(map(split, plain.operands)),
-        prologue_operands=tuple(map(split, plain.prologue_operands)),
-        x=split(plain.x),
-        w=split(plain.w),
-        taps=tuple(replace(tap, dim=tap.dim + 2, inner=tap.dim - 1) for tap in plain.taps),
-        window=4,
-    )
-    return collapse(problem, [1, 2, 4, 5])  # type: ignore[return-value]
-
-
-def _dense(b: Builder, groups: int, output: Operand | None = None) -> Contraction:
+def dense(b: Builder, groups: int, output: Operand | None = None) -> Contraction:
     """A convolution over (group, N, P, Q, filter), nothing merged; ``output`` where it is not the region's own."""
     x_value, w_value, *bias = b.graph.inputs(b.anchor)
     sizes = _sizes(b)

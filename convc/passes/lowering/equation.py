@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...ir import Node
+from ...ir.pooled import PooledContraction
 from ...ir.problem import Contraction, Operand, Problem, Ref, Statement, WindowReduction
 from ...ir.separable import SeparableContraction
 
@@ -16,7 +17,9 @@ _WINDOWS = {"conv": "depthwise(x, wd)", "max": "maxpool(x)", "mean": "averagepoo
 def equation(problem: Problem, node: Node) -> str:
     """For example ``y = relu((conv(x, w) + bias) + in1)``."""
     text = _bare(_text(problem.statements, problem.operands, _accumulator(problem, node)))
-    return "y = " + _shortened(f"maxpool({text})" if isinstance(problem, Contraction) and problem.window > 1 else text)
+    if isinstance(problem, PooledContraction):
+        text = f"{'maxpool' if problem.pooling == 'max' else 'averagepool'}({text})"
+    return "y = " + _shortened(text)
 
 
 def _text(statements: Sequence[Statement], operands: Sequence[Operand], accumulator: str) -> str:
