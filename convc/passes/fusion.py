@@ -137,7 +137,7 @@ class _Fuser:
         if not self.switches.on(rule):
             reason = reason or "the rule is switched off"
         if isinstance(offered, Choice):
-            if offered.anchor in self.prologues:
+            if self.prologues.get(offered.anchor):
                 reason = reason or "the kernel computes already what its anchor reads"
             reason = reason or self.policy.refusal(offered, self.graph)
         if reason is not None:

@@ -199,7 +199,7 @@ def test_kernels_one_by_one_where_two_of_them_pool_the_same_tensor() -> None:
     assert len({edge.kernel for edge in edges}) == 2 and all(edge.rule == RULE for edge in edges)
 
 
-@pytest.mark.parametrize(("name", "regions", "saved"), [("googlenet", 9, 3.7), ("squeezenet1_1", 3, 1.3)])
+@pytest.mark.parametrize(("name", "regions", "saved"), [("googlenet", 9, 3.7), ("squeezenet1_1", 2, 0.5)])
 def test_what_the_zoo_gains(name: str, regions: int, saved: float) -> None:
     with_it, without = (
         make_plan(zoo.build(name).graph, Options(("sm_90",), switches=Switches(disable=disabled)))
