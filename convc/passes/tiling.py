@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ..ir.plan import Tile
+from ..ir.pooled import PooledContraction
 from ..ir.problem import Axis, AxisReduction, Contraction, Problem, Steps, WindowReduction, steps_of
 from ..ir.separable import SeparableContraction
 from ..targets import Target
@@ -24,6 +25,8 @@ MIN_DOT = 16
 """Least extent of each side of `tl.dot`."""
 GATHERED_PER_THREAD = 16
 """Most elements of x that a thread addresses one by one: each takes an address, a value and its mask in registers."""
+GATHERED_FOR_WINDOWS = 32
+"""The same before overlapping pooling, whose tiles share less with their neighbours when they are large."""
 
 
 def choose(problem: Problem, target: Target) -> Tile:
@@ -95,7 +98,9 @@ def _fitting(problem: Contraction, steps: Steps, target: Target, rows: int, cols
         return
     gathered = rows * depth if _is_gathered(problem, steps) else 0
     warps = 8 if rows * cols >= 128 * 128 or gathered > GATHERED_PER_THREAD * 128 else 4
-    if rows * cols > _accumulator_limit(problem) or gathered > GATHERED_PER_THREAD * 256:
+    overlaps = isinstance(problem, PooledContraction) and problem.overlaps
+    most = GATHERED_FOR_WINDOWS if overlaps else GATHERED_PER_THREAD
+    if rows * cols > _accumulator_limit(problem) or gathered > most * 256:
         return
     inner = steps.total(depth)
     for stages in (4, 3, 2):
