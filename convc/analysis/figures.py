@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..ir.problem import AxisReduction, Contraction, Problem, WindowReduction, steps_of
+from ..ir.expansion import ExpandedWindow
+from ..ir.problem import Axis, AxisReduction, Contraction, Problem, WindowReduction, steps_of
 from ..ir.separable import SeparableContraction
 from ..passes.traffic import touched
 from ..planner import Plan, Scheduled, TargetPlan
@@ -101,6 +102,9 @@ def asked_bytes(launch: Scheduled) -> int:
     x = getattr(problem, "x", None)
     if x is None:
         return 0
+    if isinstance(problem, ExpandedWindow):
+        columns = math.ceil(problem.extent(Axis.COL) / tile.cols)
+        return columns * problem.extent(Axis.ROW) * problem.tap_count * problem.depth * x.dtype.itemsize
     outputs = math.prod(dim.extent for dim in problem.dims)
     sizes = [tap.size for tap in getattr(problem, "taps", ())]
     return outputs * math.prod([*sizes, *(extent for extent, _ in getattr(problem, "reduced", ()))]) * x.dtype.itemsize

@@ -94,8 +94,13 @@ def _operands(problem: Problem) -> list[Operand]:
     read = {ref.index for s in problem.statements for ref in s.arguments if ref.kind == "operand"}
     copies = not problem.statements and problem.family == "pointwise"
     used = [operand for index, operand in enumerate(problem.operands) if index in read or copies]
-    anchors = [getattr(problem, name) for name in ("x", "filter", "w") if getattr(problem, name, None) is not None]
-    return [*anchors, *getattr(problem, "prologue_operands", ()), *used, problem.output]
+    anchors = [getattr(problem, name, None) for name in ("x", "expand", "filter", "w")]
+    return [
+        *(anchor for anchor in anchors if anchor is not None),
+        *getattr(problem, "prologue_operands", ()),
+        *used,
+        problem.output,
+    ]
 
 
 def _render(name: str, problem: Problem, tile: Tile, parts: Parts, parameters: list[tuple[str, str, bool]]) -> str:

@@ -6,9 +6,11 @@ import math
 from typing import Any
 
 from ..ir import DType
+from ..ir.expansion import ExpandedWindow
 from ..ir.plan import Tile
 from ..ir.problem import Axis, Tap, WindowReduction
 from ..ir.separable import SeparableContraction
+from . import expansion
 from .contraction import origin, start_of
 from .expressions import Body
 from .indexing import dimensions, is_wide, joined_masks, offsets, scaled
@@ -35,18 +37,18 @@ def parts(problem: WindowReduction, tile: Tile) -> Parts:
         cols_ragged=ragged(problem, Axis.COL, tile.cols),
         wide=is_wide(problem),
         index_lines=dimensions(problem, Axis.ROW, "row") + dimensions(problem, Axis.COL, "col"),
-        masked_taps=[_described(problem, tap) for tap in problem.taps if counts(problem, tap)],
-        taps=[_described(problem, tap) for tap in problem.taps],
-        unrolled=math.prod(tap.size for tap in problem.taps) <= UNROLLED_TAPS,
-        x_offset=offsets(problem, problem.x, origin(problem.taps)).joined(),
+        starts=_start_lines(problem),
+        x_offset=_x_offset(problem),
+        before=expansion.lines_before(problem, tile) if isinstance(problem, ExpandedWindow) else [],
         weighted=problem.w is not None,
         w_offset=offsets(problem, problem.w).joined() if problem.w else "",
         initial=INITIAL[problem.mode],
-        body=_tap_lines(problem, tile),
+        loop_lines=_loop_lines(problem, tile),
         finish=_finish_lines(problem),
         epilogue=_body(problem, tile).emit("acc"),
     )
-    return Parts(WORDS[problem.mode], _constants(problem, tile), body, (row_tiles * col_tiles, 1, 1))
+    word = ("conv1x1_" if isinstance(problem, ExpandedWindow) else "") + WORDS[problem.mode]
+    return Parts(word, _constants(problem, tile), body, (row_tiles * col_tiles, 1, 1))
 
 
 def _constants(problem: WindowReduction, tile: Tile) -> dict[str, Any]:
@@ -55,7 +57,10 @@ def _constants(problem: WindowReduction, tile: Tile) -> dict[str, Any]:
         constants["ROWS"] = problem.extent(Axis.ROW)
     if ragged(problem, Axis.COL, tile.cols):
         constants["COLS"] = problem.extent(Axis.COL)
-    return constants | {"BLOCK_ROWS": tile.rows, "BLOCK_COLS": tile.cols}
+    constants |= {"BLOCK_ROWS": tile.rows, "BLOCK_COLS": tile.cols}
+    if isinstance(problem, ExpandedWindow):
+        constants |= {"BLOCK_DEPTH": tile.depth} | ({"DEPTH": problem.depth} if problem.depth % tile.depth else {})
+    return constants
 
 
 def _body(problem: WindowReduction, tile: Tile) -> Body:
@@ -71,16 +76,50 @@ def counts(problem: WindowReduction | SeparableContraction, tap: Tap) -> bool:
     return tap.masked or problem.divisor == "padded"
 
 
-def _described(problem: WindowReduction, tap: Tap) -> dict[str, Any]:
-    return {
-        "name": tap.name,
-        "size": tap.size,
-        "position": scaled(tap.name, tap.dilation),
-        "limit": tap.limit,
-        "masked": tap.masked,
-        "suffix": "[:, None]" if problem.dims[tap.dim].axis is Axis.ROW else "[None, :]",
-        "start": start_of(problem, tap),
-    }
+def _start_lines(problem: WindowReduction) -> list[str]:
+    """Where windows start along what is compared with the input's end, and the channels that are expanded."""
+    starts = [f"{tap.name}_start = {start_of(problem, tap)}" for tap in problem.taps if counts(problem, tap)]
+    return starts + ["d = tl.arange(0, BLOCK_DEPTH)"] * isinstance(problem, ExpandedWindow)
+
+
+def _x_offset(problem: WindowReduction) -> str:
+    before = origin(problem.taps)
+    if isinstance(problem, ExpandedWindow):
+        return expansion.x_offset(problem, before)
+    return offsets(problem, problem.x, before).joined()
+
+
+def _loop_lines(problem: WindowReduction, tile: Tile) -> list[str]:
+    """The loop over the window. Where every position is expanded it is one loop, whose loads run ahead; otherwise one
+    for each dimension, unrolled where the window is small."""
+    if isinstance(problem, ExpandedWindow):
+        lines = [f"for tap in range({problem.tap_count}):"]
+        inner = problem.tap_count
+        for index, tap in enumerate(problem.taps):
+            inner //= tap.size
+            text = "tap" if inner == 1 else f"tap // {inner}"
+            lines.append(f"    {tap.name} = {text}" + (f" % {tap.size}" if index else ""))
+        for tap in problem.taps:
+            lines += ["    " + line for line in _inside_lines(problem, tap)]
+        return [*lines, *("    " + line for line in _tap_lines(problem, tile))]
+    static = math.prod(tap.size for tap in problem.taps) <= UNROLLED_TAPS
+    lines = []
+    for level, tap in enumerate(problem.taps):
+        indent = "    " * level
+        lines.append(f"{indent}for {tap.name} in {'tl.static_range' if static else 'range'}({tap.size}):")
+        lines += [f"{indent}    {line}" for line in _inside_lines(problem, tap)]
+    return [*lines, *("    " * len(problem.taps) + line for line in _tap_lines(problem, tile))]
+
+
+def _inside_lines(problem: WindowReduction, tap: Tap) -> list[str]:
+    """Whether a tap lies inside the input."""
+    if not tap.masked:
+        return []
+    at, suffix = f"{tap.name}_at", "[:, None]" if problem.dims[tap.dim].axis is Axis.ROW else "[None, :]"
+    return [
+        f"{at} = {tap.name}_start + {scaled(tap.name, tap.dilation)}",
+        f"{tap.name}_inside = (({at} >= 0) & ({at} < {tap.limit})){suffix}",
+    ]
 
 
 def _tap_lines(problem: WindowReduction, tile: Tile) -> list[str]:
@@ -90,6 +129,8 @@ def _tap_lines(problem: WindowReduction, tile: Tile) -> list[str]:
         masks.append("col_ok")
     mask = joined_masks(masks)
     address = f"x_tile + ({' + '.join(scaled(tap.name, tap.x_stride) for tap in problem.taps)})"
+    if isinstance(problem, ExpandedWindow):
+        return [*expansion.value_lines(problem, tile, address, mask), *_weighted_lines(problem, tile)]
     load = f"tl.load({address}, mask={mask}, other={INITIAL[problem.mode]})" if mask else f"tl.load({address})"
     lines = [f"value = {load}{_widen(problem.x.dtype)}"]
     if problem.mode == "max":

@@ -116,6 +116,11 @@ class Tap:
         """Whether a window that takes ``outputs`` places reaches outside an input of ``limit`` positions."""
         return pad > 0 or (outputs - 1) * step - pad + (size - 1) * dilation >= limit
 
+    def covered(self, places: int) -> int:
+        """Distinct input positions under a window that takes ``places`` places."""
+        positions = {i * self.step + j * self.dilation - self.pad for i in range(places) for j in range(self.size)}
+        return sum(0 <= position < self.limit for position in positions)
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -307,7 +312,7 @@ def _rebuilt(problem: Problem, groups: list[list[int]]) -> Problem:
     }
     if hasattr(problem, "prologue_operands"):
         changes["prologue_operands"] = tuple(operand(old) for old in problem.prologue_operands)
-    for name in ("x", "w"):
+    for name in ("x", "w", "filter", "expand"):
         if getattr(problem, name, None) is not None:
             changes[name] = operand(getattr(problem, name))
     if hasattr(problem, "taps"):

@@ -16,7 +16,7 @@ import networkx as nx
 
 from ..ir import Graph, Kind, Node, Value
 from ..ir.plan import Decline, FusedGraph, Region
-from . import pool_conv, pooling, prologue, separable
+from . import expansion, pool_conv, pooling, prologue, separable
 from .choice import Choice, CostModel, Policy
 from .rules import Switches
 
@@ -29,6 +29,7 @@ FIRST: tuple[tuple[str, Propose], ...] = (
     (separable.RULE, separable.propose),
     (pooling.RULE, pooling.propose),
     (pool_conv.RULE, pool_conv.propose),
+    (expansion.RULE, expansion.propose),
 )
 """Proposers that are asked before kernels grow, in this order."""
 LAST: tuple[tuple[str, Propose], ...] = ((prologue.RULE, prologue.propose),)
@@ -137,8 +138,6 @@ class _Fuser:
         if not self.switches.on(rule):
             reason = reason or "the rule is switched off"
         if isinstance(offered, Choice):
-            if self.prologues.get(offered.anchor):
-                reason = reason or "the kernel computes already what its anchor reads"
             reason = reason or self.policy.refusal(offered, self.graph)
         if reason is not None:
             self.declines.append(Decline(rule, self.graph.inputs(node)[0].node, node.id, reason))

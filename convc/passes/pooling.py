@@ -46,7 +46,7 @@ def propose(graph: Graph, pool: Node, taken: Mapping[int, int]) -> Choice | str 
         return None
     chain.append(node.id)
     reason = _unfit(pool) or _unfit_convolution(graph, node) or _shared(graph, chain, pool)
-    if reason is None and any(id in taken for id in chain):
+    if reason is None and (any(id in taken for id in chain) or node.id in taken.values()):
         reason = "the convolution already belongs to another kernel"
     return reason or _choice(graph, node, pool, chain[::-1])
 

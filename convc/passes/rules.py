@@ -38,6 +38,11 @@ RULES = {
             "fuse",
             "y = depthwise(x, wd); z = conv1x1(f(y), wp) → z = conv1x1(f(depthwise(x, wd)), wp)",
         ),
+        Rule(
+            "expand-depthwise",
+            "fuse",
+            "y = conv1x1(x, we); z = depthwise(f(y), wd) → z = depthwise(f(conv1x1(x, we)), wd)",
+        ),
         Rule("pool-conv", "fuse", "y = pool(x); z = conv1x1(f(y), w) → z = conv1x1(f(pool(x)), w)"),
         Rule("matmul-epilogue", "fuse", "y = a·b; z = f(y, …) → z = f(a·b, …)"),
         Rule("pool-epilogue", "fuse", "y = pool(x); z = f(y, …) → z = f(pool(x), …)"),

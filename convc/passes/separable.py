@@ -32,16 +32,16 @@ def propose(graph: Graph, conv: Node, taken: Mapping[int, int]) -> Choice | str 
     if conv.op != "Conv":
         return None
     chain, sources = behind(graph, conv)
-    windows = [value for value in sources if _is_depthwise(graph, graph.producer(value))]
-    if not windows or _is_depthwise(graph, conv):
+    windows = [value for value in sources if is_depthwise(graph, graph.producer(value))]
+    if not windows or is_depthwise(graph, conv):
         return None
     depthwise = graph.producer(windows[0])
     nodes = [depthwise.id, *chain]
     reason = (
         unfit_product(graph, conv)
-        or _unfit_window(graph, depthwise)
+        or unfit_window(graph, depthwise)
         or unfit_chain(graph, chain, sources - {windows[0]})
-        or _unfree(graph, nodes, conv)
+        or unfree(graph, nodes, conv)
     )
     return reason or _choice(graph, depthwise, conv, nodes)
 
@@ -65,7 +65,8 @@ def behind(graph: Graph, conv: Node) -> tuple[list[int], set[Value]]:
     return sorted(chain), sources
 
 
-def _is_depthwise(graph: Graph, node: Node) -> bool:
+def is_depthwise(graph: Graph, node: Node) -> bool:
+    """Whether a node is a convolution of each channel by itself."""
     if node.op != "Conv" or node.attributes["groups"] == 1:
         return False
     return bool(graph.type(graph.inputs(node)[0]).shape[1] == node.attributes["groups"])
@@ -82,7 +83,8 @@ def unfit_product(graph: Graph, conv: Node) -> str | None:
     return "the 1x1 convolution is grouped" if conv.attributes["groups"] > 1 else None
 
 
-def _unfit_window(graph: Graph, depthwise: Node) -> str | None:
+def unfit_window(graph: Graph, depthwise: Node) -> str | None:
+    """Why a depthwise convolution cannot be computed beside a 1x1 convolution; None where it can."""
     x, w = graph.inputs(depthwise)[:2]
     if graph.type(w).shape[0] != graph.type(x).shape[1]:
         return "the depthwise convolution has several filters per channel"
@@ -116,7 +118,8 @@ def _per_channel(graph: Graph, value: Value, reader: int) -> bool:
     return all(dim == 1 for axis, dim in enumerate(shape) if axis != channels)
 
 
-def _unfree(graph: Graph, nodes: list[int], conv: Node) -> str | None:
+def unfree(graph: Graph, nodes: list[int], conv: Node) -> str | None:
+    """Whether anything but these nodes and ``conv`` reads what they make."""
     inside = {*nodes, conv.id}
     readers = {use.node for id in nodes for use in graph.users(Value(id))}
     if any(graph.node(id).op == "Output" for id in readers):

@@ -60,9 +60,9 @@ def recomputed_macs(problem: SeparableContraction, tile: Tile) -> int:
 
 # -- candidates -------------------------------------------------------------------------------------------------------
 def _interpreted(problem: SeparableContraction) -> Iterator[Tile]:
-    for rows in _powers(problem.extent(Axis.ROW), 8192):
-        for cols in _powers(problem.extent(Axis.COL), 2048):
-            for depth in _powers(problem.depth, 1024):
+    for rows in powers(problem.extent(Axis.ROW), 8192):
+        for cols in powers(problem.extent(Axis.COL), 2048):
+            for depth in powers(problem.depth, 1024):
                 if max(rows * cols, max(rows, cols) * depth) <= LARGEST_BLOCK:
                     yield Tile(rows, cols, depth, num_warps=1, num_stages=1)
 
@@ -70,11 +70,11 @@ def _interpreted(problem: SeparableContraction) -> Iterator[Tile]:
 def _compiled(problem: SeparableContraction, target: Target) -> Iterator[Tile]:
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
     widest_row = 128 if rows > 64 else 64
-    for block_rows in _powers(min(rows, widest_row), widest_row):
+    for block_rows in powers(min(rows, widest_row), widest_row):
         if target.instruction != "mma" and 16 < block_rows < 64 < rows:
             continue
-        for block_cols in _powers(cols, COLUMNS):
-            for depth in _powers(problem.depth, 64 if problem.compute.itemsize == 2 else 32):
+        for block_cols in powers(cols, COLUMNS):
+            for depth in powers(problem.depth, 64 if problem.compute.itemsize == 2 else 32):
                 yield from _fitting(problem, target, block_rows, block_cols, depth)
 
 
@@ -136,7 +136,7 @@ def _x_elements(problem: SeparableContraction, tile: Tile) -> int:
     return tile.rows * tile.depth * lines * problem.taps[-1].step
 
 
-def _powers(extent: int, most: int) -> Iterator[int]:
+def powers(extent: int, most: int) -> Iterator[int]:
     """Block sizes from the least of ``tl.dot`` to the first that covers ``extent``, or ``most``."""
     size = MIN_DOT
     while True:

@@ -10,13 +10,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ..ir.expansion import ExpandedWindow
 from ..ir.plan import Tile
 from ..ir.pooled import PooledContraction
 from ..ir.problem import Axis, AxisReduction, Contraction, Problem, Steps, WindowReduction, steps_of
 from ..ir.separable import SeparableContraction
 from ..targets import Target
 from ..targets.cost import Shape, contraction_seconds, streaming_seconds
-from . import separable_tiles
+from . import expansion_tiles, separable_tiles
 from .traffic import traffic
 
 LARGEST_BLOCK = 1 << 18
@@ -35,6 +36,8 @@ def choose(problem: Problem, target: Target) -> Tile:
         return _choose_contraction(problem, target)
     if isinstance(problem, AxisReduction):
         return _choose_reduction(problem, target)
+    if isinstance(problem, ExpandedWindow):
+        return expansion_tiles.choose(problem, target)
     return _choose_streaming(problem, target)
 
 

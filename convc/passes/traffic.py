@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..ir import Value
 from ..ir.plan import PackedWeight
-from ..ir.problem import Operand, Problem, Tap
+from ..ir.problem import Operand, Problem
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def touched(problem: Problem, operand: Operand) -> int:
     count = 1
     for index, extent in enumerate(problem.extents_of(operand)):
         if index in taps:
-            count *= _covered(extent, taps[index])
+            count *= taps[index].covered(extent)
         elif operand.strides[index]:
             count *= min(extent, padded.get(index, extent))
     if operand.depth:
@@ -60,9 +60,3 @@ def touched(problem: Problem, operand: Operand) -> int:
         count *= getattr(problem, "depth", 1) * math.prod(extent for extent, _ in getattr(problem, "reduced", ()))
         count *= math.prod(tap.size for tap in windows if tap.dim < 0)
     return count
-
-
-def _covered(extent: int, tap: Tap) -> int:
-    """Distinct input positions under a window that takes ``extent`` places."""
-    positions = {i * tap.step + j * tap.dilation - tap.pad for i in range(extent) for j in range(tap.size)}
-    return sum(0 <= position < tap.limit for position in positions)

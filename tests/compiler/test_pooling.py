@@ -146,7 +146,7 @@ REASONS = {
     "depthwise": ("is depthwise", behind_depthwise),
     "weights": ("weights are not constant", computed_weights),
     "several readers": ("read elsewhere", read_twice),
-    "another kernel": ("computes already what its anchor reads", behind_separable),
+    "another kernel": ("already belongs to another kernel", behind_separable),
 }
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
-from ...ir import Value
+from ...ir import Node, Value
+from ...ir.expansion import ExpandedWindow
 from ...ir.plan import PackedWeight, Placement
 from ...ir.problem import Axis, Contraction, IterDim, Operand, Tap, WindowReduction, collapse
 from .builder import ALIGNMENT, Builder, DimMap, Refused, round_up
-from .prologue import lower_prologue, prologue_source
+from .prologue import inner_anchor, lower_chain, lower_prologue, prologue_source
 
 SPATIAL_NAMES = {1: ("q",), 2: ("p", "q"), 3: ("o", "p", "q")}
 TAP_NAMES = {1: ("s",), 2: ("r", "s"), 3: ("t", "r", "s")}
@@ -152,13 +153,14 @@ def _lower_depthwise(b: Builder) -> WindowReduction:
         DimMap(1, multiplier),
         DimMap(1),
     )
-    source, placed = b.located(x_value)
+    expansion = inner_anchor(b)
+    source, placed = b.located(b.graph.inputs(expansion)[0] if expansion else x_value)
     view = (sizes.filters, *sizes.kernel)
     order = (*range(1, len(view)), 0)
     packed = PackedWeight(w_value.node, b.compute, view, order, round_up(sizes.filters, ALIGNMENT))
     taps = _taps(b, 1, placed, packed.strides[1:])
     steps = [tap.step * tap.x_stride // tap.dilation for tap in taps]
-    x_strides = (placed.strides[0], *steps, placed.strides[1], 0)
+    x_strides = (placed.strides[0], *steps, 0 if expansion else placed.strides[1], 0)
     b.start()
     b.add_bias(bias, axis=1)
     b.add_elementwise()
@@ -173,7 +175,35 @@ def _lower_depthwise(b: Builder) -> WindowReduction:
         w=Operand("w", packed, packed.dtype, (0, *(0 for _ in names), multiplier, 1)),
         taps=taps,
     )
+    if expansion is not None:
+        problem = _expanded(b, problem, expansion, placed.strides[1])
     return collapse(problem, sliding(taps))  # type: ignore[return-value]
+
+
+def _expanded(b: Builder, problem: WindowReduction, expansion: Node, x_depth: int) -> ExpandedWindow:
+    """A depthwise convolution that makes its own input, over (N, P, Q, channel, 1), from that of a 1x1 convolution."""
+    x_value, w_value = b.graph.inputs(expansion)[:2]
+    w, _, w_col, w_depth, _ = _weights(b, w_value, 1)
+    chain = lower_chain(b, expansion)
+
+    def along(channel: int) -> tuple[int, ...]:
+        return (*(0 for _ in problem.dims[2:]), channel, 0)
+
+    def vector(operand: Operand) -> Operand:
+        name = "be" if operand.name == "bias" else f"pre{operand.name.removeprefix('in')}"
+        return replace(operand, name=name, strides=along(operand.strides[0]))
+
+    return ExpandedWindow(
+        **{field.name: getattr(problem, field.name) for field in fields(problem)},
+        expand=replace(w, name="we", strides=along(w_col)),
+        depth=b.shape(x_value)[1],
+        x_depth=x_depth,
+        w_depth=w_depth,
+        prologue=tuple(chain.statements),
+        prologue_operands=tuple(map(vector, chain.operands)),
+        compute=b.compute,
+        precision="tf32" if b.mode == "tf32" else "ieee",
+    )
 
 
 def lower_matmul(b: Builder) -> Contraction:

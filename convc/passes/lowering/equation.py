@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...ir import Node
+from ...ir.expansion import ExpandedWindow
 from ...ir.pooled import PooledContraction
 from ...ir.problem import Contraction, Operand, Problem, Ref, Statement, WindowReduction
 from ...ir.separable import SeparableContraction
@@ -58,7 +59,8 @@ def _shortened(text: str) -> str:
 def _accumulator(problem: Problem, node: Node) -> str:
     weighted = isinstance(problem, Contraction) or (isinstance(problem, WindowReduction) and problem.w is not None)
     x = "x"
-    if isinstance(problem, Contraction):
+    if isinstance(problem, (Contraction, ExpandedWindow)):
         read = _WINDOWS[problem.mode] if isinstance(problem, SeparableContraction) else "x"
+        read = "conv(x, we)" if isinstance(problem, ExpandedWindow) else read
         x = _bare(_text(problem.prologue, problem.prologue_operands, read))
     return f"{node.op.lower()}({x}{', w' if weighted else ''})"

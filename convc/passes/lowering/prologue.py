@@ -1,14 +1,14 @@
-"""The elementwise operators that a convolution computes while it loads its operand."""
+"""The operators that a convolution computes while it loads its operand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from ...ir import Value
-from ...ir.plan import Placement
+from ...ir import Kind, Node, Value
+from ...ir.plan import Placement, Region
 from ...ir.problem import ACCUMULATOR, Operand, Ref, Statement
-from .builder import Builder, broadcast_strides
+from .builder import Builder, DimMap, broadcast_strides
 
 Strides = Callable[[Placement], tuple[tuple[int, ...], int]]
 """Placement in the shape of the convolution's input → strides per iteration dimension, and along the channels."""
@@ -67,3 +67,25 @@ def _read(
     name = f"pre{len(prologue.operands) + 1}"
     prologue.operands.append(Operand(name, source, placed.dtype, along, placed.offset, depth=depth))
     return Ref("operand", len(prologue.operands) - 1)
+
+
+def inner_anchor(b: Builder) -> Node | None:
+    """The operator of a prologue that is not elementwise, where there is one: it decides what is loaded."""
+    nodes = (b.graph.node(id) for id in b.region.prologue)
+    return next((node for node in nodes if node.kind is not Kind.ELEMENTWISE), None)
+
+
+def alone(b: Builder, node: Node) -> Builder:
+    """A builder for one node by itself."""
+    return Builder(b.fused, b.layouts, b.mode, Region(b.region.id, (node.id,), node.id, Value(node.id)))
+
+
+def lower_chain(b: Builder, inner: Node) -> Builder:
+    """The bias of the inner anchor and the elementwise operators behind it, over one dimension: the channels."""
+    chain = alone(b, inner)
+    chain.region = replace(chain.region, nodes=b.region.prologue, output=b.graph.inputs(b.anchor)[0])
+    chain.maps = (DimMap(1),)
+    chain.start()
+    chain.add_bias(b.graph.inputs(inner)[2:], axis=1)
+    chain.add_elementwise()
+    return chain

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ...ir import Kind, Node, Value
-from ...ir.plan import PackedWeight, Placement, Region
+from ...ir import Value
+from ...ir.plan import PackedWeight, Placement
 from ...ir.problem import Axis, IterDim, Operand, Tap, collapse
 from ...ir.separable import SeparableContraction
 from .builder import ALIGNMENT, Builder, DimMap, round_up
 from .contractions import SPATIAL_NAMES, _weights, sliding, tap
+from .prologue import alone, inner_anchor, lower_chain
 from .windows import divisor, padded_extents, pool_taps
 
 
 def lower_separable(b: Builder) -> SeparableContraction:
     """Rows are (N, P, Q), columns the filters of the 1x1 convolution, the reduction runs over the channels."""
-    anchor = next(b.graph.node(id) for id in b.region.prologue if b.graph.node(id).kind is not Kind.ELEMENTWISE)
+    inner = inner_anchor(b)
+    assert inner is not None
     _, w_value, *bias = b.graph.inputs(b.anchor)
     shape = b.output_shape
     names = SPATIAL_NAMES[len(shape) - 2]
     rows = zip(("n", *names), (shape[0], *shape[2:]), strict=True)
     dims = (*(IterDim(name, extent, Axis.ROW) for name, extent in rows), IterDim("k", shape[1], Axis.COL))
     b.maps = (DimMap(0), *(DimMap(2 + axis) for axis in range(len(names))), DimMap(1))
-    before = _lower_chain(b, anchor)
-    x_value = b.graph.inputs(anchor)[0]
+    before = lower_chain(b, inner)
+    x_value = b.graph.inputs(inner)[0]
     source, placed = b.located(x_value)
-    window = _window(Builder(b.fused, b.layouts, b.mode, _alone(b.region, anchor)), placed, len(dims))
+    window = _window(alone(b, inner), placed, len(dims))
     steps = [tap.step * stride for tap, stride in zip(window.taps, placed.strides[2:], strict=True)]
     w, _, w_col, w_depth, _ = _weights(b, w_value, 1)
     b.start()
@@ -54,8 +56,7 @@ def lower_separable(b: Builder) -> SeparableContraction:
     )
     collapsed = collapse(problem, sliding(window.taps))
     assert isinstance(collapsed, SeparableContraction)
-    filters = problem.filter and replace(problem.filter, strides=(0,) * len(collapsed.dims))
-    return replace(collapsed, filter=filters)
+    return collapsed
 
 
 @dataclass(frozen=True)
@@ -82,28 +83,12 @@ def _window(b: Builder, placed: Placement, dims: int) -> _Window:
     return _Window("conv", taps, Operand("wd", packed, packed.dtype, (0,) * dims, depth=packed.strides[0]))
 
 
-def _alone(region: Region, node: Node) -> Region:
-    return Region(region.id, (node.id,), node.id, Value(node.id))
-
-
 def _pack_filter(window: Builder, value: Value) -> PackedWeight:
     """The depthwise filter with its channels innermost, like the input's."""
     shape = window.shape(value)
     view = (shape[0], *shape[2:])
     order = (*range(1, len(view)), 0)
     return PackedWeight(value.node, window.compute, view, order, round_up(shape[0], ALIGNMENT))
-
-
-def _lower_chain(b: Builder, anchor: Node) -> Builder:
-    """The bias of a depthwise convolution and the elementwise operators behind it, over the channels alone."""
-    tail = b.graph.inputs(b.anchor)[0]
-    region = replace(_alone(b.region, anchor), nodes=b.region.prologue, output=tail)
-    chain = Builder(b.fused, b.layouts, b.mode, region)
-    chain.maps = (DimMap(1),)
-    chain.start()
-    chain.add_bias(b.graph.inputs(anchor)[2:], axis=1)
-    chain.add_elementwise()
-    return chain
 
 
 def _over_channels(operand: Operand, dims: int) -> Operand:

@@ -1,0 +1,97 @@
+"""1x1 convolutions that the depthwise convolution behind them computes again for every tap, and when that pays.
+
+The expansion of an inverted residual makes a large tensor from a small one. The depthwise kernel loads the small one
+under each tap instead, expands it by a short product on tensor cores, applies what lies between, rounds as a store
+would, puts zeros into the padding, and weighs the result. With C channels made from D, P·Q pixels of the result, H·W of
+the expanded tensor, windows of R·S, batch N and i instructions for what is done to each expanded element, fusion
+
+- saves 2·e·N·C·H·W bytes of memory (the expanded tensor, written and read, e = 2 bytes an element) and one launch;
+- costs N·C·(P·Q·R·S − H·W) elements that are expanded again: D multiply-adds each on tensor cores, i instructions on
+  ordinary units; and reads x from L2 for every line of a window and every `COLUMNS` channels.
+
+The policy weighs both sides (`convc.passes.choice`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from ..ir import Graph, Node, Value
+from .choice import ELEMENT_BYTES, ISSUED_PER_MAC, Choice
+from .separable import behind, elements, is_depthwise, unfit_chain, unfit_product, unfit_window, unfree
+
+RULE = "expand-depthwise"
+MOST_INPUTS = 64
+"""Most channels that are expanded: they are one step of the product."""
+COLUMNS = 64
+"""Channels that a block makes from one load of x, about."""
+INSTRUCTIONS = 5
+"""On ordinary units for each expanded element, beside its operators: rounding, widening, the mask, the multiply-add."""
+_SIMPLE = ("Add", "Sub", "Mul", "Neg", "Abs", "Relu", "LeakyRelu", "PRelu", "Clip", "Min", "Max")
+_TRANSCENDENTAL = 12
+"""Instructions in whose time an operator with an exponential and a division is done: special units make both at an
+eighth of the rate, in part beside the other instructions."""
+
+
+def instructions(operators: Iterable[str]) -> int:
+    """Instructions for each expanded element, given the names of the operators behind the product."""
+    return INSTRUCTIONS + sum(1 if name in _SIMPLE else _TRANSCENDENTAL for name in operators)
+
+
+def propose(graph: Graph, depthwise: Node, taken: Mapping[int, int]) -> Choice | str | None:
+    """The 1x1 convolution and the elementwise operators that ``depthwise`` can compute itself, or why not.
+
+    None where no dense convolution leads to a depthwise one.
+    """
+    if not is_depthwise(graph, depthwise):
+        return None
+    chain, sources = behind(graph, depthwise)
+    dense = [value for value in sources if graph.producer(value).op == "Conv"]
+    if not dense or is_depthwise(graph, graph.producer(dense[0])):
+        return None
+    expansion = graph.producer(dense[0])
+    nodes = [expansion.id, *chain]
+    reason = (
+        _unfit_expansion(graph, expansion)
+        or unfit_window(graph, depthwise)
+        or unfit_chain(graph, chain, sources - {dense[0]})
+        or unfree(graph, nodes, depthwise)
+    )
+    if reason is None and any(id in taken for id in (*nodes, depthwise.id)):
+        reason = "it already belongs to another kernel"
+    return reason or _choice(graph, expansion, depthwise, nodes)
+
+
+def _unfit_expansion(graph: Graph, conv: Node) -> str | None:
+    x, w = graph.inputs(conv)[:2]
+    if any(size != 1 for size in graph.type(w).shape[2:]):
+        return "the convolution in front has a window of its own"
+    if any(graph.constant(value) is None for value in graph.inputs(conv)[1:]):
+        return "the weights of the 1x1 convolution are computed at run time"
+    if int(graph.type(x).shape[1]) > MOST_INPUTS:  # type: ignore[arg-type]
+        return f"it is made from more than {MOST_INPUTS} channels"
+    return unfit_product(graph, conv)
+
+
+def _choice(graph: Graph, expansion: Node, depthwise: Node, nodes: list[int]) -> Choice:
+    """Savings and costs of fusing; see the formulas above."""
+    x, made = graph.inputs(expansion)[0], elements(graph, Value(expansion.id))
+    inputs, channels = (int(graph.type(value).shape[1]) for value in (x, Value(expansion.id)))  # type: ignore[arg-type]
+    kernel = [int(size) for size in graph.type(graph.inputs(depthwise)[1]).shape[2:]]  # type: ignore[arg-type]
+    results = elements(graph, Value(depthwise.id))
+    again = max(0, results * math.prod(kernel) - made)
+    bias = ["Add"] * (len(graph.inputs(expansion)) - 2)
+    issued = instructions([*bias, *(graph.node(id).op for id in nodes[1:])])
+    lines = results // channels * inputs * math.prod(kernel[:-1]) * depthwise.attributes["strides"][-1]
+    return Choice(
+        RULE,
+        (*nodes, depthwise.id),
+        depthwise.id,
+        tuple(nodes),
+        saved_bytes=2 * ELEMENT_BYTES * made,
+        unit_macs=again * issued // ISSUED_PER_MAC,
+        tensor_macs=again * inputs,
+        again_bytes=ELEMENT_BYTES * max(0, math.ceil(channels / COLUMNS) * lines - elements(graph, x)),
+        why="expanding pixels again for every window",
+    )

@@ -1,0 +1,113 @@
+"""Tiles of depthwise convolutions that expand their input themselves, ranked by predicted time.
+
+A step is one tap: ``rows × depth`` of x and ``depth × cols`` of weights make ``rows × cols`` expanded values, which
+ordinary units then finish. Its time is that of both, one after the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from ..ir.expansion import ExpandedWindow
+from ..ir.plan import Tile
+from ..ir.problem import Axis
+from ..targets import Target
+from ..targets.cost import (
+    BLOCKS_PER_SM,
+    INTERPRETER_ELEMENT_S,
+    INTERPRETER_FLOP_S,
+    INTERPRETER_PROGRAM_S,
+    INTERPRETER_STEP_S,
+)
+from .choice import TENSOR_EFFICIENCY
+from .expansion import instructions
+from .separable_tiles import LARGEST_BLOCK, MIN_DOT, powers
+from .traffic import traffic
+
+VALUES_PER_THREAD = 16
+"""Most expanded values that a thread makes at once; each takes an accumulator and a sum in registers."""
+SCALAR_VALUES = 8
+"""The same where products are made without tensor cores, and operands take registers too."""
+STAGES = 3
+"""Steps whose pixels are in flight at once."""
+STEP_INSTRUCTIONS = 70
+"""Instructions of each warp in a step beside those for the values, as in `convc.targets.cost.issue_efficiency`."""
+LARGEST_WEIGHTS = 4096
+"""Most bytes of expansion weights of a block, which stay in registers or shared memory throughout."""
+
+
+def choose(problem: ExpandedWindow, target: Target) -> Tile:
+    """The cheapest tile."""
+    best = ranked(problem, target)[0]
+    rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
+    text = f"{best.rows}x{best.cols}x{best.depth}: {_programs(problem, best)} tiles of {rows}x{cols}"
+    reason = f"{text} on {target.sms} multiprocessors; predicted {best.predicted_us:.1f} us"
+    return replace(best, reason=reason)
+
+
+def ranked(problem: ExpandedWindow, target: Target) -> list[Tile]:
+    """All candidates, the cheapest first, with their predicted times."""
+    moved = traffic(problem).total
+    candidates = _interpreted(problem) if target.is_interpreter else _compiled(problem)
+    timed = [(_seconds(problem, tile, target, moved), index, tile) for index, tile in enumerate(candidates)]
+    timed.sort(key=lambda entry: entry[:2])
+    return [replace(tile, predicted_us=round(seconds * 1e6, 3)) for seconds, _, tile in timed]
+
+
+# -- candidates -------------------------------------------------------------------------------------------------------
+def _depth(problem: ExpandedWindow) -> int:
+    """All channels of x are one step."""
+    return max(MIN_DOT, 1 << (problem.depth - 1).bit_length())
+
+
+def _interpreted(problem: ExpandedWindow) -> Iterator[Tile]:
+    depth = _depth(problem)
+    for rows in powers(problem.extent(Axis.ROW), 8192):
+        for cols in powers(problem.extent(Axis.COL), 2048):
+            if max(rows * cols, max(rows, cols) * depth) <= LARGEST_BLOCK:
+                yield Tile(rows, cols, depth, num_warps=1, num_stages=1)
+
+
+def _compiled(problem: ExpandedWindow) -> Iterator[Tile]:
+    depth, size = _depth(problem), problem.compute.itemsize
+    scalar = size == 4 and problem.precision == "ieee"
+    most = SCALAR_VALUES if scalar else VALUES_PER_THREAD
+    for rows in powers(problem.extent(Axis.ROW), 128):
+        for cols in powers(problem.extent(Axis.COL), 128):
+            for warps in (4, 8):
+                fits = rows * cols <= most * 32 * warps and rows * depth <= VALUES_PER_THREAD * 32 * warps
+                if fits and (depth * cols * size <= LARGEST_WEIGHTS or cols == MIN_DOT):
+                    yield Tile(rows, cols, depth, warps, num_stages=STAGES)
+                    break
+
+
+# -- time -------------------------------------------------------------------------------------------------------------
+def _seconds(problem: ExpandedWindow, tile: Tile, target: Target, moved: int) -> float:
+    """Predicted seconds: launch + max(arithmetic, L2, DRAM, latency), as in `convc.targets.cost`."""
+    taps, values, programs = problem.tap_count, tile.rows * tile.cols, _programs(problem, tile)
+    if target.is_interpreter:
+        step = INTERPRETER_STEP_S * (2 + len(problem.prologue))
+        step += values * (INTERPRETER_ELEMENT_S * 4 + 2.0 * tile.depth * INTERPRETER_FLOP_S)
+        step += tile.rows * tile.depth * INTERPRETER_ELEMENT_S
+        return programs * (INTERPRETER_PROGRAM_S + taps * step)
+    rate = (target.tensor_flops if problem.compute.itemsize == 2 else target.fp32_flops) / target.sms
+    product = 2.0 * values * tile.depth / (rate * TENSOR_EFFICIENCY)
+    issued = values * instructions(statement.operator.name for statement in problem.prologue)
+    units = (issued + STEP_INSTRUCTIONS * 32 * tile.num_warps) / (target.fp32_flops / 2 / target.sms)
+    arithmetic = math.ceil(programs / target.sms) * taps * (product + units)
+    loaded = programs * (_x_elements(problem, tile) + tile.depth * tile.cols) * problem.compute.itemsize
+    memory = max(loaded / target.l2_bytes_per_s, moved / target.dram_bytes_per_s)
+    latency = taps * target.step_s / (STAGES - 1) * math.ceil(programs / (target.sms * BLOCKS_PER_SM))
+    return target.launch_s + max(arithmetic, memory, latency)
+
+
+def _programs(problem: ExpandedWindow, tile: Tile) -> int:
+    return math.ceil(problem.extent(Axis.ROW) / tile.rows) * math.ceil(problem.extent(Axis.COL) / tile.cols)
+
+
+def _x_elements(problem: ExpandedWindow, tile: Tile) -> int:
+    """Elements of x that a block takes from L2: each line of the window; its neighbours along a line are in L1."""
+    lines = math.prod(tap.size for tap in problem.taps[:-1])
+    return tile.rows * tile.depth * lines * problem.taps[-1].step

@@ -1,0 +1,369 @@
+"""1x1 convolutions that a depthwise convolution computes under its taps: numbers, reasons to decline, machine code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from compiled import Builder, conv, evaluate, inputs_of, integers, run, same
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_networks import inside, weights
+
+from convc.analysis.explain import explain
+from convc.analysis.figures import asked_bytes
+from convc.analysis.kernel_check import check_kernels
+from convc.analysis.verify import reference_outputs, verify
+from convc.codegen.cache import KernelCache
+from convc.codegen.emit import emit
+from convc.compiler import compile_plan
+from convc.frontends import zoo
+from convc.frontends.export import export_onnx
+from convc.ir import DType, Graph, Value
+from convc.ir.expansion import ExpandedWindow
+from convc.ir.plan import Tile
+from convc.passes import Switches, expansion_tiles, fuse
+from convc.passes.choice import Choice
+from convc.passes.expansion import RULE
+from convc.planner import Options, Plan, make_plan, optimise
+from convc.runtime.network import CompiledNetwork
+from convc.targets import target
+
+MODES = ("fp32", "tf32", "fp16", "bf16")
+FEW = settings(settings.get_profile("shared-process"), max_examples=8)
+
+
+class Always:
+    """Takes every choice: a kernel is to be right whether or not it pays."""
+
+    def refusal(self, choice: Choice, graph: Graph) -> str | None:
+        return None
+
+
+def pointwise(b: Builder, x: Value, filters: int = 48, *bias: np.ndarray, **attributes: Any) -> Value:
+    shape = b.graph.type(x).shape
+    kernel = (1,) * (len(shape) - 2)
+    return conv(b, x, weights(filters, int(shape[1]) // attributes.get("groups", 1), *kernel), *bias, **attributes)
+
+
+def depthwise(b: Builder, y: Value, size: int = 3, *bias: np.ndarray, **attributes: Any) -> Value:
+    channels, spatial = int(b.graph.type(y).shape[1]), len(b.graph.type(y).shape) - 2
+    pads = (size // 2,) * (2 * spatial)
+    return conv(
+        b, y, weights(channels, 1, *(size,) * spatial), *bias, **{"groups": channels, "pads": pads} | attributes
+    )
+
+
+def plan_of(b: Builder, *targets: str, **options: Any) -> Plan:
+    return make_plan(b.graph, Options(targets or ("sm_90",), **options))
+
+
+def fused(plan: Plan) -> list[ExpandedWindow]:
+    problems = [launch.work.problem for launch in plan.programs[0].launches]
+    return [problem for problem in problems if isinstance(problem, ExpandedWindow)]
+
+
+def reasons(plan: Plan) -> list[str]:
+    return [decline.reason for decline in plan.fused.declines if decline.rule == RULE]
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------------
+@st.composite
+def cases(draw: st.DrawFn) -> dict[str, Any]:
+    rank = draw(st.sampled_from([1, 2, 2, 2, 2, 3]))
+    size, dilation = draw(st.sampled_from([(3, 1), (3, 2), (5, 1), (2, 1), (1, 1)]))
+    reach = (size - 1) * dilation + 1
+    return {
+        "shape": (
+            draw(st.integers(1, 3)),
+            draw(st.sampled_from([3, 16, 24, 40])),
+            *(reach + draw(st.integers(0, 4)) for _ in range(rank)),
+        ),
+        "size": size,
+        "window": {
+            "pads": tuple(draw(st.integers(0, reach - 1)) for _ in range(2 * rank)),
+            "strides": (draw(st.integers(1, 2)),) * rank,
+            "dilations": (dilation,) * rank,
+        },
+        "channels": draw(st.sampled_from([2, 7, 16, 33])),
+        "chain": draw(st.sampled_from(["", "bias", "clip", "shift", "gate"])),
+        "residual": draw(st.booleans()),
+        "inside": draw(st.booleans()),
+    }
+
+
+def block(case: dict[str, Any]) -> Builder:
+    """An expanded depthwise convolution over whole numbers, exact in every mode; "gate" reads a value twice."""
+    b = Builder()
+    x = inside(b, *case["shape"]) if case["inside"] else b.input(weights(*case["shape"]))
+    y = pointwise(b, x, case["channels"], *([weights(case["channels"])] if case["chain"] else []))
+    ones = (1,) * (len(case["shape"]) - 2)
+    if case["chain"] in ("clip", "gate"):
+        y = b.add("Clip", y, min=0.0, max=6.0)
+    if case["chain"] == "gate":
+        y = b.add("Mul", b.add("Relu", y), b.add("Neg", y))
+    if case["chain"] == "shift":
+        y = b.add("Abs", b.add("Sub", b.constant(weights(1, case["channels"], *ones)), y))
+    z = depthwise(b, y, case["size"], weights(case["channels"]), **case["window"])
+    if case["residual"]:
+        z = b.add("Relu", b.add("Add", b.input(weights(*map(int, b.graph.type(z).shape))), z))
+    b.output(z)
+    return b
+
+
+@pytest.mark.usefixtures("interpreters")
+@pytest.mark.parametrize("dtype", MODES)
+@FEW
+@given(cases())
+def test_computes_what_the_operators_do(dtype: str, case: dict[str, Any]) -> None:
+    b = block(case)
+    assert len(fused(plan_of(b, dtype=dtype))) == 1
+    found = run(b.graph, b.inputs, dtype=dtype)
+    same(found, reference_outputs(export_onnx(b.graph, opset=22), b.inputs))
+    same(found, run(b.graph, b.inputs, dtype=dtype, disable=RULE))
+
+
+@pytest.mark.usefixtures("interpreters")
+@pytest.mark.parametrize("op", ["Silu", "HardSwish", "Sigmoid"])
+def test_functions_between_them(op: str) -> None:
+    """Between identities: the function itself, whose slope is below 1.6."""
+    b = Builder()
+    x = b.input(np.linspace(-4, 4, 20 * 9, dtype=np.float32).reshape(1, 20, 3, 3))
+    y = b.add(op, conv(b, x, np.eye(20, dtype=np.float32)[:, :, None, None]))
+    b.output(conv(b, y, np.ones((20, 1, 1, 1), np.float32), groups=20))
+    assert len(fused(plan_of(b))) == 1
+    found, wanted = run(b.graph, b.inputs)["y0"], evaluate(b.graph, b.inputs)["y0"]
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=16 * 2.0**-24 * 4)
+
+
+@pytest.mark.usefixtures("interpreters")
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_the_padding_is_zero_where_the_operator_makes_infinity_of_zero(dtype: str) -> None:
+    b = Builder()
+    y = b.add("Reciprocal", conv(b, b.input(np.ones((1, 20, 5, 5), np.float32)), np.ones((6, 20, 1, 1), np.float32)))
+    b.output(conv(b, y, np.ones((6, 1, 3, 3), np.float32), groups=6, pads=(1,) * 4))
+    assert len(fused(plan_of(b))) == 1
+    found = run(b.graph, b.inputs, dtype=dtype)
+    same(found, run(b.graph, b.inputs, dtype=dtype, disable=RULE))
+    assert np.isfinite(found["y0"]).all()
+
+
+@pytest.mark.usefixtures("interpreters")
+def test_rounds_as_storing_the_expanded_tensor_would() -> None:
+    """1 + 2⁻¹² is 1 in fp16: a sum that kept it would show it."""
+    b = Builder()
+    x = b.input(np.ones((1, 16, 4, 4), np.float32))
+    y = conv(b, x, np.full((8, 16, 1, 1), 2.0**-4, np.float32), np.full(8, 2.0**-12, np.float32))
+    b.output(conv(b, y, np.ones((8, 1, 2, 2), np.float32), groups=8))
+    assert len(fused(plan_of(b))) == 1
+    assert (run(b.graph, b.inputs, dtype="fp16")["y0"] == 4).all()
+    assert (run(b.graph, b.inputs, dtype="fp32")["y0"] == 4 + 2.0**-10).all()
+
+
+@pytest.mark.usefixtures("interpreters")
+@pytest.mark.parametrize(("rows", "cols"), [(16, 16), (32, 64)])
+def test_tiles_that_a_gpu_runs(monkeypatch: pytest.MonkeyPatch, rows: int, cols: int) -> None:
+    tile = Tile(rows, cols, 32, num_warps=1, num_stages=1)
+    monkeypatch.setattr(expansion_tiles, "ranked", lambda problem, target: [tile])
+    b = block({**WIDE, "residual": True})
+    launch = plan_of(b, "interpreter").programs[0].launches[-1]
+    assert (launch.tile.rows, launch.tile.cols) == (rows, cols)
+    same(run(b.graph, b.inputs), evaluate(b.graph, b.inputs))
+
+
+WIDE: dict[str, Any] = {
+    "shape": (1, 24, 13, 13),
+    "size": 3,
+    "window": {"pads": (1,) * 4, "strides": (2, 2)},
+    "channels": 70,
+    "chain": "clip",
+    "residual": False,
+    "inside": True,
+}
+
+
+# -- networks ---------------------------------------------------------------------------------------------------------
+@pytest.mark.usefixtures("interpreters")
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_efficientnet_with_and_without(dtype: str) -> None:
+    """Each is within its bound of the reference, so both are within two bounds of each other."""
+    graph = zoo.build("efficientnet_b0", size=32, classes=10).graph
+    checked = verify(graph, device="interpreter", dtype=dtype)
+    assert checked.ok, checked.outputs
+    inputs = inputs_of(graph)
+    found, unfused = (run(graph, inputs, dtype=dtype, disable=disabled) for disabled in ((), RULE))
+    for (name, array), output in zip(found.items(), checked.outputs, strict=True):
+        assert abs(array - unfused[name]).max() <= 2 * output.bound
+
+
+@pytest.mark.usefixtures("interpreters")
+def test_kernels_one_by_one() -> None:
+    b = Builder()
+    y = b.add("Silu", pointwise(b, inside(b, 1, 24, 9, 9), 40, weights(40)))
+    b.output(b.add("Silu", depthwise(b, y, 3, weights(40), strides=(2, 2))))
+    plan = plan_of(b, "interpreter", dtype="fp16")
+    assert len(fused(plan)) == 1
+    checks = list(check_kernels(plan, CompiledNetwork(compile_plan(plan)), "interpreter", inputs_of(b.graph)))
+    assert len(checks) == len(plan.programs[0].launches) and all(check.ok for check in checks)
+    inner = [edge for edge in explain(plan) if edge.source.startswith(("conv", "silu")) and "y0" not in edge.target]
+    assert [edge.rule for edge in inner] == [RULE, RULE, "conv-epilogue"] and all(edge.fused for edge in inner)
+
+
+def test_what_the_zoo_gains() -> None:
+    graph = zoo.build("efficientnet_b0", weights="none").graph
+    with_it, without = (make_plan(graph, Options(switches=Switches(disable=off))) for off in ((), (RULE,)))
+    assert len(fused(with_it)) == 2
+    (found,), (before,) = with_it.programs, without.programs
+    assert len(before.launches) - len(found.launches) == 2
+    assert before.traffic.activations - found.traffic.activations >= 5.5e6
+
+
+# -- reasons ----------------------------------------------------------------------------------------------------------
+def _computed(b: Builder, x: Value) -> Value:
+    return depthwise(b, b.add("Conv", x, b.input(weights(48, 24, 1, 1)), **{**PLAIN, "groups": 1}))
+
+
+def _computed_filter(b: Builder, x: Value) -> Value:
+    y = pointwise(b, x)
+    return b.add("Conv", y, b.constant(weights(48, 1, 1, 1)), b.input(weights(48)), **{**PLAIN, "groups": 48})
+
+
+def _other_tensor(b: Builder, x: Value) -> Value:
+    return depthwise(b, b.add("Mul", pointwise(b, x), b.input(weights(1, 48, 1, 1))))
+
+
+def _varying(b: Builder, x: Value) -> Value:
+    return depthwise(b, b.add("Mul", pointwise(b, x), b.constant(weights(1, 1, 6, 6))))
+
+
+def _too_many(b: Builder, x: Value) -> Value:
+    y = pointwise(b, x)
+    for seed in range(7):
+        y = b.add("Min" if seed % 2 else "Max", y, b.constant(integers(np.random.default_rng(seed), (48, 1, 1), 9)))
+    return depthwise(b, y)
+
+
+def _several_readers(b: Builder, x: Value) -> Value:
+    y = pointwise(b, x)
+    b.output(b.add("ReduceMax", y, axes=(2, 3), keepdims=True))
+    return depthwise(b, y)
+
+
+def _not_a_float(b: Builder, x: Value) -> Value:
+    y = b.add("Cast", pointwise(b, x), dtype=DType.INT32)
+    return depthwise(b, b.add("Cast", y, dtype=DType.FP32))
+
+
+PLAIN: dict[str, Any] = {"strides": (1, 1), "pads": (0,) * 4, "dilations": (1, 1)}
+REASONS: dict[str, tuple[str, Callable[[Builder, Value], Value]]] = {
+    "window": ("window of its own", lambda b, x: depthwise(b, conv(b, x, weights(48, 24, 3, 3)))),
+    "stride": ("skips pixels", lambda b, x: depthwise(b, pointwise(b, x, strides=(2, 2)))),
+    "pads": ("pads its input", lambda b, x: depthwise(b, pointwise(b, x, pads=(1,) * 4))),
+    "groups": ("grouped", lambda b, x: depthwise(b, pointwise(b, inside(b, 1, 64, 6, 6), groups=2))),
+    "channels": ("more than 64 channels", lambda b, x: depthwise(b, pointwise(b, inside(b, 1, 65, 6, 6)))),
+    "computed weights": ("weights of the 1x1 convolution are computed at run time", _computed),
+    "computed filter": ("depthwise weights are computed at run time", _computed_filter),
+    "multiplier": (
+        "several filters per channel",
+        lambda b, x: conv(b, pointwise(b, x), weights(96, 1, 3, 3), groups=48),
+    ),
+    "tensor": ("reads a tensor that is not constant", _other_tensor),
+    "varying constant": ("varies from pixel to pixel", _varying),
+    "many constants": ("more than 6", _too_many),
+    "several readers": ("several operators read it", _several_readers),
+    "graph output": ("graph output", lambda b, x: depthwise(b, b.output(pointwise(b, x)))),
+    "type": ("is int32", _not_a_float),
+    "taken": ("already belongs to another kernel", lambda b, x: pointwise(b, depthwise(b, pointwise(b, x)))),
+}
+
+
+@pytest.mark.parametrize("case", REASONS)
+def test_declines_with_a_reason(case: str) -> None:
+    b = Builder()
+    reason, build = REASONS[case]
+    b.output(build(b, b.input(weights(1, 24, 6, 6))))
+    canonical, _ = optimise(b.graph, Options())
+    found = fuse(canonical, Switches())
+    assert not any(RULE in region.rules for region in found.regions)
+    said = [decline.reason for decline in found.declines if decline.rule == RULE]
+    assert any(reason in text for text in said), said
+
+
+def test_says_that_it_is_switched_off() -> None:
+    plan = plan_of(block(WIDE), switches=Switches(disable=(RULE,)))
+    assert fused(plan) == [] and reasons(plan) == ["the rule is switched off"]
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "op", "pays"), [(3, 2, "Silu", True), (3, 1, "Silu", False), (5, 1, "Relu", False)]
+)
+def test_declines_where_expanding_again_costs_more(size: int, stride: int, op: str, pays: bool) -> None:
+    b = Builder()
+    y = b.add(op, pointwise(b, b.input(np.zeros((1, 24, 56, 56), np.float32)), 144))
+    b.output(depthwise(b, y, size, strides=(stride,) * 2))
+    plan = plan_of(b)
+    assert len(fused(plan)) == pays
+    assert any("expanding pixels again for every window" in reason for reason in reasons(plan)) != pays
+
+
+def test_nothing_is_said_where_no_dense_convolution_leads_to_it() -> None:
+    b = Builder()
+    b.output(depthwise(b, depthwise(b, b.input(weights(1, 24, 6, 6)))))
+    b.output(pointwise(b, pointwise(b, b.input(weights(1, 24, 6, 6)))))
+    assert reasons(plan_of(b)) == []
+
+
+# -- counting and machine code ----------------------------------------------------------------------------------------
+def test_traffic_and_multiply_adds_count_each_byte_and_product_once() -> None:
+    launch = plan_of(block(WIDE)).programs[0].launches[-1]
+    (problem,) = fused(plan_of(block(WIDE)))
+    assert launch.traffic.activations == 24 * 169 * 2 + 70 * 49 * 4
+    assert launch.traffic.weights == 2 * 24 * 70 + 2 * 9 * 70 + 4 * (70 + 70)
+    assert problem.macs == 169 * 24 * 70 + 49 * 9 * 70
+    assert problem.recomputed_macs == (49 * 9 - 169) * 24 * 70
+    columns = -(-70 // launch.tile.cols)
+    assert asked_bytes(launch) == columns * 49 * 9 * 24 * 2
+
+
+def test_pixels_that_no_window_reaches_count_nowhere() -> None:
+    b = Builder()
+    b.output(depthwise(b, pointwise(b, inside(b, 1, 24, 9, 9)), 1, strides=(2, 2), pads=(0,) * 4))
+    plan = plan_of(b)
+    (problem,) = fused(plan)
+    assert problem.pixels == 25 and problem.recomputed_macs == 0
+    assert plan.programs[0].launches[-1].traffic.activations == 24 * 25 * 2 + 48 * 25 * 4
+
+
+def test_source(golden: Callable[[str, str], None]) -> None:
+    (problem,) = fused(plan_of(block({**WIDE, "residual": True})))
+    kernel = emit(problem, Tile(32, 32, 32, num_warps=4, num_stages=3), lambda operand: operand.offset % 8 == 0)
+    golden("kernels/expand_depthwise.py", kernel.source)
+
+
+BLOCKS = [(16, 96, 112, 3, 2), (40, 240, 28, 3, 2), (24, 144, 56, 5, 2), (24, 144, 56, 3, 1)]
+"""Of EfficientNet: channels in, expanded, extent, window, stride."""
+
+
+def blocks(count: int) -> Builder:
+    b = Builder("blocks")
+    for inputs, channels, extent, size, stride in BLOCKS[:count]:
+        y = b.add("Silu", pointwise(b, inside(b, 1, inputs, extent, extent), channels, weights(channels)))
+        b.output(b.add("Silu", depthwise(b, y, size, weights(channels), strides=(stride,) * 2)))
+    return b
+
+
+@pytest.mark.parametrize(("dtype", "count"), [("fp16", 4), ("tf32", 2), ("fp32", 2)])
+def test_no_spills_and_tensor_cores(dtype: str, count: int, tmp_path: Path) -> None:
+    pytest.importorskip("triton", reason="kernels are compiled with Triton")
+    plan = plan_of(blocks(count), "sm_80", "sm_90", dtype=dtype, policy=Always())
+    assert len(fused(plan)) == count
+    for program in compile_plan(plan, KernelCache(tmp_path)).manifest.programs:
+        kernels = [kernel for kernel in program.kernels if kernel.name.startswith("conv1x1_depthwise")]
+        assert len(kernels) == count
+        for kernel in kernels:
+            assert kernel.binary.spill_bytes == 0 and kernel.binary.registers <= 255, kernel.name
+            assert kernel.binary.shared_bytes <= target(program.target).shared_bytes
+            assert (kernel.binary.tensor_core_instructions > 0) == (dtype != "fp32"), kernel.name
