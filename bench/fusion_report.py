@@ -30,14 +30,14 @@ Row = dict[str, Any]
 
 def counted(program: TargetPlan) -> Row:
     """Launches, distinct kernels, and megabytes of a plan."""
-    again = sum(max(0, asked_bytes(launch) - loop_bytes(launch.work.problem)) for launch in program.launches)
+    again = sum(max(0, asked_bytes(launch) - sum(map(loop_bytes, launch.problems))) for launch in program.launches)
     return {
         "launches": len(program.launches),
         "kernels": len(program.kernels),
         "megabytes": (program.traffic.activations + program.traffic.weights) / 1e6,
         "workspace_megabytes": program.traffic.workspace / 1e6,
         "asked_again_megabytes": again / 1e6,
-        "mega_macs": sum(launch.work.problem.macs for launch in program.launches) / 1e6,
+        "mega_macs": sum(launch.macs for launch in program.launches) / 1e6,
         "predicted_us": program.predicted_us,
     }
 

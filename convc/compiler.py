@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from .codegen.worker import Compiled, Request
 from .ir import Node, Value, print_graph
 from .ir.plan import PackedWeight, Tile
 from .ir.problem import Contraction, Operand
+from .passes import Launch, Step
 from .passes.lowering.builder import pack_dense
 from .passes.tiling import ranked
 from .planner import Plan, Scheduled, TargetPlan, assemble, packed_weights
@@ -34,6 +35,7 @@ from .runtime.manifest import (
     ViewSpec,
     WeightSpec,
 )
+from .targets import Target
 from .version import __version__
 
 INLINE_CONSTANT = 16
@@ -120,7 +122,7 @@ def _compile_missing(
             key = (program.target.name, launch.kernel.name)
             if key not in binaries and key not in keys:
                 keys.append(key)
-                label = ", ".join(plan.origins(launch.work)) or launch.kernel.name
+                label = ", ".join(plan.origins(launch)) or launch.kernel.name
                 jobs.append(Job(_request(launch, program.target.capability), label))
     for key, compiled in zip(keys, compile_kernels(jobs, cache, progress) if jobs else [], strict=True):
         binaries[key] = compiled
@@ -135,18 +137,29 @@ def _without_spills(plan: Plan, program: TargetPlan, binaries: Binaries, attempt
     """The same program with another tile wherever the compiled kernel keeps registers in memory."""
     if program.target.is_interpreter or attempt == MAX_RETILES:
         return program
-    tiles, changed = [], False
+    launches: list[Launch] = []
     for launch in program.launches:
-        tile, problem = launch.tile, launch.work.problem
-        if binaries[program.target.name, launch.kernel.name].spill_bytes and isinstance(problem, Contraction):
-            smaller = [t for t in ranked(problem, program.target) if _held(t) < _held(tile)]
-            if smaller:
-                tile, changed = smaller[0], True
-        tiles.append(tile)
-    if not changed:
+        spills = binaries[program.target.name, launch.kernel.name].spill_bytes > 0
+        steps = _smaller(launch.steps, program.target) if spills else launch.steps
+        launches.append(Launch(steps, launch.rules))
+    if all(new.steps is old.steps for new, old in zip(launches, program.launches, strict=True)):
         return program
-    work = [launch.work for launch in program.launches]
-    return assemble(work, tiles, plan.layouts, program.target, plan.options)
+    return assemble(launches, plan.layouts, program.target, plan.options, program.declines)
+
+
+def _smaller(steps: tuple[Step, ...], target: Target) -> tuple[Step, ...]:
+    """Steps with a smaller tile for the contraction that keeps most in registers; the same where there is none."""
+    by_size = sorted(range(len(steps)), key=lambda index: -_held(steps[index].tile))
+    for index in by_size:
+        step = steps[index]
+        if not isinstance(step.work.problem, Contraction):
+            continue
+        fitting = [t for t in ranked(step.work.problem, target) if _held(t) < _held(step.tile)]
+        if len(steps) > 1:
+            fitting = [t for t in fitting if t.num_warps == step.tile.num_warps and not (step.alone and t.split_k > 1)]
+        if fitting:
+            return (*steps[:index], replace(step, tile=fitting[0]), *steps[index + 1 :])
+    return steps
 
 
 def _held(tile: Tile) -> int:
@@ -205,16 +218,16 @@ def _launch_spec(plan: Plan, program: TargetPlan, number: int, kernel: int, weig
         kernel=kernel,
         grid=launch.kernel.grid,
         arguments=tuple(_arguments(plan, program, number, weights)),
-        origins=plan.origins(launch.work),
-        rules=launch.work.region.rules,
-        equation=launch.work.problem.equation,
-        tile=launch.tile.reason,
+        origins=plan.origins(launch),
+        rules=launch.all_rules,
+        equation=launch.equation,
+        tile=launch.tile_reason,
         activation_bytes=launch.traffic.activations,
         weight_bytes=launch.traffic.weights,
         workspace_bytes=launch.traffic.workspace,
-        macs=launch.work.problem.macs,
-        predicted_us=launch.tile.predicted_us,
-        region=launch.work.region.id,
+        macs=launch.macs,
+        predicted_us=launch.predicted_us,
+        regions=tuple(region.id for region in launch.regions),
     )
 
 
@@ -224,9 +237,9 @@ def _arguments(plan: Plan, program: TargetPlan, number: int, weights: _Weights) 
         if argument.operand is not None:
             arguments.append(_located(plan, program, argument.operand, weights))
         elif argument.kind == "partial":
-            arguments.append(BufferArgument("arena", program.arena.offsets[-1 - number]))
+            arguments.append(BufferArgument("arena", program.arena.offsets[-1 - number] + argument.value))
         elif argument.kind == "counters":
-            arguments.append(BufferArgument("counters", 0))
+            arguments.append(BufferArgument("counters", argument.value))
         else:
             arguments.append(IntegerArgument(argument.value))
     return arguments

@@ -11,18 +11,21 @@ from dataclasses import dataclass, field
 from . import errors
 from .codegen.emit import EmittedKernel, emit, is_aligned
 from .codegen.expressions import NoText
+from .codegen.group import Part, emit_group, equation_of
 from .ir import Graph
 from .ir.dims import DimLike
 from .ir.journal import Journal
-from .ir.plan import FusedGraph, Layouts, PackedWeight, Tile
-from .ir.problem import Operand
+from .ir.plan import Decline, FusedGraph, Layouts, PackedWeight, Region
+from .ir.problem import Operand, Problem
 from .passes import (
     CANONICAL_PASSES,
     Arena,
     Context,
+    Launch,
+    Step,
     Switches,
     Work,
-    choose,
+    arrange,
     fuse,
     lower,
     place,
@@ -31,6 +34,7 @@ from .passes import (
     traffic,
 )
 from .passes.choice import CostModel, Policy
+from .passes.launches import predicted_us
 from .passes.layout import STORAGE
 from .passes.traffic import Traffic
 from .targets import Target, target
@@ -63,22 +67,56 @@ class Options:
 
 @dataclass(frozen=True)
 class Scheduled:
-    """One launch: its problem, its tile and its kernel."""
+    """One launch: its steps with their problems and tiles, the rules that brought several together, its kernel, the
+    bytes that it moves and the time that is predicted for it, in microseconds."""
 
-    work: Work
-    tile: Tile
+    steps: tuple[Step, ...]
+    rules: tuple[str, ...]
     kernel: EmittedKernel
     traffic: Traffic
+    predicted_us: float
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        return tuple(step.work.problem for step in self.steps)
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        return tuple(step.work.region for step in self.steps)
+
+    @property
+    def all_rules(self) -> tuple[str, ...]:
+        """The rules of its regions and of the launch, each once."""
+        return tuple(dict.fromkeys([*(rule for region in self.regions for rule in region.rules), *self.rules]))
+
+    @property
+    def equation(self) -> str:
+        return equation_of([Part(step.work.problem, step.tile, step.alone) for step in self.steps])
+
+    @property
+    def tile_reason(self) -> str:
+        """The tiles and why."""
+        return "; ".join(step.tile.reason for step in self.steps)
+
+    @property
+    def macs(self) -> int:
+        return sum(problem.macs for problem in self.problems)
 
 
 @dataclass(frozen=True)
 class TargetPlan:
-    """The launches for one target, in order, and the arena that they share."""
+    """The launches for one target, in order, the arena that they share, and why launches were not brought together."""
 
     target: Target
     launches: tuple[Scheduled, ...]
     arena: Arena
     counter_bytes: int
+    declines: tuple[Decline, ...] = ()
+
+    @property
+    def problems(self) -> list[Problem]:
+        """The problems of all launches, in order."""
+        return [problem for launch in self.launches for problem in launch.problems]
 
     @property
     def kernels(self) -> dict[str, EmittedKernel]:
@@ -97,7 +135,7 @@ class TargetPlan:
 
     @property
     def predicted_us(self) -> float:
-        return sum(launch.tile.predicted_us for launch in self.launches)
+        return sum(launch.predicted_us for launch in self.launches)
 
 
 @dataclass(frozen=True)
@@ -114,9 +152,13 @@ class Plan:
     def graph(self) -> Graph:
         return self.fused.graph
 
-    def origins(self, work: Work) -> tuple[str, ...]:
+    def origins(self, launch: Scheduled) -> tuple[str, ...]:
         """The user's nodes that a launch stands for."""
-        nodes = (self.graph.node(id) for id in work.region.nodes)
+        return tuple(dict.fromkeys(origin for region in launch.regions for origin in self.origins_of(region)))
+
+    def origins_of(self, region: Region) -> tuple[str, ...]:
+        """The user's nodes that a region stands for."""
+        nodes = (self.graph.node(id) for id in region.nodes)
         return tuple(dict.fromkeys(origin for node in nodes for origin in node.origins))
 
 
@@ -152,7 +194,7 @@ def optimise(
 
 def divide(canonical: Graph, options: Options) -> FusedGraph:
     """The regions of a canonical graph, chosen by the policy."""
-    return fuse(canonical, options.switches, options.policy or CostModel(options.targets))
+    return fuse(canonical, options.switches, policy_of(options))
 
 
 def make_plan(graph: Graph, options: Options) -> Plan:
@@ -166,35 +208,54 @@ def make_plan(graph: Graph, options: Options) -> Plan:
         fused = divide(canonical, options)
     layouts = place(fused, options.dtype, options.switches)
     work = lower(fused, layouts, options.dtype)
-    programs = tuple(_plan_target(work, layouts, target(name), options) for name in options.targets)
+    programs = tuple(_plan_target(work, fused, layouts, target(name), options) for name in options.targets)
     return Plan(options, fused, layouts, programs, journal)
 
 
-def _plan_target(work: Sequence[Work], layouts: Layouts, machine: Target, options: Options) -> TargetPlan:
-    tiles = [choose(item.problem, machine) for item in work]
-    return assemble(work, tiles, layouts, machine, options)
+def policy_of(options: Options) -> Policy:
+    """The policy asked for, or the cost model for the targets."""
+    return options.policy or CostModel(options.targets)
+
+
+def _plan_target(
+    work: Sequence[Work], fused: FusedGraph, layouts: Layouts, machine: Target, options: Options
+) -> TargetPlan:
+    launches, declines = arrange(work, fused, machine, options.switches, policy_of(options))
+    return assemble(launches, layouts, machine, options, declines)
 
 
 def assemble(
-    work: Sequence[Work], tiles: Sequence[Tile], layouts: Layouts, machine: Target, options: Options
+    launches: Sequence[Launch],
+    layouts: Layouts,
+    machine: Target,
+    options: Options,
+    declines: Sequence[Decline] = (),
 ) -> TargetPlan:
-    """Kernels, memory and launches for chosen tiles."""
-    launches = [_scheduled(item, tile) for item, tile in zip(work, tiles, strict=True)]
+    """Kernels and memory for launches whose tiles are chosen."""
+    scheduled = [_scheduled(launch, machine) for launch in launches]
     in_place = options.switches.on("update-in-place")
-    workspaces = [launch.kernel.workspace_bytes for launch in launches]
-    arena = plan_arena([item.problem for item in work], layouts, workspaces, in_place)
-    counters = max((launch.kernel.counter_bytes for launch in launches), default=0)
-    return TargetPlan(machine, tuple(launches), arena, counters)
+    workspaces = [launch.kernel.workspace_bytes for launch in scheduled]
+    arena = plan_arena([launch.problems for launch in scheduled], layouts, workspaces, in_place)
+    counters = max((launch.kernel.counter_bytes for launch in scheduled), default=0)
+    return TargetPlan(machine, tuple(scheduled), arena, counters, tuple(declines))
 
 
-def _scheduled(work: Work, tile: Tile) -> Scheduled:
+def _scheduled(launch: Launch, machine: Target) -> Scheduled:
+    kernel = _emitted(launch)
+    moved = traffic(launch.problems, 2 * kernel.workspace_bytes)
+    return Scheduled(launch.steps, launch.rules, kernel, moved, predicted_us(launch.steps, machine))
+
+
+def _emitted(launch: Launch) -> EmittedKernel:
     try:
-        kernel = emit(work.problem, tile, _is_aligned)
+        if len(launch.steps) == 1:
+            return emit(launch.problems[0], launch.steps[0].tile, _is_aligned)
+        parts = [Part(step.work.problem, step.tile, step.alone) for step in launch.steps]
+        return emit_group(parts, _is_aligned)
     except NoText as missing:
-        entry = errors.Unsupported(f"{missing} with a computed operand", "", (f"%{work.region.output.node}",))
+        nodes = tuple(f"%{step.work.region.output.node}" for step in launch.steps)
+        entry = errors.Unsupported(f"{missing} with a computed operand", "", nodes)
         raise errors.UnsupportedModelError([entry]) from None
-    moved = traffic(work.problem, 2 * kernel.workspace_bytes)
-    return Scheduled(work, tile, kernel, moved)
 
 
 def _is_aligned(operand: Operand) -> bool:
@@ -206,7 +267,7 @@ def packed_weights(plan: Plan) -> list[PackedWeight]:
     found: dict[PackedWeight, None] = {}
     for program in plan.programs:
         for launch in program.launches:
-            for operand in launch.work.problem.reads:
-                if isinstance(operand.source, PackedWeight):
-                    found[operand.source] = None
+            for problem in launch.problems:
+                sources = (operand.source for operand in problem.reads)
+                found |= dict.fromkeys(source for source in sources if isinstance(source, PackedWeight))
     return list(found)

@@ -222,7 +222,7 @@ class Trial:
             launches=len(program.launches),
             traffic_bytes=program.traffic.activations + program.traffic.weights,
             arena_bytes=program.arena.nbytes,
-            macs=sum(launch.work.problem.macs for launch in program.launches),
+            macs=sum(launch.macs for launch in program.launches),
             predicted_us=round(program.predicted_us, DECIMALS),
             measured_us=measured,
             max_error=error,

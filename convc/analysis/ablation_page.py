@@ -33,7 +33,7 @@ def points(found: Ablation, picture: Picture) -> list[Point]:
     by_layers = {(step.kernel, box.layers): box for box in picture.boxes for step in box.steps}
     placed = []
     for launch in found.plan.programs[0].launches:
-        layers = found.plan.origins(launch.work)
+        layers = found.plan.origins(launch)
         shown = tuple(printable(name) for name in layers)
         box = by_layers.get((launch.kernel.name, shown), boxes[launch.kernel.name])
         placed.append(charts.point(launch, layers, box.family, f"#{box.id}"))

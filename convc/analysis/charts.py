@@ -85,8 +85,8 @@ class Point:
 def point(launch: Scheduled, layers: tuple[str, ...], family: str, link: str = "") -> Point:
     """A launch as a point; bytes are those of activations and weights."""
     moved = launch.traffic.activations + launch.traffic.weights
-    name, time = launch.kernel.name, launch.tile.predicted_us
-    return Point(name, layers, family, operations(launch.work.problem), moved, time, link)
+    name, time = launch.kernel.name, launch.predicted_us
+    return Point(name, layers, family, sum(map(operations, launch.problems)), moved, time, link)
 
 
 @dataclass(frozen=True)

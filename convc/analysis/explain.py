@@ -17,6 +17,7 @@ from ..ir import Graph, Kind, Node, Value
 from ..ir.journal import Journal
 from ..ir.plan import Decline, Region
 from ..passes.fusion import rule_of
+from ..passes.launches import LAST_BLOCK
 from ..passes.rules import RULES, Switches
 from ..planner import Plan
 from .models import Choices, is_compiled, make_plan
@@ -52,8 +53,11 @@ class _Facts:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.regions = plan.fused.region_of()
-        self.kernels = {launch.work.region.id: launch.kernel.name for launch in plan.programs[0].launches}
+        launches = plan.programs[0].launches
+        self.kernels = {region.id: launch.kernel.name for launch in launches for region in launch.regions}
+        self.launches = {region.id: number for number, launch in enumerate(launches) for region in launch.regions}
         self.declines: dict[int, list[Decline]] = {}
+        self.launch_declines = {(d.source, d.target): d for d in plan.programs[0].declines if d.rule == LAST_BLOCK}
         for decline in plan.fused.declines:
             self.declines.setdefault(decline.source, []).append(decline)
 
@@ -132,6 +136,17 @@ def _rule_inside(case: _Case, region: Region) -> str | None:
     others = [rule for rule in region.rules if rule != after]
     fitting = [rule for rule in region.rules if word and word in rule] or others or list(region.rules)
     return fitting[0] if fitting else after
+
+
+def _same_launch(case: _Case) -> _Answer | None:
+    """The last block of the producer's launch computes the consumer."""
+    source, target = case.source_region, case.target_region
+    if source is None or target is None:
+        return None
+    launches = case.facts.launches
+    if source.id not in launches or launches[source.id] != launches.get(target.id):
+        return None
+    return _Answer("computed by the last block of the same launch, from memory", LAST_BLOCK, target)
 
 
 _COPIED: tuple[tuple[str, Callable[[_Case], bool]], ...] = (
@@ -258,6 +273,14 @@ _BEHIND_A_CHAIN = {
 }
 
 
+def _not_by_the_last_block(case: _Case) -> _Answer | None:
+    """A kernel of its own that the last block of the launch before it could have computed."""
+    region = case.target_region
+    anchor = None if region is None else region.anchor if region.anchor is not None else region.nodes[0]
+    decline = case.facts.launch_declines.get((case.source.id, -1 if anchor is None else anchor))
+    return _Answer(decline.reason, decline.rule) if decline else None
+
+
 def _by_kinds(case: _Case) -> _Answer | None:
     source = case.anchor
     rule = case.facts.nearest(case.source)
@@ -277,6 +300,7 @@ def _anything_else(case: _Case) -> _Answer | None:
 
 _QUESTIONS: tuple[Callable[[_Case], _Answer | None], ...] = (
     _same_kernel,
+    _same_launch,
     _concatenated,
     _into_a_view,
     _leaves_the_network,
@@ -286,6 +310,7 @@ _QUESTIONS: tuple[Callable[[_Case], _Answer | None], ...] = (
     _enters_the_network,
     _out_of_a_view,
     _not_taken_in,
+    _not_by_the_last_block,
     _by_kinds,
     _anything_else,
 )

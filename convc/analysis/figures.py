@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..ir.expansion import ExpandedWindow
+from ..ir.plan import Tile
 from ..ir.problem import Axis, AxisReduction, Contraction, Problem, WindowReduction, steps_of
 from ..ir.separable import SeparableContraction
 from ..passes.traffic import touched
@@ -29,7 +30,7 @@ class Launch:
     macs: int
     nbytes: int
     predicted_us: float
-    region: int | None = None
+    regions: tuple[int, ...] = ()
 
 
 def planned(plan: Plan, program: TargetPlan) -> list[Launch]:
@@ -37,11 +38,11 @@ def planned(plan: Plan, program: TargetPlan) -> list[Launch]:
     return [
         Launch(
             launch.kernel.name,
-            plan.origins(launch.work),
-            launch.work.problem.macs,
+            plan.origins(launch),
+            launch.macs,
             launch.traffic.activations + launch.traffic.weights,
-            launch.tile.predicted_us,
-            launch.work.region.id,
+            launch.predicted_us,
+            tuple(region.id for region in launch.regions),
         )
         for launch in program.launches
     ]
@@ -56,7 +57,7 @@ def stored(program: ProgramSpec) -> list[Launch]:
             launch.macs,
             launch.activation_bytes + launch.weight_bytes,
             launch.predicted_us,
-            launch.region,
+            launch.regions,
         )
         for launch in program.launches
     ]
@@ -89,9 +90,12 @@ def operations(problem: Problem) -> int:
 
 
 def asked_bytes(launch: Scheduled) -> int:
-    """Bytes that the loads of a kernel's loop ask for, as often as they ask: every tile its operands, every window
+    """Bytes that the loads of a kernel's loops ask for, as often as they ask: every tile its operands, every window
     position its input. Caches serve what is asked for again; `Traffic` counts each distinct byte once."""
-    problem, tile = launch.work.problem, launch.tile
+    return sum(_asked(step.work.problem, step.tile) for step in launch.steps)
+
+
+def _asked(problem: Problem, tile: Tile) -> int:
     if isinstance(problem, Contraction):
         separable = isinstance(problem, SeparableContraction)  # its steps cover the channels, each with all taps
         total = math.ceil(problem.depth / tile.depth) if separable else steps_of(problem).total(tile.depth)

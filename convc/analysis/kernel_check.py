@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .. import errors
-from ..ir import DType, Graph, Node, Payload, Value
+from ..ir import DType, Graph, Kind, Node, Payload, Value
 from ..ir.plan import PackedWeight, Region
 from ..planner import Plan, Scheduled
 from ..runtime.engine import Engine
@@ -129,7 +129,7 @@ def _with_stored_constants(plan: Plan) -> Graph:
 
 def _packed_types(launches: Sequence[Scheduled]) -> dict[int, DType]:
     """Constant → the type that these launches read it in."""
-    reads = (operand.source for launch in launches for operand in launch.work.problem.reads)
+    reads = (operand.source for launch in launches for problem in launch.problems for operand in problem.reads)
     return {source.source: source.dtype for source in reads if isinstance(source, PackedWeight)}
 
 
@@ -142,6 +142,18 @@ def _stepper(plan: Plan, engine: Engine, inputs: Mapping[str, np.ndarray]) -> St
 
 
 # -- the comparison ---------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Check:
+    """A region to be compared after a launch. value: what is compared; concat: the copy into a concatenation that it
+    is; last: whether the region is complete then; beside: results of the other regions of the launch."""
+
+    region: Region
+    value: Value
+    concat: tuple[Node, int] | None
+    last: bool
+    beside: set[Value]
+
+
 class _Examiner:
     """Goes through the launches of a plan's first target."""
 
@@ -161,26 +173,52 @@ class _Examiner:
         """Region → its launches."""
         found: dict[int, list[int]] = {}
         for number, launch in enumerate(self.launches):
-            found.setdefault(launch.work.region.id, []).append(number)
+            for region in launch.regions:
+                found.setdefault(region.id, []).append(number)
         return found
 
     def run(self) -> Iterator[KernelCheck]:
-        """One check a launch; of a region of several launches that are no copies, one for them all."""
+        """One check a region of each launch; of a region of several launches that are no copies, one for them all."""
         for number, launch in enumerate(self.launches):
-            region = launch.work.region
-            concat = self._copied(region, number)
-            last = number == self.by_region[region.id][-1]
-            if not last and concat is None:
-                self.stepper.step(number)
-                continue
-            value = region.output if concat is None else self.graph.inputs(concat[0])[concat[1]]
-            known = self._expected(region, number) if concat is None else self._read(value, {})
+            regions = (self._check(number, launch, region) for region in launch.regions)
+            checks = [check for check in regions if check is not None]
+            operands = [self._operands(check, made_here=False) for check in checks]
             self.stepper.step(number)
-            found = self.stepper.read(region.output, concat)
-            overwrites = tuple(self._overwritten(number, region))
-            if last:
-                self.written[region.output] = self.stepper.read(region.output)
-            yield self._compared(number, launch, known, found, value, overwrites)
+            overwrites = tuple(self._overwritten(number, launch.regions))
+            for check, before in zip(checks, operands, strict=True):
+                known = self._expected(check, before | self._operands(check, made_here=True))
+                found = self.stepper.read(check.region.output, check.concat)
+                if check.last:
+                    self.written[check.region.output] = self.stepper.read(check.region.output)
+                yield self._compared(number, launch, check, known, found, overwrites)
+
+    def _check(self, number: int, launch: Scheduled, region: Region) -> _Check | None:
+        """What of a region can be compared after a launch; None before the last of its launches."""
+        concat = self._copied(region, number)
+        last = number == self.by_region[region.id][-1]
+        if not last and concat is None:
+            return None
+        value = region.output if concat is None else self.graph.inputs(concat[0])[concat[1]]
+        outputs = {other.output for other in launch.regions if other is not region}
+        return _Check(region, value, concat, last, outputs)
+
+    def _operands(self, check: _Check, made_here: bool) -> dict[Value, Known]:
+        """What a region reads, as it is stored now: what its own launch computes, or what existed before."""
+        if check.concat is not None:
+            return {} if made_here else {check.value: self._read(check.value, {})}
+        constants = _packed_types([self.launches[index] for index in self.by_region[check.region.id]])
+        inside = set(check.region.nodes)
+        outside = {value for id in inside for value in self.graph.inputs(id) if value.node not in inside}
+        chosen = (value for value in outside if self._is_one_of(value, check.beside) == made_here)
+        return {value: self._read(value, constants) for value in chosen}
+
+    def _is_one_of(self, value: Value, results: set[Value]) -> bool:
+        """Whether a value is one of these, or a view or a concatenation of one."""
+        node = self.graph.producer(value)
+        if value in results:
+            return True
+        shares = node.kind is Kind.VIEW or node.op == "Concat"
+        return shares and any(self._is_one_of(operand, results) for operand in self.graph.inputs(node))
 
     def _copied(self, region: Region, number: int) -> tuple[Node, int] | None:
         """The operand that one launch of a concatenation copies: (the concatenation, position)."""
@@ -195,20 +233,17 @@ class _Examiner:
         ]
         return node, copied[self.by_region[region.id].index(number)]
 
-    def _expected(self, region: Region, number: int) -> Known:
-        """The region in float64 on what is stored now."""
-        launches = [self.launches[index] for index in self.by_region[region.id]]
-        constants = _packed_types(launches)
-        known: dict[Value, Known] = {}
-        for id in region.nodes:
+    def _expected(self, check: _Check, operands: Mapping[Value, Known]) -> Known:
+        """The region in float64 on what its operands hold."""
+        known = dict(operands)
+        for id in check.region.nodes if check.concat is None else ():
             node = self.graph.node(id)
-            operands = [known[v] if v in known else self._read(v, constants) for v in self.graph.inputs(node)]
-            results = carried(self.graph, node, operands, self.mode)
+            results = carried(self.graph, node, [known[value] for value in self.graph.inputs(node)], self.mode)
             known |= {
                 value: Known(result.value, result.error, UNITS[self.mode])
                 for value, result in zip(self.graph.values(node), results, strict=True)
             }
-        return known[region.output]
+        return known[check.value]
 
     def _read(self, value: Value, constants: Mapping[int, DType]) -> Known:
         """A value from outside, as it is stored: it has no error, but may be rounded on its way into a product."""
@@ -223,12 +258,15 @@ class _Examiner:
         rounds = UNITS[self.mode] if dtype is DType.FP32 and self.mode != "fp32" else 0.0
         return Known(widened(array, logical), 0.0, rounds)
 
-    def _overwritten(self, number: int, region: Region) -> Iterator[str]:
+    def _overwritten(self, number: int, regions: Sequence[Region]) -> Iterator[str]:
         """Layers whose results were changed by this launch though a later one reads them."""
         for value in list(self.written):
             if self._needed_until(value) <= number:
                 del self.written[value]
-            elif value != region.output and self.stepper.read(value).tobytes() != self.written[value].tobytes():
+            elif (
+                value not in [region.output for region in regions]
+                and self.stepper.read(value).tobytes() != self.written[value].tobytes()
+            ):
                 del self.written[value]
                 yield self.graph.producer(value).label
 
@@ -251,23 +289,23 @@ class _Examiner:
         self,
         number: int,
         launch: Scheduled,
+        check: _Check,
         known: Known,
         found: np.ndarray,
-        value: Value,
         overwrites: tuple[str, ...],
     ) -> KernelCheck:
-        region, dtype = launch.work.region, self.plan.layouts.placements[launch.work.region.output].dtype
+        region, dtype = check.region, self.plan.layouts.placements[check.region.output].dtype
         wide = widened(found, dtype)
         allowed = stored_bound(known, dtype)
         bounded = np.isfinite(allowed)
         bound = float(np.max(allowed[bounded], initial=0.0))
         expected = _saturated(known.value, dtype)
         local = compare(launch.kernel.name, np.where(bounded, wide, expected), expected, bound)
-        whole = compare(launch.kernel.name, wide, _saturated(self._exact(value), dtype), np.inf)
+        whole = compare(launch.kernel.name, wide, _saturated(self._exact(check.value), dtype), np.inf)
         return KernelCheck(
             launch=number,
             kernel=launch.kernel.name,
-            origins=self.plan.origins(launch.work),
+            origins=self.plan.origins_of(region),
             rules=region.rules,
             max_abs=local.max_abs,
             rel_l2=local.rel_l2,

@@ -137,12 +137,12 @@ def planned_kernels(plan: Plan) -> list[Kernel]:
     found: dict[str, Kernel] = {}
     for program in plan.programs:
         for launch in program.launches:
-            kernel, region = launch.kernel, launch.work.region
-            origins, runs = plan.origins(launch.work), 1
+            kernel, rules = launch.kernel, launch.all_rules
+            origins, runs = plan.origins(launch), 1
             if (known := found.get(kernel.name)) is not None:
                 origins, runs = tuple(dict.fromkeys((*known.origins, *origins))), known.launches + 1
-            equation, tile = launch.work.problem.equation, launch.tile.reason
-            found[kernel.name] = Kernel(kernel.name, origins, region.rules, equation, tile, runs, kernel.source, {})
+            equation, tile = launch.equation, launch.tile_reason
+            found[kernel.name] = Kernel(kernel.name, origins, rules, equation, tile, runs, kernel.source, {})
     return list(found.values())
 
 

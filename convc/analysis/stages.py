@@ -88,16 +88,16 @@ def planned_steps(plan: Plan) -> dict[int, list[Step]]:
     """The launches of a plan's first target by region."""
     found: dict[int, list[Step]] = defaultdict(list)
     for launch in plan.programs[0].launches:
-        found[launch.work.region.id].append(
-            Step(
-                kernel=launch.kernel.name,
-                equation=launch.work.problem.equation,
-                rules=launch.work.region.rules,
-                tile=launch.tile.reason,
-                traffic_bytes=launch.traffic.activations + launch.traffic.weights,
-                source=launch.kernel.source,
-            )
+        step = Step(
+            kernel=launch.kernel.name,
+            equation=launch.equation,
+            rules=launch.all_rules,
+            tile=launch.tile_reason,
+            traffic_bytes=launch.traffic.activations + launch.traffic.weights,
+            source=launch.kernel.source,
         )
+        for region in launch.regions:
+            found[region.id].append(step)
     return found
 
 
@@ -105,12 +105,11 @@ def stored_steps(network: CompiledNetwork, program: ProgramSpec) -> dict[int, li
     """The launches of a compiled program by region."""
     found: dict[int, list[Step]] = defaultdict(list)
     for launch in program.launches:
-        if launch.region is None:
-            continue
         kernel = program.kernels[launch.kernel]
         source = network.artifact.text(kernel.source)
         moved = traffic_bytes(launch)
-        found[launch.region].append(Step(kernel.name, launch.equation, launch.rules, launch.tile, moved, source))
+        for region in launch.regions:
+            found[region].append(Step(kernel.name, launch.equation, launch.rules, launch.tile, moved, source))
     return found
 
 

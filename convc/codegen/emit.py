@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..ir import DType
@@ -16,7 +16,7 @@ from ..ir.plan import PackedWeight, Tile
 from ..ir.problem import AxisReduction, Contraction, Operand, Problem, WindowReduction
 from ..ir.separable import SeparableContraction
 from . import contraction, pointwise, reduction, separable, window
-from .kernel import Argument, Parts, environment
+from .kernel import Argument, Parts, render
 
 POINTER_TYPES = {
     DType.FP64: "*fp64",
@@ -28,6 +28,7 @@ POINTER_TYPES = {
     **{dtype: f"*u{dtype.itemsize * 8}" for dtype in DType if dtype.value.startswith("uint")},
 }
 POINTER_ALIGNMENT = 16
+Aligned = Callable[[Operand], bool]
 
 
 @dataclass(frozen=True)
@@ -50,31 +51,75 @@ class EmittedKernel:
     counter_bytes: int = 0
 
 
-def emit(problem: Problem, tile: Tile, aligned: Callable[[Operand], bool]) -> EmittedKernel:
+def emit(problem: Problem, tile: Tile, aligned: Aligned) -> EmittedKernel:
     """The kernel for a problem. ``aligned``: whether an operand's first element lies at a multiple of 16 bytes.
 
     Raises:
         NoText: an elementwise operator without a Triton expression.
     """
-    parts = _parts(problem, tile)
-    operands = _operands(problem)
-    parameters = [(o.name, POINTER_TYPES[o.dtype], aligned(o)) for o in operands]
-    parameters += [(name, type, type.startswith("*")) for name, type, _ in parts.extra]
-    arguments = [Argument("operand", operand) for operand in operands] + [a for _, _, a in parts.extra]
-    unnamed = _render("KERNEL", problem, tile, parts, parameters)
-    name = f"{parts.word}_{hashlib.sha256(repr((unnamed, parameters, tile.num_warps)).encode()).hexdigest()[:8]}"
+    function = written(problem, tile, aligned, entry=True)
+    parts = function.parts
     return EmittedKernel(
-        name=name,
+        name=function.name,
         family=problem.family,
-        source=_render(name, problem, tile, parts, parameters),
-        parameters=tuple(parameters),
-        arguments=tuple(arguments),
+        source=module(problem.equation, function.description, [function.text]),
+        parameters=function.parameters,
+        arguments=function.arguments,
         grid=parts.grid,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         workspace_bytes=parts.workspace_bytes,
         counter_bytes=parts.counter_bytes,
     )
+
+
+@dataclass(frozen=True)
+class Function:
+    """A problem as the text of one function: a kernel of its own, or, called with ``pid`` and where the reduction is
+    split ``part``, a step of one."""
+
+    name: str
+    text: str
+    description: str
+    parts: Parts
+    parameters: tuple[tuple[str, str, bool], ...]
+    arguments: tuple[Argument, ...]
+
+
+def written(problem: Problem, tile: Tile, aligned: Aligned, entry: bool) -> Function:
+    """The function of a problem. entry: whether it is a kernel of its own."""
+    parts = _parts(problem, tile)
+    operands = _operands(problem)
+    parameters = [(o.name, POINTER_TYPES[o.dtype], aligned(o)) for o in operands]
+    parameters += [(name, type, type.startswith("*")) for name, type, _ in parts.extra]
+    arguments = [Argument("operand", operand) for operand in operands] + [a for _, _, a in parts.extra]
+    description = _description(problem, tile, parameters)
+    unnamed = _function_text("KERNEL", parts, parameters, entry)
+    seen = (problem.equation, description, unnamed, parameters, tile.num_warps)
+    name = f"{parts.word}_{hashlib.sha256(repr(seen).encode()).hexdigest()[:8]}"
+    text = _function_text(name, parts, parameters, entry)
+    return Function(name, text, description, parts, tuple(parameters), tuple(arguments))
+
+
+def _function_text(name: str, parts: Parts, parameters: Sequence[tuple[str, str, bool]], entry: bool) -> str:
+    splits = parts.grid[1] > 1
+    indices = ["pid", *(["part"] if splits else [])]
+    lines = ["pid = tl.program_id(0)", *(["part = tl.program_id(1)"] if splits else [])]
+    names = [parameter for parameter, _, _ in parameters]
+    text = render(
+        "function.py.j2",
+        name=name,
+        parameters=names if entry else [*indices, *names],
+        constants=parts.constants,
+        entry=lines if entry else [],
+        body=parts.body.lstrip("\n"),
+    )
+    return re.sub(r"\n{3,}(?=    )", "\n\n", text).rstrip()
+
+
+def module(equation: str, description: str, functions: Sequence[str]) -> str:
+    """The file of a kernel; the kernel is the last of its functions."""
+    return render("kernel.py.j2", equation=equation, description=description, functions=functions).rstrip() + "\n"
 
 
 def _parts(problem: Problem, tile: Tile) -> Parts:
@@ -103,23 +148,7 @@ def _operands(problem: Problem) -> list[Operand]:
     ]
 
 
-def _render(name: str, problem: Problem, tile: Tile, parts: Parts, parameters: list[tuple[str, str, bool]]) -> str:
-    text = (
-        environment()
-        .get_template("kernel.py.j2")
-        .render(
-            name=name,
-            equation=problem.equation,
-            description=_description(problem, tile, parameters),
-            parameters=[parameter for parameter, _, _ in parameters],
-            constants=parts.constants,
-            body=parts.body,
-        )
-    )
-    return re.sub(r"\n{3,}(?=    )", "\n\n", text).rstrip() + "\n"
-
-
-def _description(problem: Problem, tile: Tile, parameters: list[tuple[str, str, bool]]) -> str:
+def _description(problem: Problem, tile: Tile, parameters: Sequence[tuple[str, str, bool]]) -> str:
     """Iteration space, operands with dtype and strides, and the tile."""
     space = ", ".join(f"{dim.name}={dim.extent} ({dim.axis.value})" for dim in problem.dims) or "one element"
     lines = [f"Over {space}."]

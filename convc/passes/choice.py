@@ -36,7 +36,8 @@ class Choice:
     may follow in the same kernel. sharers: further anchors that read through the same prologue; each computes a copy of
     it. saved_bytes, saved_launches: memory traffic and launches that would no longer happen.
     unit_macs, tensor_macs: multiply-adds that would be done again, on ordinary units and on tensor cores.
-    again_bytes: bytes that would be read again, from L2. why: what is done again, in words, for a decline.
+    again_bytes: bytes that would be read again, from L2. gain_s: predicted seconds saved, all costs deducted, where a
+    schedule is known that says more than these counts. why: what is done again, in words, for a decline.
     """
 
     rule: str
@@ -50,6 +51,7 @@ class Choice:
     unit_macs: int = 0
     tensor_macs: int = 0
     again_bytes: int = 0
+    gain_s: float | None = None
     why: str = "computing it again"
 
 
@@ -68,6 +70,9 @@ class CostModel:
     targets: tuple[str, ...] = ()
 
     def refusal(self, choice: Choice, graph: Graph) -> str | None:
+        if choice.gain_s is not None:
+            longer = f"{choice.why} is predicted to take {-choice.gain_s * 1e6:.1f} us longer than it saves"
+            return None if choice.gain_s >= 0 else longer
         worst = min(self._gpus(), key=lambda gpu: saved_seconds(choice, gpu) - cost_seconds(choice, gpu))
         saved, cost = saved_seconds(choice, worst), cost_seconds(choice, worst)
         if saved >= cost:

@@ -200,8 +200,8 @@ def fuse(graph: Graph, switches: Switches, policy: Policy | None = None) -> Fuse
     """Divides a copy of ``graph`` into regions; without any fusion rule each operator is a region of its own.
 
     Nodes that several kernels compute are in it once for each. policy: decides among legal fusions; by default the cost
-    model, for all GPUs. Anchors are taken from the last to the first, so that a residual sum goes to the kernel that
-    ends later and reads a tensor that already exists.
+    model, for all GPUs. Anchors are taken from the deepest to the first, so that a residual sum goes to the longer
+    branch and reads a tensor that already exists.
     """
     graph = graph.copy()
     nodes = graph.nodes()
@@ -210,7 +210,7 @@ def fuse(graph: Graph, switches: Switches, policy: Policy | None = None) -> Fuse
     for rule, propose in FIRST:
         for node in nodes:
             fuser.ask(rule, propose, node)
-    for node in reversed(nodes):
+    for node in _deepest_first(graph):
         if node.id in fuser.owner:
             continue
         if node.kind in (Kind.CONTRACTION, Kind.WINDOW, Kind.REDUCTION, Kind.VIEW, Kind.MOVEMENT):
@@ -227,6 +227,14 @@ def fuse(graph: Graph, switches: Switches, policy: Policy | None = None) -> Fuse
             if node.kind is Kind.ELEMENTWISE and node.id in fuser.members:
                 fuser.absorb_producers(node.id)
     return _divided(graph, fuser)
+
+
+def _deepest_first(graph: Graph) -> list[Node]:
+    """All nodes by the length of the longest path that leads to them, the longest first."""
+    depth: dict[int, int] = {}
+    for node in graph.nodes():
+        depth[node.id] = 1 + max((depth[value.node] for value in graph.inputs(node)), default=0)
+    return sorted(reversed(graph.nodes()), key=lambda node: -depth[node.id])  # noqa: C414 (keeps later ones first)
 
 
 def _divided(graph: Graph, fuser: _Fuser) -> FusedGraph:

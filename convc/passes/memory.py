@@ -38,20 +38,23 @@ class Arena:
     lower_bound: int = 0
 
 
-def plan_arena(problems: Sequence[Problem], layouts: Layouts, workspaces: Sequence[int], in_place: bool) -> Arena:
+Launch = Sequence[Problem]
+"""The problems that one launch solves, at the same time or one after the other."""
+
+
+def plan_arena(launches: Sequence[Launch], layouts: Layouts, workspaces: Sequence[int], in_place: bool) -> Arena:
     """Arranges every block that the launches, in this order, read or write.
 
     workspaces: bytes of scratch that each launch needs for itself; its block has the number −1−launch.
     """
-    shared = _in_place_unions(problems, layouts) if in_place else {}
+    shared = _in_place_unions(launches, layouts) if in_place else {}
     spans: dict[int, tuple[int, int]] = {}
-    for index, problem in enumerate(problems):
-        for operand in (*problem.reads, problem.output):
-            if isinstance(operand.source, Value):
-                block = _find(shared, _block_of(layouts, operand))
-                if layouts.blocks[block].buffer == "arena":
-                    first, _ = spans.get(block, (index, index))
-                    spans[block] = (first, index)
+    for index, launch in enumerate(launches):
+        for touched in _touched(launch, layouts):
+            block = _find(shared, touched)
+            if layouts.blocks[block].buffer == "arena":
+                first, _ = spans.get(block, (index, index))
+                spans[block] = (first, index)
     intervals = [Interval(b, _aligned(layouts.blocks[b].nbytes), first, last) for b, (first, last) in spans.items()]
     intervals += [Interval(-1 - i, _aligned(size), i, i) for i, size in enumerate(workspaces) if size]
     arena = _arrange(intervals)
@@ -67,6 +70,12 @@ def _block_of(layouts: Layouts, operand: Operand) -> int:
     return layouts.placements[operand.source].block
 
 
+def _touched(launch: Launch, layouts: Layouts) -> list[int]:
+    """The blocks that a launch reads or writes, as often as its problems name them."""
+    operands = [operand for problem in launch for operand in (*problem.reads, problem.output)]
+    return [_block_of(layouts, operand) for operand in operands if isinstance(operand.source, Value)]
+
+
 def _aligned(nbytes: int) -> int:
     return -(-max(nbytes, 1) // ALIGNMENT) * ALIGNMENT
 
@@ -77,27 +86,33 @@ def _find(unions: dict[int, int], block: int) -> int:
     return block
 
 
-def _in_place_unions(problems: Sequence[Problem], layouts: Layouts) -> dict[int, int]:
+def _in_place_unions(launches: Sequence[Launch], layouts: Layouts) -> dict[int, int]:
     """Blocks of results that take the memory of an operand: result block → operand block."""
     last_use: dict[int, int] = {}
     writes: dict[int, int] = {}
-    for index, problem in enumerate(problems):
-        for operand in (*problem.reads, problem.output):
-            if isinstance(operand.source, Value):
-                last_use[_block_of(layouts, operand)] = index
-        writes[_block_of(layouts, problem.output)] = writes.get(_block_of(layouts, problem.output), 0) + 1
+    for index, launch in enumerate(launches):
+        last_use |= dict.fromkeys(_touched(launch, layouts), index)
+        for problem in launch:
+            writes[_block_of(layouts, problem.output)] = writes.get(_block_of(layouts, problem.output), 0) + 1
     unions: dict[int, int] = {}
-    for index, problem in enumerate(problems):
+    for index, problem in ((index, problem) for index, launch in enumerate(launches) for problem in launch):
+        launch = launches[index]
         target = _block_of(layouts, problem.output)
         if layouts.blocks[target].buffer != "arena" or writes[target] != 1:
             continue
         for operand in problem.operands:
-            if _replaceable(problem, operand, layouts, last_use, index):
+            alone = isinstance(operand.source, Value) and _is_alone(launch, operand, layouts)
+            if alone and _replaceable(problem, operand, layouts, last_use, index):
                 source = _find(unions, _block_of(layouts, operand))
                 unions[target] = source
                 last_use[_block_of(layouts, operand)] = last_use[target]
                 break
     return unions
+
+
+def _is_alone(launch: Launch, operand: Operand, layouts: Layouts) -> bool:
+    """Whether no other problem of the launch touches an operand's memory."""
+    return _touched(launch, layouts).count(_block_of(layouts, operand)) == 1
 
 
 def _replaceable(problem: Problem, operand: Operand, layouts: Layouts, last_use: dict[int, int], index: int) -> bool:

@@ -47,6 +47,8 @@ RULES = {
         Rule("matmul-epilogue", "fuse", "y = a·b; z = f(y, …) → z = f(a·b, …)"),
         Rule("pool-epilogue", "fuse", "y = pool(x); z = f(y, …) → z = f(pool(x), …)"),
         Rule("reduction-epilogue", "fuse", "y = reduce(x); z = f(y, …) → z = f(reduce(x), …)"),
+        Rule("sibling-convolutions", "fuse", "y = f(conv(x, v)), z = g(conv(x, w)) → y, z from one launch"),
+        Rule("last-block", "fuse", "y = f(x); z = g(y) → one launch, whose last block computes g(y)"),
         Rule("elementwise-chain", "fuse", "y = f(x, …); z = g(y, …) → z = g(f(x, …), …)"),
     )
 }

@@ -16,7 +16,7 @@ from ..ir.pooled import PooledContraction
 from ..ir.problem import Axis, AxisReduction, Contraction, Problem, Steps, WindowReduction, steps_of
 from ..ir.separable import SeparableContraction
 from ..targets import Target
-from ..targets.cost import Shape, contraction_seconds, streaming_seconds
+from ..targets.cost import Shape, contraction_seconds, lone_seconds, streaming_seconds
 from . import expansion_tiles, separable_tiles
 from .traffic import traffic
 
@@ -39,6 +39,48 @@ def choose(problem: Problem, target: Target) -> Tile:
     if isinstance(problem, ExpandedWindow):
         return expansion_tiles.choose(problem, target)
     return _choose_streaming(problem, target)
+
+
+def choose_with_warps(problem: Problem, target: Target, warps: int) -> Tile | None:
+    """The cheapest schedule with that many warps; None where there is none."""
+    if not isinstance(problem, Contraction):
+        return replace(choose(problem, target), num_warps=warps)
+    fitting = (tile for tile in ranked(problem, target) if tile.num_warps == warps)
+    best = next(fitting, None)
+    return best and replace(best, reason=_reason(problem, best, target))
+
+
+def choose_alone(problem: Problem, target: Target, warps: int) -> Tile:
+    """The schedule with which one block of that many warps does the whole problem soonest."""
+    if not isinstance(problem, Contraction):
+        tile = replace(choose(problem, target), num_warps=warps)
+    else:
+        whole = [tile for tile in ranked(problem, target) if tile.split_k == 1]
+        fitting = [tile for tile in whole if tile.num_warps == warps] or whole
+        tile = min(fitting, key=lambda tile: alone_seconds(problem, tile, target))
+        tile = replace(tile, num_warps=warps)
+    seconds = alone_seconds(problem, tile, target)
+    tiles = program_count(problem, tile)
+    reason = f"{tile.rows}x{tile.cols}: {tiles} tiles, all by the last block; predicted {seconds * 1e6:.1f} us"
+    return replace(tile, reason=reason, predicted_us=round(seconds * 1e6, 3))
+
+
+def alone_seconds(problem: Problem, tile: Tile, target: Target) -> float:
+    """Predicted seconds of a problem that one block does alone."""
+    if target.is_interpreter:
+        return tile.predicted_us * 1e-6
+    steps = 1
+    if isinstance(problem, SeparableContraction):
+        steps = math.ceil(problem.depth / tile.depth)
+    elif isinstance(problem, Contraction):
+        steps = steps_of(problem).total(tile.depth)
+    return lone_seconds(problem, tile, steps, traffic(problem).total, target)
+
+
+def program_count(problem: Problem, tile: Tile) -> int:
+    """Thread blocks of a problem."""
+    rows, cols = (math.ceil(problem.extent(a) / n) for a, n in ((Axis.ROW, tile.rows), (Axis.COL, tile.cols)))
+    return problem.extent(Axis.GROUP) * rows * cols * tile.split_k
 
 
 # -- contractions -----------------------------------------------------------------------------------------------------

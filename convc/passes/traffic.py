@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..ir import Value
@@ -23,15 +24,18 @@ class Traffic:
         return self.activations + self.weights + self.workspace
 
 
-def traffic(problem: Problem, workspace: int = 0) -> Traffic:
-    """What a problem's operands and output amount to. A tensor read twice counts once."""
+def traffic(problems: Problem | Sequence[Problem], workspace: int = 0) -> Traffic:
+    """What the operands and outputs of a launch's problems amount to. A tensor read twice by a launch counts once."""
+    problems = [problems] if isinstance(problems, Problem) else problems
     distinct: dict[Value | PackedWeight, int] = {}
-    for operand in problem.reads:
-        size = touched(problem, operand) * operand.dtype.itemsize
-        distinct[operand.source] = max(distinct.get(operand.source, 0), size)
+    written = 0
+    for problem in problems:
+        for operand in problem.reads:
+            size = touched(problem, operand) * operand.dtype.itemsize
+            distinct[operand.source] = max(distinct.get(operand.source, 0), size)
+        written += touched(problem, problem.output) * problem.output.dtype.itemsize
     activations = sum(size for source, size in distinct.items() if isinstance(source, Value))
     weights = sum(size for source, size in distinct.items() if isinstance(source, PackedWeight))
-    written = touched(problem, problem.output) * problem.output.dtype.itemsize
     return Traffic(activations + written, weights, workspace)
 
 

@@ -102,8 +102,8 @@ class LaunchSpec(Record, frozen=True):
     """One launch: which kernel (index), its grid and arguments, and what it stands for.
 
     origins: names of the user's nodes. rules: fusion rules applied. equation: what it computes. tile: the tile and why.
-    The byte counts are of distinct bytes asked of each kind of memory, each once. region: its number in the graph's
-    text.
+    The byte counts are of distinct bytes asked of each kind of memory, each once. regions: their numbers in the
+    graph's text.
     """
 
     kernel: Natural
@@ -118,7 +118,7 @@ class LaunchSpec(Record, frozen=True):
     workspace_bytes: Natural = 0
     macs: Natural = 0
     predicted_us: float = 0.0
-    region: Union[Natural, None] = None
+    regions: tuple[Natural, ...] = ()
 
 
 class ProgramSpec(Record, frozen=True):

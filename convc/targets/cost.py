@@ -9,6 +9,7 @@ name here or in `convc.targets.device`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..ir.plan import Tile
@@ -22,6 +23,14 @@ INTERPRETER_FLOP_S = 4e-11
 BLOCKS_PER_SM = 2
 SPLIT_K_S = 1.0e-6
 """Writing, counting and reading back partial sums, beyond their bytes."""
+
+
+STREAMED_WAVE_S = 1.0e-6
+"""A block of a kernel without products: its addresses, its loads, its store."""
+TICKET_S = 1.0e-6
+"""Counting the blocks of a launch, and waiting until the last one sees what the others wrote."""
+BLOCK_L2_BYTES_PER_S = 1.0e11
+"""What one multiprocessor takes from L2: 64 bytes a clock."""
 
 
 @dataclass(frozen=True)
@@ -94,4 +103,31 @@ def streaming_seconds(problem: Problem, programs: int, elements: int, target: Ta
     if target.is_interpreter:
         return programs * INTERPRETER_PROGRAM_S + elements * INTERPRETER_ELEMENT_S
     waves = math.ceil(programs / (target.sms * BLOCKS_PER_SM * 2))
-    return target.launch_s + max(dram_bytes / target.dram_bytes_per_s, waves * 1.0e-6)
+    return target.launch_s + max(dram_bytes / target.dram_bytes_per_s, waves * STREAMED_WAVE_S)
+
+
+def side_by_side(parts: Sequence[tuple[float, int]], target: Target) -> float:
+    """Predicted seconds of a launch of several kernels, each given by its microseconds alone and its blocks.
+
+    ``launch + max(longest, Σ time · share)``, where a kernel's share of the GPU is its blocks over the multiprocessors,
+    at most 1: small grids run beside each other, large ones one after the other.
+    """
+    busy = [(us * 1e-6 - target.launch_s, min(1.0, count / target.sms)) for us, count in parts]
+    return target.launch_s + max(max(time for time, _ in busy), sum(time * share for time, share in busy))
+
+
+def lone_seconds(problem: Problem, tile: Tile, steps: int, dram_bytes: int, target: Target) -> float:
+    """Predicted seconds that one block takes for a whole problem, whose data lie in L2.
+
+    steps: of its main loop per tile. For contractions ``max(bytes, latency of all steps, products)``; a kernel without
+    products takes a wave of its own or its bytes.
+    """
+    if not isinstance(problem, Contraction):
+        return max(STREAMED_WAVE_S, dram_bytes / BLOCK_L2_BYTES_PER_S)
+    rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
+    tiles = problem.extent(Axis.GROUP) * math.ceil(rows / tile.rows) * math.ceil(cols / tile.cols)
+    loaded = tiles * steps * tile.depth * (min(tile.rows, rows) + min(tile.cols, cols)) * problem.compute.itemsize
+    latency = tiles * steps * target.step_s / max(tile.num_stages - 1, 1)
+    rate = (target.tensor_flops if problem.compute.itemsize == 2 else target.fp32_flops) / target.sms
+    products = 2.0 * tiles * steps * tile.rows * tile.cols * tile.depth / (rate * issue_efficiency(tile))
+    return max(loaded / BLOCK_L2_BYTES_PER_S, latency, products)

@@ -16,7 +16,9 @@ from convc.planner import Options, Plan, make_plan
 
 
 def plan_of(graph: Graph, opt: str = "fuse", disable: str = "", only: str | None = None) -> Plan:
-    return make_plan(graph, Options(("sm_90",), "fp16", 1, Switches.parse(opt, disable, only)))
+    """A plan in which every region has a launch of its own, unless ``only`` says otherwise."""
+    disabled = f"{disable},last-block,sibling-convolutions"
+    return make_plan(graph, Options(("sm_90",), "fp16", 1, Switches.parse(opt, disabled, only)))
 
 
 @pytest.mark.parametrize("opt", ["none", "fold", "fuse"])
@@ -32,7 +34,7 @@ def test_every_edge_is_accounted_for(name: str, opt: str) -> None:
         if graph.producer(value).op != "Constant"
     ]
     assert [(edge.source, edge.target) for edge in edges] == expected
-    layers = {launch.kernel.name: plan.origins(launch.work) for launch in plan.programs[0].launches}
+    layers = {launch.kernel.name: plan.origins(launch) for launch in plan.programs[0].launches}
     for edge in edges:
         if not edge.fused:
             assert edge.reason and edge.kernel is None

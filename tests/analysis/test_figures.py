@@ -26,11 +26,11 @@ def small() -> nn.Network:
 
 def test_operations_of_a_convolution_and_a_pooling() -> None:
     program = convc.plan(small(), opt="fold").programs[0]
-    by_family = {launch.work.problem.family: operations(launch.work.problem) for launch in program.launches}
+    by_family = {problem.family: operations(problem) for problem in program.problems}
     macs = 32 * 8 * 8 * 16 * 9
     bias = 32 * 8 * 8
     assert by_family["contraction"] in (2 * macs, 2 * macs + bias)
-    pooled = [n for launch in program.launches if "max" in launch.work.problem.mode for n in [launch.work.problem]]
+    pooled = [problem for problem in program.problems if "max" in problem.mode]
     assert [operations(problem) for problem in pooled] == [32 * 4 * 4 * 4]
 
 
@@ -39,8 +39,8 @@ def test_loads_ask_for_at_least_every_byte_once() -> None:
         for opt in ("none", "fuse"):
             program = convc.plan(convc.zoo.build(name, weights="none").graph, opt=opt).programs[0]
             for launch in program.launches:
-                if getattr(launch.work.problem, "x", None) is not None:
-                    assert asked_bytes(launch) >= loop_bytes(launch.work.problem), (name, launch.kernel.name)
+                if all(getattr(problem, "x", None) is not None for problem in launch.problems):
+                    assert asked_bytes(launch) >= sum(map(loop_bytes, launch.problems)), (name, launch.kernel.name)
 
 
 def test_roofline_is_the_slower_of_arithmetic_and_memory() -> None:

@@ -70,9 +70,15 @@ class TestExplain:
             assert ran.exit_code == 2 and "give the model that it was compiled from" in ran.stderr
 
 
+APART = ("--disable", "last-block,sibling-convolutions")
+"""Every kernel in a launch of its own."""
+
+
 class TestPerKernel:
     def test_json(self, run: Run, interpreters: None) -> None:
-        ran = run("verify", "zoo:lenet5", "--per-kernel", "--device", "interpreter", "--dtype", "fp16", "--json")
+        ran = run(
+            "verify", "zoo:lenet5", *APART, "--per-kernel", "--device", "interpreter", "--dtype", "fp16", "--json"
+        )
         assert (ran.status, ran.json["ok"]) == (0, True)
         assert [kernel["launch"] for kernel in ran.json["kernels"]] == list(range(8))
         for kernel in ran.json["kernels"]:
@@ -80,14 +86,14 @@ class TestPerKernel:
             assert kernel["ok"] and 0 < kernel["max_abs"] <= kernel["bound"]
 
     def test_a_wrong_kernel(self, run: Run, interpreters: None, broken: None) -> None:
-        words = ("verify", "zoo:lenet5", "--per-kernel", "--device", "interpreter")
+        words = ("verify", "zoo:lenet5", *APART, "--per-kernel", "--device", "interpreter")
         ran = run(*words, "--json")
         wrong = [kernel["origins"] for kernel in ran.json["kernels"] if not kernel["ok"]]
         assert (ran.status, ran.json["ok"], wrong) == (1, False, [["C3", "tanh2"]])
         assert "8 kernels against float64: 1 DEPART" in run(*words).out
 
     def test_numpy_is_the_default_device(self, run: Run) -> None:
-        ran = run("verify", "zoo:lenet5", "--per-kernel")
+        ran = run("verify", "zoo:lenet5", *APART, "--per-kernel")
         assert ran.status == 0 and "8 kernels against float64: all of them agree" in ran.out
 
     def test_without_the_option_there_are_no_kernels(self, run: Run) -> None:
@@ -96,18 +102,18 @@ class TestPerKernel:
 
 class TestBisect:
     def test_nothing_departs(self, run: Run, interpreters: None) -> None:
-        ran = run("bisect", "zoo:lenet5", "--json")
+        ran = run("bisect", "zoo:lenet5", *APART, "--json")
         assert (ran.status, ran.json["ok"], ran.json["first"], ran.json["checked"]) == (0, True, None, 8)
-        assert "all 8 launches agree" in run("bisect", "zoo:lenet5").out
+        assert "all 8 launches agree" in run("bisect", "zoo:lenet5", *APART).out
 
     def test_the_first_wrong_kernel(self, run: Run, interpreters: None, broken: None) -> None:
-        ran = run("bisect", "zoo:lenet5", "--json")
+        ran = run("bisect", "zoo:lenet5", *APART, "--json")
         first = ran.json["first"]
         assert (ran.status, ran.json["ok"], ran.json["checked"]) == (1, False, 3)
         assert first.keys() >= FIRST
         assert (first["launch"], first["origins"], first["rules"]) == (2, ["C3", "tanh2"], ["conv-epilogue"])
         assert first["max_abs"] > first["bound"]
-        out = run("bisect", "zoo:lenet5").out
+        out = run("bisect", "zoo:lenet5", *APART).out
         assert "launch 2 of 8" in out and "C3, tanh2" in out
 
     def test_a_gpu_cannot_be_looked_into(self, run: Run) -> None:

@@ -14,18 +14,19 @@ from small_networks import KERNELS, kernel_case
 from convc.codegen.emit import EmittedKernel, emit
 from convc.ir.plan import Tile
 from convc.ir.problem import Contraction, Problem, steps_of
+from convc.passes import Switches
 from convc.planner import Options, make_plan
 
 
 @cache
 def kernel_of(case: str) -> EmittedKernel:
     """The kernel that the case is about, under one fixed tile, so that the cost model does not change the text."""
-    plan = make_plan(kernel_case(case).graph, Options(("sm_90",), "fp16"))
+    switches = Switches(disable=("last-block", "sibling-convolutions"))
+    plan = make_plan(kernel_case(case).graph, Options(("sm_90",), "fp16", switches=switches))
     word = KERNELS[case][0]
     launch = next(x for x in plan.programs[0].launches if x.kernel.name.rpartition("_")[0] == word)
-    return emit(
-        launch.work.problem, fixed(case, launch.work.problem, launch.tile), lambda operand: operand.offset % 8 == 0
-    )
+    (step,) = launch.steps
+    return emit(step.work.problem, fixed(case, step.work.problem, step.tile), lambda operand: operand.offset % 8 == 0)
 
 
 def fixed(case: str, problem: Problem, tile: Tile) -> Tile:

@@ -11,7 +11,7 @@ import triton.language as tl
 
 
 @triton.jit
-def average_pool_f0d2115c(x, y):
+def average_pool_5d4319b3(x, y):
     COLS: tl.constexpr = 20
     BLOCK_ROWS: tl.constexpr = 4
     BLOCK_COLS: tl.constexpr = 64

@@ -11,7 +11,7 @@ import triton.language as tl
 
 
 @triton.jit
-def average_pool_1369e77b(x, y):
+def average_pool_68af33a0(x, y):
     ROWS: tl.constexpr = 25
     COLS: tl.constexpr = 20
     BLOCK_ROWS: tl.constexpr = 4

@@ -14,7 +14,7 @@ import triton.language as tl
 
 
 @triton.jit
-def conv1x1_9bfb00e0(x, w, pre1, pre2, y, steps):
+def conv1x1_ec6f1e73(x, w, pre1, pre2, y, steps):
     ROWS: tl.constexpr = 196
     BLOCK_ROWS: tl.constexpr = 64
     BLOCK_COLS: tl.constexpr = 64

@@ -14,7 +14,7 @@ import triton.language as tl
 
 
 @triton.jit
-def conv3x3_05a58a1f(x, w, bias, in2, y, steps):
+def conv3x3_bb4a1684(x, w, bias, in2, y, steps):
     ROWS: tl.constexpr = 196
     BLOCK_ROWS: tl.constexpr = 64
     BLOCK_COLS: tl.constexpr = 64

@@ -12,7 +12,7 @@ import triton.language as tl
 
 
 @triton.jit
-def conv7x7_0f9ace05(x, w, y, steps):
+def conv7x7_b92b4254(x, w, y, steps):
     COLS: tl.constexpr = 32
     BLOCK_ROWS: tl.constexpr = 64
     BLOCK_COLS: tl.constexpr = 64

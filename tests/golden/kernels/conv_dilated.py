@@ -12,7 +12,7 @@ import triton.language as tl
 
 
 @triton.jit
-def conv3x3_ad785624(x, w, y, steps):
+def conv3x3_454b4907(x, w, y, steps):
     ROWS: tl.constexpr = 81
     COLS: tl.constexpr = 24
     BLOCK_ROWS: tl.constexpr = 64

@@ -12,7 +12,7 @@ import triton.language as tl
 
 
 @triton.jit
-def conv3x3_121bae49(x, w, y, steps):
+def conv3x3_fd98af20(x, w, y, steps):
     ROWS: tl.constexpr = 81
     COLS: tl.constexpr = 32
     BLOCK_ROWS: tl.constexpr = 64

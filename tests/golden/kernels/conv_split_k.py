@@ -13,12 +13,13 @@ import triton.language as tl
 
 
 @triton.jit
-def conv3x3_68689716(x, w, bias, y, partial, counters, steps):
+def conv3x3_85ded9b9(x, w, bias, y, partial, counters, steps):
     ROWS: tl.constexpr = 49
     BLOCK_ROWS: tl.constexpr = 64
     BLOCK_COLS: tl.constexpr = 64
     BLOCK_DEPTH: tl.constexpr = 32
     pid = tl.program_id(0)
+    part = tl.program_id(1)
     row = tl.arange(0, BLOCK_ROWS)
     col = tl.arange(0, BLOCK_COLS)
     row_ok = (row < ROWS)[:, None]
@@ -43,7 +44,7 @@ def conv3x3_68689716(x, w, bias, y, partial, counters, steps):
     x_tile = x + (p * 3584 + q * 512)[:, None] - 4096 + (d)[None, :]
     w_tile = w + (d * 64)[:, None] + k[None, :]
     acc = tl.zeros((BLOCK_ROWS, BLOCK_COLS), tl.float32)
-    first = tl.program_id(1) * steps
+    first = part * steps
     c = first % 16 * BLOCK_DEPTH
     s = first // 16 % 3
     r = first // 48
@@ -64,14 +65,14 @@ def conv3x3_68689716(x, w, bias, y, partial, counters, steps):
     # The last of the 4 programs of this tile adds up all partial sums, always in the same order.
     tile = pid
     slot = tl.arange(0, BLOCK_ROWS)[:, None] * BLOCK_COLS + tl.arange(0, BLOCK_COLS)[None, :]
-    tl.store(partial + (tile * 4 + tl.program_id(1)) * (BLOCK_ROWS * BLOCK_COLS) + slot, acc)
+    tl.store(partial + (tile * 4 + part) * (BLOCK_ROWS * BLOCK_COLS) + slot, acc)
     tl.debug_barrier()
     arrived = tl.atomic_add(counters + tile, 1, sem="acq_rel")
     if arrived == 3:
         tl.debug_barrier()
         acc = tl.zeros((BLOCK_ROWS, BLOCK_COLS), tl.float32)
-        for part in range(4):
-            acc += tl.load(partial + (tile * 4 + part) * (BLOCK_ROWS * BLOCK_COLS) + slot, cache_modifier=".cg")
+        for other in range(4):
+            acc += tl.load(partial + (tile * 4 + other) * (BLOCK_ROWS * BLOCK_COLS) + slot, cache_modifier=".cg")
         bias_tile = tl.load(bias + k[None, :])
         v0 = acc + bias_tile
         v1 = tl.abs(v0)

@@ -11,7 +11,7 @@ import triton.language as tl
 
 
 @triton.jit
-def copy_0aed5336(x, y):
+def copy_a2fe418f(x, y):
     COLS: tl.constexpr = 8
     BLOCK_ROWS: tl.constexpr = 4
     BLOCK_COLS: tl.constexpr = 64

@@ -11,7 +11,7 @@ import triton.language as tl
 
 
 @triton.jit
-def copy_d8f5a4a5(x, y):
+def copy_e848a0ed(x, y):
     COLS: tl.constexpr = 5
     BLOCK_ROWS: tl.constexpr = 4
     BLOCK_COLS: tl.constexpr = 64

@@ -11,7 +11,7 @@ import triton.language as tl
 
 
 @triton.jit
-def copy_bcb20850(x, y):
+def copy_1328ec75(x, y):
     ROWS: tl.constexpr = 25
     COLS: tl.constexpr = 6
     BLOCK_ROWS: tl.constexpr = 4

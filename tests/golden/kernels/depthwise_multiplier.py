@@ -13,7 +13,7 @@ import triton.language as tl
 
 
 @triton.jit
-def depthwise_7d385ed3(x, w, bias, y):
+def depthwise_8b407a70(x, w, bias, y):
     ROWS: tl.constexpr = 81
     COLS: tl.constexpr = 48
     BLOCK_ROWS: tl.constexpr = 4

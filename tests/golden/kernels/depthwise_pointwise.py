@@ -16,7 +16,7 @@ import triton.language as tl
 
 
 @triton.jit
-def depthwise3x3_conv1x1_0f421235(x, wd, w, bd, bias, in2, y, steps):
+def depthwise3x3_conv1x1_05f22147(x, wd, w, bd, bias, in2, y, steps):
     COLS: tl.constexpr = 70
     BLOCK_ROWS: tl.constexpr = 16
     BLOCK_COLS: tl.constexpr = 64

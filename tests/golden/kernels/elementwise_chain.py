@@ -11,7 +11,7 @@ import triton.language as tl
 
 
 @triton.jit
-def elementwise_004da45a(in1, y):
+def elementwise_fcfe38f8(in1, y):
     ROWS: tl.constexpr = 6
     COLS: tl.constexpr = 6
     BLOCK_ROWS: tl.constexpr = 4

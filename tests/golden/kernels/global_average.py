@@ -11,11 +11,12 @@ import triton.language as tl
 
 
 @triton.jit
-def reduce_mean_0d792551(x, y):
+def reduce_mean_409b287c(x, y):
     ELEMENTS: tl.constexpr = 49
     BLOCK_ROWS: tl.constexpr = 4
     BLOCK_ELEMENTS: tl.constexpr = 64
-    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    pid = tl.program_id(0)
+    row = pid * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     i0 = row // 40
     i1 = row % 40
     x_rows = x + (i0 * 1960 + i1)[:, None]

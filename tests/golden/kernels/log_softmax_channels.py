@@ -11,11 +11,12 @@ import triton.language as tl
 
 
 @triton.jit
-def log_softmax_3f1fdc6c(x, y):
+def log_softmax_f1252586(x, y):
     COLS: tl.constexpr = 10
     BLOCK_ROWS: tl.constexpr = 4
     BLOCK_COLS: tl.constexpr = 16
-    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    pid = tl.program_id(0)
+    row = pid * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     col = tl.arange(0, BLOCK_COLS)
     col_ok = (col < COLS)[None, :]
     i0 = row // 16

@@ -12,7 +12,7 @@ import triton.language as tl
 
 
 @triton.jit
-def lrn_b711688e(x, in1, y):
+def lrn_48aaa4aa(x, in1, y):
     ROWS: tl.constexpr = 25
     COLS: tl.constexpr = 16
     BLOCK_ROWS: tl.constexpr = 4

@@ -11,7 +11,7 @@ import triton.language as tl
 
 
 @triton.jit
-def max_pool_d8da0c1c(x, y):
+def max_pool_6d12cb3b(x, y):
     COLS: tl.constexpr = 20
     BLOCK_ROWS: tl.constexpr = 4
     BLOCK_COLS: tl.constexpr = 64

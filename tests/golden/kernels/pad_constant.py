@@ -11,7 +11,7 @@ import triton.language as tl
 
 
 @triton.jit
-def pad_c173515d(x, y):
+def pad_5e352e21(x, y):
     COLS: tl.constexpr = 8
     BLOCK_ROWS: tl.constexpr = 4
     BLOCK_COLS: tl.constexpr = 64

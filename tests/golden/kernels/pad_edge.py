@@ -11,7 +11,7 @@ import triton.language as tl
 
 
 @triton.jit
-def pad_79f1fb41(x, y):
+def pad_90f6a90e(x, y):
     COLS: tl.constexpr = 8
     BLOCK_ROWS: tl.constexpr = 4
     BLOCK_COLS: tl.constexpr = 64

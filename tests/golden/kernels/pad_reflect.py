@@ -11,7 +11,7 @@ import triton.language as tl
 
 
 @triton.jit
-def pad_c593b7df(x, y):
+def pad_e6d6758e(x, y):
     COLS: tl.constexpr = 8
     BLOCK_ROWS: tl.constexpr = 4
     BLOCK_COLS: tl.constexpr = 64

@@ -11,12 +11,13 @@ import triton.language as tl
 
 
 @triton.jit
-def reduce_max_5c8f5d12(x, y):
+def reduce_max_e6811b67(x, y):
     ROWS: tl.constexpr = 6
     ELEMENTS: tl.constexpr = 50
     BLOCK_ROWS: tl.constexpr = 4
     BLOCK_ELEMENTS: tl.constexpr = 64
-    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    pid = tl.program_id(0)
+    row = pid * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     row_ok = row < ROWS
     row = tl.minimum(row, ROWS - 1)
     i0 = row

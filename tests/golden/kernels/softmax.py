@@ -11,12 +11,13 @@ import triton.language as tl
 
 
 @triton.jit
-def softmax_1915b714(x, y):
+def softmax_fd0d4e49(x, y):
     ROWS: tl.constexpr = 3
     COLS: tl.constexpr = 100
     BLOCK_ROWS: tl.constexpr = 4
     BLOCK_COLS: tl.constexpr = 128
-    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    pid = tl.program_id(0)
+    row = pid * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     col = tl.arange(0, BLOCK_COLS)
     row_ok = (row < ROWS)[:, None]
     row = tl.minimum(row, ROWS - 1)
