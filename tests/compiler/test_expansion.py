@@ -62,7 +62,7 @@ def plan_of(b: Builder, *targets: str, **options: Any) -> Plan:
 
 
 def fused(plan: Plan) -> list[ExpandedWindow]:
-    problems = [launch.work.problem for launch in plan.programs[0].launches]
+    problems = plan.programs[0].problems
     return [problem for problem in problems if isinstance(problem, ExpandedWindow)]
 
 
@@ -170,7 +170,7 @@ def test_tiles_that_a_gpu_runs(monkeypatch: pytest.MonkeyPatch, rows: int, cols:
     monkeypatch.setattr(expansion_tiles, "ranked", lambda problem, target: [tile])
     b = block({**WIDE, "residual": True})
     launch = plan_of(b, "interpreter").programs[0].launches[-1]
-    assert (launch.tile.rows, launch.tile.cols) == (rows, cols)
+    assert (launch.steps[0].tile.rows, launch.steps[0].tile.cols) == (rows, cols)
     same(run(b.graph, b.inputs), evaluate(b.graph, b.inputs))
 
 
@@ -324,7 +324,7 @@ def test_traffic_and_multiply_adds_count_each_byte_and_product_once() -> None:
     assert launch.traffic.weights == 2 * 24 * 70 + 2 * 9 * 70 + 4 * (70 + 70)
     assert problem.macs == 169 * 24 * 70 + 49 * 9 * 70
     assert problem.recomputed_macs == (49 * 9 - 169) * 24 * 70
-    columns = -(-70 // launch.tile.cols)
+    columns = -(-70 // launch.steps[0].tile.cols)
     assert asked_bytes(launch) == columns * 49 * 9 * 24 * 2
 
 

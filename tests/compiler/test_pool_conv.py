@@ -50,8 +50,8 @@ def plan_of(b: Builder, *targets: str, **options: Any) -> Plan:
 
 
 def fused(plan: Plan) -> list[SeparableContraction]:
-    launches = plan.programs[0].launches
-    problems = [launch.work.problem for launch in launches if RULE in launch.work.region.rules]
+    steps = [step for launch in plan.programs[0].launches for step in launch.steps]
+    problems = [step.work.problem for step in steps if RULE in step.work.region.rules]
     assert all(isinstance(problem, SeparableContraction) for problem in problems)
     return problems  # type: ignore[return-value]
 
@@ -158,8 +158,9 @@ def test_tiles_that_a_gpu_runs(monkeypatch: pytest.MonkeyPatch, op: str, split: 
     tile = Tile(16, 32, 16, num_warps=1, num_stages=1, split_k=split)
     monkeypatch.setattr(separable_tiles, "ranked", lambda problem, target: [tile])
     b = block({**WIDE, "op": op, "residual": True, "window": {"kernel_shape": (2, 2), "pads": (0, 0, 1, 1)}})
-    assert plan_of(b, "interpreter").programs[0].launches[-1].tile.split_k == split
-    same(run(b.graph, b.inputs), run(b.graph, b.inputs, disable=RULE))
+    apart = Switches(disable=("last-block",))
+    assert plan_of(b, "interpreter", switches=apart).programs[0].launches[-1].steps[0].tile.split_k == split
+    same(run(b.graph, b.inputs, disable="last-block"), run(b.graph, b.inputs, disable=f"{RULE},last-block"))
 
 
 WIDE: dict[str, Any] = {
@@ -194,16 +195,20 @@ def test_kernels_one_by_one_where_two_of_them_pool_the_same_tensor() -> None:
     plan = make_plan(b.graph, Options(("interpreter",), "fp16"))
     assert len(fused(plan)) == 2
     checks = list(check_kernels(plan, CompiledNetwork(compile_plan(plan)), "interpreter", b.inputs))
-    assert len(checks) == len(plan.programs[0].launches) and all(check.ok for check in checks)
+    steps = [step for launch in plan.programs[0].launches for step in launch.steps]
+    assert len(checks) == len(steps) and all(check.ok for check in checks)
     edges = [edge for edge in explain(plan) if edge.source.startswith("maxpool")]
-    assert len({edge.kernel for edge in edges}) == 2 and all(edge.rule == RULE for edge in edges)
+    assert len(edges) == 2 and all(edge.rule == RULE for edge in edges)
+
+
+APART = ("last-block", "sibling-convolutions")
 
 
 @pytest.mark.parametrize(("name", "regions", "saved"), [("googlenet", 9, 3.7), ("squeezenet1_1", 2, 0.5)])
 def test_what_the_zoo_gains(name: str, regions: int, saved: float) -> None:
     with_it, without = (
         make_plan(zoo.build(name).graph, Options(("sm_90",), switches=Switches(disable=disabled)))
-        for disabled in ((), (RULE,))
+        for disabled in (APART, (*APART, RULE))
     )
     assert len(fused(with_it)) == regions
     (found,), (before,) = with_it.programs, without.programs
@@ -301,11 +306,13 @@ def test_nothing_is_said_where_no_pooling_leads_to_it() -> None:
 # -- counting and machine code ----------------------------------------------------------------------------------------
 def test_traffic_and_multiply_adds_count_each_byte_and_product_once() -> None:
     (launch,) = plan_of(block({**WIDE, "inside": False})).programs[0].launches
-    problem = launch.work.problem
+    (problem,) = launch.problems
     assert launch.traffic.activations == 90 * 49 * 4 + 70 * 49 * 4
     assert launch.traffic.weights == 2 * 90 * 70 + 4 * 70
     assert isinstance(problem, SeparableContraction) and problem.macs == 49 * 90 * 70
-    assert problem.window_elements == 49 * 90 * 9 and separable_tiles.recomputed_macs(problem, launch.tile) == 0
+    assert (
+        problem.window_elements == 49 * 90 * 9 and separable_tiles.recomputed_macs(problem, launch.steps[0].tile) == 0
+    )
 
 
 @pytest.mark.parametrize("op", ["MaxPool", "AveragePool"])

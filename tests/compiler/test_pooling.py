@@ -256,8 +256,9 @@ def test_tiles_that_a_gpu_runs(monkeypatch, rows, cols, split):
 
 def pooled_problem(b: Builder) -> PooledContraction:
     (launch,) = plan(b.graph, "sm_90", "fp16").programs[0].launches
-    assert isinstance(launch.work.problem, PooledContraction)
-    return launch.work.problem
+    (problem,) = launch.problems
+    assert isinstance(problem, PooledContraction)
+    return problem
 
 
 def test_traffic_and_multiply_adds():
@@ -275,7 +276,7 @@ def test_traffic_and_multiply_adds():
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "googlenet", "densenet121"])
 def test_the_stem_of_a_network_ends_in_its_pooling(name):
     graph = zoo.build(name, weights="none").graph
-    found = [launch.work.problem for launch in plan(graph, "sm_90", "fp16").programs[0].launches]
+    found = plan(graph, "sm_90", "fp16").programs[0].problems
     assert isinstance(found[0], PooledContraction) and found[0].overlaps
 
 

@@ -13,7 +13,7 @@ import triton.language as tl
 
 
 @triton.jit
-def average_pool3x3_conv1x1_5578b9e1(x, w, bias, y, steps):
+def average_pool3x3_conv1x1_5efa0502(x, w, bias, y, steps):
     COLS: tl.constexpr = 70
     BLOCK_ROWS: tl.constexpr = 16
     BLOCK_COLS: tl.constexpr = 64

@@ -13,7 +13,7 @@ import triton.language as tl
 
 
 @triton.jit
-def max_pool3x3_conv1x1_3fd33550(x, w, bias, y, steps):
+def max_pool3x3_conv1x1_ba41784b(x, w, bias, y, steps):
     COLS: tl.constexpr = 70
     BLOCK_ROWS: tl.constexpr = 16
     BLOCK_COLS: tl.constexpr = 64
