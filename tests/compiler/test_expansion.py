@@ -58,7 +58,8 @@ def depthwise(b: Builder, y: Value, size: int = 3, *bias: np.ndarray, **attribut
 
 
 def plan_of(b: Builder, *targets: str, **options: Any) -> Plan:
-    return make_plan(b.graph, Options(targets or ("sm_90",), **options))
+    apart = {"switches": Switches(disable=("last-block", "sibling-convolutions"))}
+    return make_plan(b.graph, Options(targets or ("sm_90",), **(apart | options)))
 
 
 def fused(plan: Plan) -> list[ExpandedWindow]:

@@ -12,7 +12,7 @@ import triton.language as tl
 
 
 @triton.jit
-def conv3x3_5687bd78(x, w, y, steps):
+def conv3x3_7a3e3307(x, w, y, steps):
     ROWS: tl.constexpr = 50
     BLOCK_PIXELS: tl.constexpr = 16
     COLS: tl.constexpr = 8

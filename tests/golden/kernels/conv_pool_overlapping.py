@@ -14,7 +14,7 @@ import triton.language as tl
 
 
 @triton.jit
-def conv7x7_379f8b4a(x, w, bias, in2, y, steps):
+def conv7x7_46233ac6(x, w, bias, in2, y, steps):
     TILE_LINES: tl.constexpr = 4
     TILE_COLUMNS: tl.constexpr = 4
     BLOCK_PIXELS: tl.constexpr = 16

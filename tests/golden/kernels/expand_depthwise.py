@@ -16,7 +16,7 @@ import triton.language as tl
 
 
 @triton.jit
-def conv1x1_depthwise_56566e91(x, we, w, be, bias, in2, y):
+def conv1x1_depthwise_f3dc5f50(x, we, w, be, bias, in2, y):
     ROWS: tl.constexpr = 49
     COLS: tl.constexpr = 70
     BLOCK_ROWS: tl.constexpr = 32
