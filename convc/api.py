@@ -16,6 +16,9 @@ from .frontends.export import export_onnx
 from .frontends.onnx import import_onnx
 from .ir import Graph
 from .passes import Switches
+from .passes.choice import Choice, CostModel, Policy
+from .passes.extensions import Extension, load_installed, register, registered, unregister
+from .passes.rules import Rule
 from .planner import Options, Plan, make_plan
 from .runtime.engine import Engine
 from .runtime.network import CompiledNetwork, Kernel, load
@@ -68,10 +71,11 @@ def plan(
     opt: str = "fuse",
     disable: Iterable[str] | str = (),
     only: Iterable[str] | str | None = None,
+    policy: Policy | str = CostModel.name,
 ) -> Plan:
     """Everything that `compile` does before machine code: the fused graph, layouts, tiles, kernels and memory."""
     switches = Switches.parse(opt, disable, only)
-    options = Options(targets_of(target), dtype, batch, switches)
+    options = Options(targets_of(target), dtype, batch, switches, policy=policy)
     return make_plan(graph_of(model, batch), options)
 
 
@@ -84,6 +88,7 @@ def compile(
     disable: Iterable[str] | str = (),
     only: Iterable[str] | str | None = None,
     progress: Progress | None = None,
+    policy: Policy | str = CostModel.name,
 ) -> CompiledNetwork:
     """Compiles a network, on any machine.
 
@@ -91,12 +96,13 @@ def compile(
     ``sm_90``, ``interpreter``, ``auto`` (the GPU present, else the interpreter), or several. dtype: ``fp32`` (IEEE),
     ``tf32``, ``fp16``, ``bf16``: how fp32 tensors are stored and multiplied; inputs and outputs keep the model's types.
     batch: size of a symbolic batch. opt: ``none``, ``fold`` or ``fuse``. disable, only: names of rules (`convc.RULES`).
-    progress: called with (kernels compiled, kernels).
+    policy: who chooses among legal fusions: ``cost-model``, ``always``, ``never``, the name of one that an installed
+    package supplies, or a `Policy`. progress: called with (kernels compiled, kernels).
 
     Raises:
         LoadError, UnsupportedModelError, ShapeError, LimitError, UsageError, CompileError.
     """
-    planned = plan(model, target, dtype, batch, opt, disable, only)
+    planned = plan(model, target, dtype, batch, opt, disable, only, policy)
     return CompiledNetwork(compile_plan(planned, progress=progress))
 
 
@@ -104,17 +110,23 @@ def __getattr__(name: str) -> Any:
     if name == "RULES":
         from .passes import RULES
 
+        load_installed()
         return RULES
     raise AttributeError(f"module 'convc' has no attribute {name!r}")
 
 
 __all__ = [
+    "Choice",
     "CompiledNetwork",
+    "CostModel",
     "Engine",
+    "Extension",
     "Graph",
     "Kernel",
     "Options",
     "Plan",
+    "Policy",
+    "Rule",
     "compile",
     "export_onnx",
     "graph_of",
@@ -122,5 +134,8 @@ __all__ = [
     "load",
     "nn",
     "plan",
+    "register",
+    "registered",
+    "unregister",
     "zoo",
 ]

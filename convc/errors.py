@@ -82,7 +82,7 @@ class CompileError(ConvcError):
 
 
 class PassError(ConvcError):
-    """A pass broke an invariant of the graph: a bug in convc."""
+    """A pass broke an invariant of the graph: a bug in convc, or in a rule from outside."""
 
     kind = "pass"
 
@@ -887,6 +887,44 @@ def bad_graph_text(line: int, expected: str, found: str) -> LoadError:
 def broken_invariant(stage: str, invariant: str, label: str | None, found: str) -> PassError:
     """A graph that does not keep what its stage promises."""
     return PassError(f"expected of a graph at stage {stage!r}: {invariant}; found {found}", node=label)
+
+
+# -- rules and policies from outside ----------------------------------------------------------------------------------
+def bad_rule_name(name: object) -> UsageError:
+    """A name that `--disable` could not take."""
+    return UsageError(f"a rule's name is lower-case words joined by hyphens, such as 'fold-scale'; found {name!r}")
+
+
+def rule_without_function(name: str) -> UsageError:
+    """A rule that does nothing."""
+    return UsageError(f"rule {name!r} needs a rewrite or a proposer")
+
+
+def duplicate_rule(name: str) -> UsageError:
+    """A name that is taken."""
+    return UsageError(f"a rule named {name!r} exists already; give this one another name")
+
+
+def bad_entry_point(group: str, name: str, why: str) -> UsageError:
+    """An installed package that supplies something unusable."""
+    return UsageError(f"entry point {name!r} of the group {group!r} in an installed package: {why}")
+
+
+def not_a_policy(found: object) -> UsageError:
+    """An object that cannot decide."""
+    return UsageError(
+        f"a policy is a name, or an object with a name and a method refusal(choice, graph); found {found!r}"
+    )
+
+
+def bad_offer(rule: str, found: str) -> PassError:
+    """A fusion that no kernel could be."""
+    return PassError(f"the rule {rule!r}, registered from outside, offered {found}")
+
+
+def rule_broke(rule: str, why: str, label: str | None) -> PassError:
+    """A rewrite from outside left a broken graph."""
+    return PassError(f"the rule {rule!r}, registered from outside, broke the graph: {why}", node=label)
 
 
 # -- compiling --------------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from .ir.journal import Journal
 from .ir.plan import Decline, FusedGraph, Layouts, PackedWeight, Region
 from .ir.problem import Operand, Problem
 from .passes import (
-    CANONICAL_PASSES,
     Arena,
     Context,
     Launch,
@@ -26,6 +25,7 @@ from .passes import (
     Switches,
     Work,
     arrange,
+    canonical_passes,
     fuse,
     lower,
     place,
@@ -36,6 +36,7 @@ from .passes import (
 from .passes.choice import CostModel, Policy
 from .passes.launches import predicted_us
 from .passes.layout import STORAGE
+from .passes.policies import policy_of
 from .passes.traffic import Traffic
 from .targets import Target, target
 
@@ -48,7 +49,7 @@ class Options:
 
     targets: names of `convc.targets`. dtype: fp32, tf32, fp16 or bf16: how fp32 tensors are stored and multiplied; sums
     are kept in fp32. batch: size of a symbolic first dimension. switches: optimisation level and rules. policy: decides
-    among legal fusions; by default the cost model, for the targets.
+    among legal fusions, by its name or itself; by default the cost model, for the targets.
     """
 
     targets: tuple[str, ...] = ("sm_90",)
@@ -56,13 +57,24 @@ class Options:
     batch: int = 1
     switches: Switches = field(default_factory=Switches)
     verify_passes: bool = False
-    policy: Policy | None = None
+    policy: Policy | str = CostModel.name
 
     def __post_init__(self) -> None:
         if self.dtype not in STORAGE:
             raise errors.one_of(self.dtype, STORAGE, "dtype")
         for name in self.targets:
             target(name)
+        policy_of(self.policy, self.targets)
+
+    @property
+    def chooser(self) -> Policy:
+        """The policy itself."""
+        return policy_of(self.policy, self.targets)
+
+    @property
+    def policy_name(self) -> str:
+        """What `--policy` would take for it."""
+        return self.policy if isinstance(self.policy, str) else self.policy.name
 
 
 @dataclass(frozen=True)
@@ -189,12 +201,12 @@ def optimise(
     context = Context(options.switches, options.verify_passes, after=after)
     if after:
         after("import", bound)
-    return run_passes(bound, CANONICAL_PASSES, context), context.journal
+    return run_passes(bound, canonical_passes(), context), context.journal
 
 
 def divide(canonical: Graph, options: Options) -> FusedGraph:
     """The regions of a canonical graph, chosen by the policy."""
-    return fuse(canonical, options.switches, policy_of(options))
+    return fuse(canonical, options.switches, options.chooser)
 
 
 def make_plan(graph: Graph, options: Options) -> Plan:
@@ -212,15 +224,10 @@ def make_plan(graph: Graph, options: Options) -> Plan:
     return Plan(options, fused, layouts, programs, journal)
 
 
-def policy_of(options: Options) -> Policy:
-    """The policy asked for, or the cost model for the targets."""
-    return options.policy or CostModel(options.targets)
-
-
 def _plan_target(
     work: Sequence[Work], fused: FusedGraph, layouts: Layouts, machine: Target, options: Options
 ) -> TargetPlan:
-    launches, declines = arrange(work, fused, machine, options.switches, policy_of(options))
+    launches, declines = arrange(work, fused, machine, options.switches, options.chooser)
     return assemble(launches, layouts, machine, options, declines)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..passes import RULES, Switches
 from ..planner import Options, Plan, bind_batch, make_plan
 from ..targets import Target, target
 from .arrays import random_inputs
-from .models import Choices, Progress, compile_network, is_compiled, read_graph, resolved_device
+from .models import DEFAULT_POLICY, Choices, Progress, compile_network, is_compiled, read_graph, resolved_device
 from .verify import compare, reference_model, reference_outputs
 
 DEFAULT_TARGET = "sm_90"
@@ -171,7 +171,7 @@ def ablate(
     if is_compiled(model):
         raise errors.compiled_already(model)
     machine = _one_target(choices.target)
-    batch, dtype = choices.batch or 1, choices.dtype or "fp16"
+    batch, dtype, policy = choices.batch or 1, choices.dtype or "fp16", choices.policy or DEFAULT_POLICY
     graph = read_graph(model, choices.batch)
     device = resolved_device(device) if device is not None else None
     trial = Trial(model, graph, batch, dtype, device, machine, seed)
@@ -180,7 +180,7 @@ def ablate(
     for done, configuration in enumerate(wanted):
         if progress:
             progress(done, len(wanted))
-        plan = make_plan(graph, Options((machine.name,), dtype, batch, configuration.switches))
+        plan = make_plan(graph, Options((machine.name,), dtype, batch, configuration.switches, policy=policy))
         plans[configuration.name] = plan
         rows.append(trial.row(configuration, plan))
     return Ablation(model, machine, dtype, batch, device, tuple(rows), plans["all"])
@@ -255,7 +255,7 @@ class Trial:
         """Measured microseconds and the largest error on a device."""
         name = present_target() if device.startswith("cuda") else "interpreter"
         if name != plan.options.targets[0]:
-            plan = make_plan(self.graph, Options((name,), self.dtype, self.batch, plan.options.switches))
+            plan = make_plan(self.graph, replace(plan.options, targets=(name,)))
         network = compile_network(plan)
         inputs = random_inputs(network.inputs, self.seed)
         with network.engine(device) as engine:

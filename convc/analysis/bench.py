@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from . import figures, reports
 from .ablate import DECIMALS, DEFAULT_TARGET
 from .arrays import random_inputs
 from .figures import Launch
-from .models import Progress, compile_network, is_compiled, read_graph, resolved_device
+from .models import DEFAULT_POLICY, Progress, compile_network, is_compiled, read_graph, resolved_device
 
 REPEATS = {"cuda": 200, "interpreter": 3, "numpy": 10}
 
@@ -55,6 +55,7 @@ class Request:
     repeats: int | None
     per_kernel: bool
     seed: int = 0
+    policy: str | None = None
 
 
 def bench(request: Request, progress: Progress | None = None) -> dict[str, Any]:
@@ -79,10 +80,12 @@ def _cases(request: Request, device: str, progress: Progress | None) -> Iterator
         for dtype in request.dtypes or ("fp16",):
             for opt in request.opts or ("fuse",):
                 runs_on, planned_for = _targets(request, device)
-                plan = make_plan(graph, Options((planned_for,), dtype, batch or 1, Switches(opt)))
+                policy = request.policy or DEFAULT_POLICY
+                options = Options((planned_for,), dtype, batch or 1, Switches(opt), policy=policy)
+                plan = make_plan(graph, options)
                 launches = figures.planned(plan, plan.programs[0])
                 if runs_on != planned_for:
-                    plan = make_plan(graph, Options((runs_on,), dtype, batch or 1, Switches(opt)))
+                    plan = make_plan(graph, replace(options, targets=(runs_on,)))
                 network = compile_network(plan, progress)
                 yield Case(opt, batch or 1, dtype, network, launches, target(planned_for))
 
@@ -96,6 +99,7 @@ def _targets(request: Request, device: str) -> tuple[str, str]:
 
 def _compiled_case(request: Request, device: str) -> Case:
     given = [("opt", request.opts), ("batch", request.batches), ("dtype", request.dtypes), ("target", request.target)]
+    given.append(("policy", request.policy))
     for name, value in given:
         if value:
             raise errors.decided_already(f"--{name}", request.model)

@@ -16,9 +16,9 @@ from .. import errors
 from ..ir import Graph, Kind, Node, Value
 from ..ir.journal import Journal
 from ..ir.plan import Decline, Region
+from ..passes import RULES, Switches
 from ..passes.fusion import rule_of
 from ..passes.launches import LAST_BLOCK
-from ..passes.rules import RULES, Switches
 from ..planner import Plan
 from .models import Choices, is_compiled, make_plan
 from .placements import in_place

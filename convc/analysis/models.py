@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("convc")
 
 Progress = Callable[[int, int], None]
+DEFAULT_POLICY = "cost-model"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Choices:
     opt: str | None = None
     disable: str | None = None
     only: str | None = None
+    policy: str | None = None
 
     def refuse(self, file: str) -> None:
         """Raises `UsageError` where one is given, for a compiled network."""
@@ -82,7 +84,9 @@ def make_plan(model: str, choices: Choices, target: str, dtype: str, verify_pass
 
     switches = Switches.parse(choices.opt or "fuse", choices.disable or (), choices.only)
     targets = targets_of(choices.target or target)
-    options = planning.Options(targets, choices.dtype or dtype, choices.batch or 1, switches, verify_passes)
+    options = planning.Options(
+        targets, choices.dtype or dtype, choices.batch or 1, switches, verify_passes, choices.policy or DEFAULT_POLICY
+    )
     made = planning.make_plan(read_graph(model, choices.batch), options)
     for record in made.journal:
         LOG.info("%s", record)

@@ -28,6 +28,7 @@ def compiled(network: CompiledNetwork) -> dict[str, Any]:
         "dtype": manifest.dtype,
         "opt": manifest.opt,
         "disabled": list(manifest.disabled),
+        "policy": manifest.policy,
         "weight_bytes": manifest.weights_bytes,
         "targets": [program.target for program in network.programs],
         "programs": programs,
@@ -115,7 +116,7 @@ def chosen(kernels: list[Kernel], name: str | None) -> list[Kernel]:
 
 def _of_targets(network: CompiledNetwork, choices: Choices, file: str) -> list[Kernel]:
     """The kernels of a compiled network, of all its targets or of those asked for."""
-    Choices(None, choices.dtype, choices.batch, choices.opt, choices.disable, choices.only).refuse(file)
+    replace(choices, target=None).refuse(file)
     if choices.target is None:
         return network.kernels
     present = {program.target: {kernel.name for kernel in program.kernels} for program in network.programs}

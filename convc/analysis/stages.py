@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .. import errors
+from ..api import targets_of
 from ..ir import Graph, print_graph
-from ..passes import CANONICAL_PASSES, Switches
+from ..passes import Switches, canonical_passes
 from ..planner import Options, Plan, divide, optimise
 from ..runtime.manifest import ProgramSpec
 from ..runtime.network import CompiledNetwork, load, traffic_bytes
 from ..runtime.numpy_executor import stored_graph
-from .models import Choices, is_compiled, make_plan, read_graph
+from .models import DEFAULT_POLICY, Choices, is_compiled, make_plan, read_graph
 from .picture import Step, draw
 
 FIRST, LAST = "import", "fuse"
-STAGES = (FIRST, *(step.name for step in CANONICAL_PASSES), LAST)
-"""What `--after` takes, in the order in which the passes run."""
+
+
+def stages() -> tuple[str, ...]:
+    """What `--after` takes, in the order in which the passes run."""
+    return (FIRST, *(step.name for step in canonical_passes()), LAST)
 
 
 @dataclass(frozen=True)
@@ -41,26 +45,32 @@ def read_stage(model: str, choices: Choices, after: str | None, target: str, pic
     Raises:
         UsageError: an unknown pass, or an early one of a compiled network.
     """
-    if after is not None and after not in STAGES:
-        raise errors.one_of(after, STAGES, "pass")
+    if after is not None and after not in stages():
+        raise errors.one_of(after, stages(), "pass")
     if is_compiled(model):
         return _of_compiled(model, choices, after)
     if after in (None, LAST) and pictured:
         plan = make_plan(model, choices, target, "fp16")
         return Stage(LAST, plan.graph, _title(plan.graph, LAST), planned_steps(plan))
     switches = Switches.parse(choices.opt or "fuse", choices.disable or (), choices.only)
-    options = Options(batch=choices.batch or 1, dtype=choices.dtype or "fp16", switches=switches)
+    options = Options(
+        targets_of(choices.target or target),
+        choices.dtype or "fp16",
+        choices.batch or 1,
+        switches,
+        policy=choices.policy or DEFAULT_POLICY,
+    )
     graph = graph_after(read_graph(model, choices.batch), options, after or LAST)
     return Stage(after or LAST, graph, _title(graph, after or LAST))
 
 
 def graph_after(graph: Graph, options: Options, after: str) -> Graph:
-    """The graph after a pass of `STAGES`; where that pass is switched off, after those before it."""
-    wanted = STAGES.index(after)
+    """The graph after a pass of `stages`; where that pass is switched off, after those before it."""
+    order = stages()
     kept: list[Graph] = []
 
     def keep(name: str, now: Graph) -> None:
-        if STAGES.index(name) <= wanted:
+        if order.index(name) <= order.index(after):
             kept[:] = [now.copy()]
 
     canonical, _ = optimise(graph, options, keep)
@@ -68,7 +78,7 @@ def graph_after(graph: Graph, options: Options, after: str) -> Graph:
 
 
 def _of_compiled(model: str, choices: Choices, after: str | None) -> Stage:
-    Choices(None, choices.dtype, choices.batch, choices.opt, choices.disable, choices.only).refuse(model)
+    replace(choices, target=None).refuse(model)
     if after not in (None, LAST):
         raise errors.stage_not_kept(str(after), model)
     network = load(model)

@@ -18,10 +18,12 @@ from ..compiler import compile_plan
 from ..frontends.export import export_onnx
 from ..ir import Graph
 from ..passes import Switches
+from ..passes.choice import Policy
 from ..planner import Options, Plan, bind_batch, make_plan
 from ..runtime.network import CompiledNetwork
 from .arrays import random_inputs
 from .bounds import output_bounds
+from .models import DEFAULT_POLICY
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,7 @@ def verify(
     disable: str | tuple[str, ...] = (),
     batch: int = 1,
     seed: int = 0,
+    policy: Policy | str = DEFAULT_POLICY,
 ) -> Verification:
     """Compiles a model for a device and compares one run on seeded inputs with ONNX Runtime.
 
@@ -126,7 +129,7 @@ def verify(
     target = {"cuda": "auto"}.get(device, "interpreter")
     from ..api import targets_of
 
-    plan = make_plan(graph, Options(targets_of(target), dtype, batch, Switches.parse(opt, disable)))
+    plan = make_plan(graph, Options(targets_of(target), dtype, batch, Switches.parse(opt, disable), policy=policy))
     network = CompiledNetwork(compile_plan(plan))
     reference = reference_model(model if not hasattr(model, "__fspath__") else str(model), bind_batch(graph, batch))
     return verify_compiled(network, plan, reference, device, seed)

@@ -1,18 +1,18 @@
 """Passes: canonicalisation, fusion, layout, lowering, tiling and the memory plan."""
 
-from .canonical import PASSES as CANONICAL_PASSES
+from .canonical import passes as canonical_passes
 from .fusion import fuse
 from .launches import Launch, Step, arrange
 from .layout import place
 from .lowering import Work, lower
 from .memory import Arena, plan_arena
 from .pipeline import Context, Pass, run_passes
-from .rules import RULES, Switches
+from .rules import RULES
+from .switches import Switches
 from .traffic import Traffic, traffic
 
 __all__ = [
     "Arena",
-    "CANONICAL_PASSES",
     "Context",
     "Launch",
     "Pass",
@@ -22,6 +22,7 @@ __all__ = [
     "Traffic",
     "Work",
     "arrange",
+    "canonical_passes",
     "fuse",
     "lower",
     "place",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from ..ir import Graph
 from ..targets import TARGETS, Target
@@ -56,7 +56,10 @@ class Choice:
 
 
 class Policy(Protocol):
-    """Decides among legal fusions."""
+    """Decides among legal fusions. name: what artifacts record."""
+
+    @property
+    def name(self) -> str: ...
 
     def refusal(self, choice: Choice, graph: Graph) -> str | None:
         """None to take the choice; otherwise the reason to leave it, a sentence fragment for the user."""
@@ -68,6 +71,7 @@ class CostModel:
     """Takes a choice where it saves at least the time that it costs on every GPU of ``targets`` (of all, if none)."""
 
     targets: tuple[str, ...] = ()
+    name: ClassVar[str] = "cost-model"
 
     def refusal(self, choice: Choice, graph: Graph) -> str | None:
         if choice.gain_s is not None:

@@ -9,7 +9,7 @@ proposers, one for each rule, and a policy chooses among what they offer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import networkx as nx
@@ -18,12 +18,9 @@ from ..ir import Graph, Kind, Node, Value
 from ..ir.plan import Decline, FusedGraph, Region
 from . import expansion, pool_conv, pooling, prologue, separable
 from .choice import Choice, CostModel, Policy
-from .rules import Switches
-
-Propose = Callable[[Graph, Node, Mapping[int, int]], Choice | str | None]
-"""A rule's proposer: the graph, the node that may be the anchor or the end of a kernel, and the nodes that belong to
-a kernel already (with its seed) → a legal fusion, or why there is none, or None where the rule has nothing to do with
-the node."""
+from .extensions import Propose, from_outside
+from .offers import check_offer
+from .switches import Switches
 
 FIRST: tuple[tuple[str, Propose], ...] = (
     (separable.RULE, separable.propose),
@@ -64,6 +61,7 @@ class _Fuser:
     prologues: dict[int, list[int]] = field(default_factory=dict)
     applied: dict[int, list[str]] = field(default_factory=dict)
     declines: list[Decline] = field(default_factory=list)
+    complete: set[int] = field(default_factory=set)
 
     def grow(self, seed: Node) -> None:
         """Starts a region at ``seed`` and takes what can follow it."""
@@ -129,9 +127,14 @@ class _Fuser:
         inside = set(nodes)
         return {value for id in inside for value in self.graph.inputs(id) if value.node not in inside}
 
-    def ask(self, rule: str, propose: Propose, node: Node) -> None:
-        """Takes what a rule offers around ``node``, if it is switched on and the policy agrees."""
+    def ask(self, rule: str, propose: Propose, node: Node, outside: bool = False) -> None:
+        """Takes what a rule offers around ``node``, if it is switched on and the policy agrees.
+
+        outside: whether the rule is one from outside, whose offers are checked and, where closed, left as they are.
+        """
         offered = propose(self.graph, node, self.owner)
+        if outside:
+            check_offer(rule, offered, self.graph, self.owner)
         if offered is None:
             return
         reason = offered if isinstance(offered, str) else None
@@ -142,6 +145,8 @@ class _Fuser:
         if reason is not None:
             self.declines.append(Decline(rule, self.graph.inputs(node)[0].node, node.id, reason))
         elif isinstance(offered, Choice):
+            if outside and not offered.open:
+                self.complete.add(offered.anchor)
             self._take(offered)
             for sharer in offered.sharers:
                 self._take(self._for_sharer(offered, sharer))
@@ -189,7 +194,8 @@ class _Fuser:
         nodes = self.members[other]
         users = {use.node for use in self.graph.users(value)}
         return (
-            all(self.graph.node(id).kind is Kind.ELEMENTWISE for id in nodes)
+            other not in self.complete
+            and all(self.graph.node(id).kind is Kind.ELEMENTWISE for id in nodes)
             and self.graph.type(value).shape == self.graph.type(Value(seed)).shape
             and users <= set(self.members[seed])
             and len(self._externals([*nodes, *self.members[seed]])) <= MAX_EXTERNAL_OPERANDS
@@ -207,6 +213,10 @@ def fuse(graph: Graph, switches: Switches, policy: Policy | None = None) -> Fuse
     nodes = graph.nodes()
     position = {node.id: index for index, node in enumerate(nodes)}
     fuser = _Fuser(graph, switches, policy or CostModel(), position)
+    operators = [node for node in nodes if node.kind is not Kind.STRUCTURAL]
+    for rule, propose in from_outside():
+        for node in operators:
+            fuser.ask(rule, propose, node, outside=True)
     for rule, propose in FIRST:
         for node in nodes:
             fuser.ask(rule, propose, node)
@@ -245,7 +255,7 @@ def _divided(graph: Graph, fuser: _Fuser) -> FusedGraph:
         node = graph.node(seed)
         anchor = None if node.kind is Kind.ELEMENTWISE else seed
         prologue = tuple(sorted(fuser.prologues.get(seed, ()), key=fuser.position.__getitem__))
-        rule = rule_of(node)
+        rule = rule_of(node) if seed not in fuser.complete else None
         pooled = pooling.RULE in fuser.applied.get(seed, ())
         rules = (rule,) if rule and len(ids) > 1 + len(prologue) + pooled else ()
         regions.append(Region(index, ids, anchor, Value(ids[-1]), (*fuser.applied.get(seed, ()), *rules), prologue))

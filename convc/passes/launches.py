@@ -24,7 +24,7 @@ from ..targets import TARGETS, Target
 from ..targets.cost import TICKET_S, side_by_side
 from .choice import Choice, Policy
 from .lowering import Work
-from .rules import Switches
+from .switches import Switches
 from .tiling import alone_seconds, choose, choose_alone, choose_with_warps, program_count
 
 SIBLINGS = "sibling-convolutions"

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..ir import DType, Graph, Kind, Node, Value
 from ..ir.plan import Block, FusedGraph, Layouts, Placement, Region
-from .rules import Switches
+from .switches import Switches
 
 STORAGE = {"fp32": DType.FP32, "tf32": DType.FP32, "fp16": DType.FP16, "bf16": DType.BF16}
 """Numeric mode → how fp32 tensors of the network are stored."""

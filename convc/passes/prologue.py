@@ -31,7 +31,7 @@ def propose(graph: Graph, conv: Node, taken: Mapping[int, int]) -> Choice | str 
     producer = graph.producer(x)
     if producer.kind is not Kind.ELEMENTWISE:
         return None
-    reason = _unfit(graph, conv) or _unfree(graph, producer, conv, taken)
+    reason = unfit(graph, conv) or _unfree(graph, producer, conv, taken)
     if reason:
         return reason
     nodes = _chain(graph, conv, x, taken)
@@ -45,7 +45,8 @@ def _elements(graph: Graph, x: Value) -> int:
     return math.prod(shape)
 
 
-def _unfit(graph: Graph, conv: Node) -> str | None:
+def unfit(graph: Graph, conv: Node) -> str | None:
+    """Why a convolution cannot compute operators while it loads its operand; None where it can."""
     x, w = graph.inputs(conv)[:2]
     kernel = graph.type(w).shape[2:]
     if any(conv.attributes["pads"]):

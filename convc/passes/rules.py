@@ -1,11 +1,11 @@
-"""The named rules: what `--disable` and `--only` switch. A rule's equation says what it does."""
+"""The named rules: what `--disable` and `--only` switch. A rule's equation says what it does.
+
+Rules from outside join the table when they are registered (`convc.passes.extensions`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-
-from .. import errors
 
 
 @dataclass(frozen=True)
@@ -53,39 +53,3 @@ RULES = {
     )
 }
 LEVELS = ("none", "fold", "fuse")
-
-
-@dataclass(frozen=True)
-class Switches:
-    """Which rules run: the level of ``--opt`` less the disabled ones, or just the ``only`` ones.
-
-    Raises:
-        UsageError: an unknown level or rule name.
-    """
-
-    opt: str = "fuse"
-    disable: tuple[str, ...] = ()
-    only: tuple[str, ...] | None = None
-
-    def __post_init__(self) -> None:
-        if self.opt not in LEVELS:
-            raise errors.one_of(self.opt, LEVELS, "optimisation level")
-        for name in (*self.disable, *(self.only or ())):
-            if name not in RULES:
-                raise errors.one_of(name, RULES, "rule")
-
-    def on(self, name: str) -> bool:
-        """Whether the rule runs."""
-        if name in self.disable or (self.only is not None and name not in self.only):
-            return False
-        return LEVELS.index(RULES[name].level) <= LEVELS.index(self.opt)
-
-    @staticmethod
-    def parse(opt: str, disable: Iterable[str] | str = (), only: Iterable[str] | str | None = None) -> Switches:
-        """From command-line text or sequences: names separated by commas."""
-        return Switches(opt, _names(disable), None if only is None else _names(only))
-
-
-def _names(given: Iterable[str] | str) -> tuple[str, ...]:
-    parts = given.split(",") if isinstance(given, str) else given
-    return tuple(sorted({part.strip() for part in parts if part.strip()}))

@@ -150,7 +150,7 @@ class Manifest(Record, frozen=True):
     """Everything about a compiled network except its blobs.
 
     graph: section with the graph's text. constants: label in that text → the view that holds it.
-    programs: one per target. dtype: the numeric mode (fp32, tf32, fp16, bf16).
+    programs: one per target. dtype: the numeric mode (fp32, tf32, fp16, bf16). policy: who chose among legal fusions.
     """
 
     format: tuple[Natural, Natural]
@@ -168,6 +168,7 @@ class Manifest(Record, frozen=True):
     constants: dict[str, ViewSpec] = {}
     graph: Text = ""
     sections: tuple[SectionSpec, ...] = ()
+    policy: Text = "cost-model"
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ...ir import Graph
+from ..extensions import Rewrite, extensions
 from ..pipeline import Pass
 from .affine import expand_batch_norm, fold_batch_norm, fold_scale, fold_shift
 from .concat import nest_concat
@@ -24,4 +26,30 @@ PASSES = (
     Pass("flatten-into-weights", flatten_into_weights, rule="flatten-into-weights", ensures="channels-last"),
 )
 
-__all__ = ["PASSES"]
+FROM_OUTSIDE = 2
+"""Rewrites from outside run behind so many: they see folded constants, and what they make is folded."""
+
+
+def passes() -> tuple[Pass, ...]:
+    """The passes in the order in which they run, those from outside among them."""
+    outside = [
+        Pass(added.rule.name, _tidied(added.rewrite), rule=added.rule.name, outside=True)
+        for added in extensions()
+        if added.rewrite is not None
+    ]
+    return (*PASSES[:FROM_OUTSIDE], *outside, *PASSES[FROM_OUTSIDE:])
+
+
+def _tidied(rewrite: Rewrite) -> Rewrite:
+    """The rewrite, and behind it what the passes in front of it promise."""
+
+    def run(graph: Graph) -> bool:
+        changed = bool(rewrite(graph))
+        simplify_views(graph)
+        fold_constants(graph)
+        return changed
+
+    return run
+
+
+__all__ = ["PASSES", "passes"]

@@ -1,0 +1,53 @@
+"""Which rules run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .. import errors
+from .extensions import load_installed
+from .rules import LEVELS, RULES
+
+
+@dataclass(frozen=True)
+class Switches:
+    """Which rules run: the level of ``--opt`` less the disabled ones, or just the ``only`` ones.
+
+    Raises:
+        UsageError: an unknown level or rule name.
+    """
+
+    opt: str = "fuse"
+    disable: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        load_installed()
+        if self.opt not in LEVELS:
+            raise errors.one_of(self.opt, LEVELS, "optimisation level")
+        for name in (*self.disable, *(self.only or ())):
+            if name not in RULES:
+                raise errors.one_of(name, RULES, "rule")
+
+    @property
+    def off(self) -> tuple[str, ...]:
+        """The rules that are switched off by name: disabled, or not among the only ones."""
+        left_out = () if self.only is None else (name for name in RULES if name not in self.only)
+        return tuple(sorted({*self.disable, *left_out}))
+
+    def on(self, name: str) -> bool:
+        """Whether the rule runs."""
+        if name in self.disable or (self.only is not None and name not in self.only):
+            return False
+        return LEVELS.index(RULES[name].level) <= LEVELS.index(self.opt)
+
+    @staticmethod
+    def parse(opt: str, disable: Iterable[str] | str = (), only: Iterable[str] | str | None = None) -> Switches:
+        """From command-line text or sequences: names separated by commas."""
+        return Switches(opt, _names(disable), None if only is None else _names(only))
+
+
+def _names(given: Iterable[str] | str) -> tuple[str, ...]:
+    parts = given.split(",") if isinstance(given, str) else given
+    return tuple(sorted({part.strip() for part in parts if part.strip()}))
