@@ -16,6 +16,7 @@ from .ir.plan import PackedWeight, Tile
 from .ir.problem import Contraction, Operand
 from .passes import Launch, Step
 from .passes.lowering.builder import pack_dense
+from .passes.slices import Entry, Stage
 from .passes.tiling import ranked
 from .planner import Plan, Scheduled, TargetPlan, assemble, packed_weights
 from .runtime.artifact import Artifact, build, pack_weights
@@ -138,14 +139,29 @@ def _without_spills(plan: Plan, program: TargetPlan, binaries: Binaries, attempt
     """The same program with another tile wherever the compiled kernel keeps registers in memory."""
     if program.target.is_interpreter or attempt == MAX_RETILES:
         return program
-    launches: list[Launch] = []
-    for launch in program.launches:
-        spills = binaries[program.target.name, launch.kernel.name].spill_bytes > 0
-        steps = _smaller(launch.steps, program.target) if spills else launch.steps
-        launches.append(Launch(steps, launch.rules))
-    if all(new.steps is old.steps for new, old in zip(launches, program.launches, strict=True)):
+    spilling = {
+        launch.steps[0].work.region.id
+        for launch in program.launches
+        if binaries[program.target.name, launch.kernel.name].spill_bytes
+    }
+    schedule = [_entry_without_spills(entry, spilling, program.target) for entry in program.schedule]
+    if all(new is old for new, old in zip(schedule, program.schedule, strict=True)):
         return program
-    return assemble(launches, plan.layouts, program.target, plan.options, program.declines)
+    return assemble(schedule, plan.layouts, program.target, plan.options, program.declines)
+
+
+def _entry_without_spills(entry: Entry, spilling: set[int], target: Target) -> Entry:
+    """A part of the schedule with other tiles for the launches whose first region is one of ``spilling``."""
+    if isinstance(entry, Stage):
+        launches = tuple(_launch_without_spills(launch, spilling, target) for launch in entry.launches)
+        changed = any(new is not old for new, old in zip(launches, entry.launches, strict=True))
+        return replace(entry, launches=launches) if changed else entry
+    return _launch_without_spills(entry, spilling, target)
+
+
+def _launch_without_spills(launch: Launch, spilling: set[int], target: Target) -> Launch:
+    steps = _smaller(launch.steps, target) if launch.steps[0].work.region.id in spilling else launch.steps
+    return launch if steps is launch.steps else replace(launch, steps=steps)
 
 
 def _smaller(steps: tuple[Step, ...], target: Target) -> tuple[Step, ...]:

@@ -6,7 +6,7 @@ This is the pipeline; the stages themselves live in `convc.passes` and `convc.co
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from . import errors
 from .codegen.emit import EmittedKernel, emit, is_aligned
@@ -36,7 +36,10 @@ from .passes import (
 from .passes.choice import CostModel, Policy
 from .passes.launches import predicted_us
 from .passes.layout import STORAGE
+from .passes.memory import Repeated
 from .passes.policies import policy_of
+from .passes.slices import RULE as SLICES
+from .passes.slices import Entry, Stage, slice_stages
 from .passes.traffic import Traffic
 from .targets import Target, target
 
@@ -117,13 +120,15 @@ class Scheduled:
 
 @dataclass(frozen=True)
 class TargetPlan:
-    """The launches for one target, in order, the arena that they share, and why launches were not brought together."""
+    """The launches for one target, in order, the arena that they share, why launches were not brought together, and the
+    schedule that the launches are written out from."""
 
     target: Target
     launches: tuple[Scheduled, ...]
     arena: Arena
     counter_bytes: int
     declines: tuple[Decline, ...] = ()
+    schedule: tuple[Entry, ...] = ()
 
     @property
     def problems(self) -> list[Problem]:
@@ -228,29 +233,73 @@ def _plan_target(
     work: Sequence[Work], fused: FusedGraph, layouts: Layouts, machine: Target, options: Options
 ) -> TargetPlan:
     launches, declines = arrange(work, fused, machine, options.switches, options.chooser)
-    return assemble(launches, layouts, machine, options, declines)
+    schedule: list[Entry] = [*launches]
+    if options.switches.on(SLICES):
+        schedule, others = slice_stages(launches, fused.graph, layouts, machine, options.chooser)
+        declines = [*declines, *others]
+    return assemble(schedule, layouts, machine, options, declines)
 
 
 def assemble(
-    launches: Sequence[Launch],
+    schedule: Sequence[Entry],
     layouts: Layouts,
     machine: Target,
     options: Options,
     declines: Sequence[Decline] = (),
 ) -> TargetPlan:
     """Kernels and memory for launches whose tiles are chosen."""
-    scheduled = [_scheduled(launch, machine) for launch in launches]
+    once, repeated = _once(schedule, machine)
     in_place = options.switches.on("update-in-place")
-    workspaces = [launch.kernel.workspace_bytes for launch in scheduled]
-    arena = plan_arena([launch.problems for launch in scheduled], layouts, workspaces, in_place)
-    counters = max((launch.kernel.counter_bytes for launch in scheduled), default=0)
-    return TargetPlan(machine, tuple(scheduled), arena, counters, tuple(declines))
+    workspaces = [launch.kernel.workspace_bytes for launch in once]
+    arena = plan_arena([launch.problems for launch in once], layouts, workspaces, in_place, repeated)
+    launches, scratch = _expanded(schedule, once, machine)
+    placed = {-1 - number: arena.offsets[-1 - index] for number, index in enumerate(scratch) if workspaces[index]}
+    offsets = {block: offset for block, offset in arena.offsets.items() if block >= 0} | placed
+    counters = max((launch.kernel.counter_bytes for launch in launches), default=0)
+    return TargetPlan(
+        machine, tuple(launches), replace(arena, offsets=offsets), counters, tuple(declines), tuple(schedule)
+    )
 
 
-def _scheduled(launch: Launch, machine: Target) -> Scheduled:
+def _once(schedule: Sequence[Entry], machine: Target) -> tuple[list[Scheduled], list[Repeated]]:
+    """The launches of a schedule, those of stages for their first part alone, and which launches are repeated."""
+    once: list[Scheduled] = []
+    repeated: list[Repeated] = []
+    for entry in schedule:
+        if isinstance(entry, Stage):
+            repeated.append(Repeated(len(once), len(once) + len(entry.launches) - 1, entry.parts, entry.kept))
+            pairs = zip(entry.launches, entry.predicted_us, strict=True)
+            once.extend(_scheduled(launch, machine, predicted) for launch, predicted in pairs)
+        else:
+            once.append(_scheduled(entry, machine))
+    return once, repeated
+
+
+def _expanded(
+    schedule: Sequence[Entry], once: Sequence[Scheduled], machine: Target
+) -> tuple[list[Scheduled], list[int]]:
+    """All launches in order, and for each the one of ``once`` that it repeats or is."""
+    launches: list[Scheduled] = []
+    originals: list[int] = []
+    start = 0
+    for entry in schedule:
+        if not isinstance(entry, Stage):
+            launches.append(once[start])
+            originals.append(start)
+            start += 1
+            continue
+        for number in range(entry.parts):
+            pairs = zip(entry.part(number), entry.predicted_us, strict=True)
+            launches.extend(_scheduled(launch, machine, predicted) for launch, predicted in pairs)
+            originals.extend(range(start, start + len(entry.launches)))
+        start += len(entry.launches)
+    return launches, originals
+
+
+def _scheduled(launch: Launch, machine: Target, predicted: float | None = None) -> Scheduled:
     kernel = _emitted(launch)
     moved = traffic(launch.problems, 2 * kernel.workspace_bytes)
-    return Scheduled(launch.steps, launch.rules, kernel, moved, predicted_us(launch.steps, machine))
+    return Scheduled(launch.steps, launch.rules, kernel, moved, predicted or predicted_us(launch.steps, machine))
 
 
 def _emitted(launch: Launch) -> EmittedKernel:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from .. import errors
+from ..passes.slices import RULE as SLICES
 from ..planner import Plan, bind_batch
 from ..runtime.network import CompiledNetwork
 from .arrays import random_inputs
@@ -19,7 +21,8 @@ def _compiled(model: str, choices: Choices, device: str, progress: Progress | No
         raise errors.compiled_already(model)
     if device.startswith("cuda"):
         raise errors.no_stepping(device)
-    plan = make_plan(model, choices, target_for(device), "fp32")
+    whole = replace(choices, disable=",".join(filter(None, [choices.disable, SLICES])))  # tensors in memory as a whole
+    plan = make_plan(model, whole, target_for(device), "fp32")
     return plan, compile_network(plan, progress)
 
 

@@ -5,7 +5,7 @@ The lower bound is the largest sum of blocks that are live at once; no arrangeme
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..ir import Value
@@ -42,20 +42,43 @@ Launch = Sequence[Problem]
 """The problems that one launch solves, at the same time or one after the other."""
 
 
-def plan_arena(launches: Sequence[Launch], layouts: Layouts, workspaces: Sequence[int], in_place: bool) -> Arena:
-    """Arranges every block that the launches, in this order, read or write.
+@dataclass(frozen=True)
+class Repeated:
+    """Launches, from ``first`` to ``last``, that run once for each of ``parts`` parts of the batch; the blocks ``kept``
+    hold one part at a time."""
+
+    first: int
+    last: int
+    parts: int
+    kept: frozenset[int]
+
+
+def plan_arena(
+    launches: Sequence[Launch],
+    layouts: Layouts,
+    workspaces: Sequence[int],
+    in_place: bool,
+    repeated: Sequence[Repeated] = (),
+) -> Arena:
+    """Arranges every block that the launches, in this order, read or write; repeated ones stand there once.
 
     workspaces: bytes of scratch that each launch needs for itself; its block has the number −1−launch.
     """
-    shared = _in_place_unions(launches, layouts) if in_place else {}
+    parts = {block: stage.parts for stage in repeated for block in stage.kept}
+    stages = {index: stage for stage in repeated for index in range(stage.first, stage.last + 1)}
+    shared = _in_place_unions(launches, layouts, parts) if in_place else {}
     spans: dict[int, tuple[int, int]] = {}
     for index, launch in enumerate(launches):
         for touched in _touched(launch, layouts):
             block = _find(shared, touched)
             if layouts.blocks[block].buffer == "arena":
-                first, _ = spans.get(block, (index, index))
-                spans[block] = (first, index)
-    intervals = [Interval(b, _aligned(layouts.blocks[b].nbytes), first, last) for b, (first, last) in spans.items()]
+                stage = stages.get(index)
+                outside = stage is not None and touched not in stage.kept
+                begin, end = (stage.first, stage.last) if stage and outside else (index, index)
+                first, last = spans.get(block, (begin, end))
+                spans[block] = (min(first, begin), max(last, end))
+    sizes = {block: layouts.blocks[block].nbytes // parts.get(block, 1) for block in spans}
+    intervals = [Interval(b, _aligned(sizes[b]), first, last) for b, (first, last) in spans.items()]
     intervals += [Interval(-1 - i, _aligned(size), i, i) for i, size in enumerate(workspaces) if size]
     arena = _arrange(intervals)
     for block in layouts.blocks:
@@ -86,7 +109,7 @@ def _find(unions: dict[int, int], block: int) -> int:
     return block
 
 
-def _in_place_unions(launches: Sequence[Launch], layouts: Layouts) -> dict[int, int]:
+def _in_place_unions(launches: Sequence[Launch], layouts: Layouts, parts: Mapping[int, int]) -> dict[int, int]:
     """Blocks of results that take the memory of an operand: result block → operand block."""
     last_use: dict[int, int] = {}
     writes: dict[int, int] = {}
@@ -102,7 +125,8 @@ def _in_place_unions(launches: Sequence[Launch], layouts: Layouts) -> dict[int, 
             continue
         for operand in problem.operands:
             alone = isinstance(operand.source, Value) and _is_alone(launch, operand, layouts)
-            if alone and _replaceable(problem, operand, layouts, last_use, index):
+            alike = alone and parts.get(target, 1) == parts.get(_block_of(layouts, operand), 1)
+            if alike and _replaceable(problem, operand, layouts, last_use, index):
                 source = _find(unions, _block_of(layouts, operand))
                 unions[target] = source
                 last_use[_block_of(layouts, operand)] = last_use[target]

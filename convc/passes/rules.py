@@ -49,6 +49,7 @@ RULES = {
         Rule("reduction-epilogue", "fuse", "y = reduce(x); z = f(y, …) → z = f(reduce(x), …)"),
         Rule("sibling-convolutions", "fuse", "y = f(conv(x, v)), z = g(conv(x, w)) → y, z from one launch"),
         Rule("last-block", "fuse", "y = f(x); z = g(y) → one launch, whose last block computes g(y)"),
+        Rule("l2-slices", "fuse", "y = f(x); z = g(y) → for each part of the batch: z[part] = g(f(x[part]))"),
         Rule("elementwise-chain", "fuse", "y = f(x, …); z = g(y, …) → z = g(f(x, …), …)"),
     )
 }

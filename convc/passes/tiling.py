@@ -79,8 +79,10 @@ def alone_seconds(problem: Problem, tile: Tile, target: Target) -> float:
 
 def program_count(problem: Problem, tile: Tile) -> int:
     """Thread blocks of a problem."""
-    rows, cols = (math.ceil(problem.extent(a) / n) for a, n in ((Axis.ROW, tile.rows), (Axis.COL, tile.cols)))
-    return problem.extent(Axis.GROUP) * rows * cols * tile.split_k
+    rows = math.ceil(problem.extent(Axis.ROW) / tile.rows)
+    if isinstance(problem, Contraction):
+        rows = problem.row_tiles(tile.rows)
+    return problem.extent(Axis.GROUP) * rows * math.ceil(problem.extent(Axis.COL) / tile.cols) * tile.split_k
 
 
 # -- contractions -----------------------------------------------------------------------------------------------------

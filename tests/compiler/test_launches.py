@@ -29,7 +29,9 @@ MODES = ("fp32", "fp16", "bf16")
 
 
 class Takes:
-    """A policy that takes everything, or nothing."""
+    """Takes everything, or nothing."""
+
+    name = "takes"
 
     def __init__(self, everything: bool) -> None:
         self.everything = everything

@@ -1,0 +1,182 @@
+"""Stages that run for a part of the batch at a time: numbers, memory, reasons, and when it pays."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from compiled import Builder, conv, evaluate, integers, same
+
+from convc.compiler import compile_plan
+from convc.frontends import zoo
+from convc.ir import Graph, Value
+from convc.passes import Switches, slices
+from convc.passes.choice import Choice
+from convc.passes.slices import RULE, Stage, divided
+from convc.planner import Options, Plan, make_plan
+from convc.runtime.network import CompiledNetwork
+
+RANDOM = np.random.default_rng(9)
+
+
+class TakesSlices:
+    """Takes every stage, however short."""
+
+    name = "slices"
+
+    def refusal(self, choice: Choice, graph: Graph) -> str | None:
+        return None if choice.rule == RULE else "not this one"
+
+
+def plan_of(b: Builder, *targets: str, **options: Any) -> Plan:
+    return make_plan(b.graph, Options(targets or ("interpreter",), **({"policy": TakesSlices()} | options)))
+
+
+def stages(plan: Plan) -> list[Stage]:
+    return [entry for entry in plan.programs[0].schedule if isinstance(entry, Stage)]
+
+
+def chain(batch: int) -> Builder:
+    """Three convolutions: the two tensors between them are nobody else's."""
+    b = Builder("chain")
+    y = b.input(integers(RANDOM, (batch, 6, 8, 8)))
+    for filters, channels in ((8, 6), (10, 8), (5, 10)):
+        y = b.add("Relu", conv(b, y, integers(RANDOM, (filters, channels, 3, 3), 1), pads=(1,) * 4))
+        y = b.add("Clip", y, min=-3.0, max=3.0)
+    b.output(y)
+    return b
+
+
+def block(batch: int) -> Builder:
+    """A residual block with a projection, a depthwise convolution, pooling, a concatenation and a mean."""
+    b = Builder("block")
+    x = b.input(integers(RANDOM, (batch, 8, 8, 6)))
+    y = b.add("Relu", conv(b, x, integers(RANDOM, (8, 8, 1, 1), 1)))
+    y = conv(b, b.add("Clip", y, min=0.0, max=2.0), integers(RANDOM, (8, 1, 3, 3), 1), pads=(1,) * 4, groups=8)
+    y = b.add("Add", b.add("Clip", y, min=-2.0, max=2.0), conv(b, x, integers(RANDOM, (8, 8, 1, 1), 1)))
+    window = {"kernel_shape": (2, 2), "strides": (2, 2), "pads": (0,) * 4, "dilations": (1, 1), "ceil_mode": False}
+    y = b.add(
+        "Concat", b.add("MaxPool", y, **window), conv(b, x, integers(RANDOM, (4, 8, 1, 1), 1), strides=(2, 2)), axis=1
+    )
+    b.output(b.add("ReduceMax", b.add("Relu", y), axes=(2, 3), keepdims=False))
+    return b
+
+
+# -- numbers ----------------------------------------------------------------------------------------------------------
+@pytest.mark.usefixtures("interpreters")
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@pytest.mark.parametrize("build", [chain, block])
+@pytest.mark.parametrize(("batch", "parts"), [(4, 2), (8, 8)])
+def test_exact_on_whole_numbers(
+    build: Any, batch: int, parts: int, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = build(batch)
+    if parts > 2:
+        monkeypatch.setattr(slices, "L2_SHARE", 1.5 * smallest_image(b, dtype) / slices.REFERENCE.l2_bytes)
+    plan = plan_of(b, dtype=dtype)
+    found = stages(plan)
+    assert found and all(stage.parts == parts if build is chain else stage.parts >= 2 for stage in found)
+    with CompiledNetwork(compile_plan(plan)).engine("interpreter") as engine:
+        for _ in range(2):
+            same(engine.run(b.inputs), evaluate(b.graph, b.inputs))
+
+
+def smallest_image(b: Builder, dtype: str) -> float:
+    """Bytes of one image of the smallest tensor between two kernels."""
+    plan = plan_of(b, dtype=dtype, switches=Switches(disable=(RULE,)))
+    sizes = [block.nbytes for block in plan.layouts.blocks.values() if block.buffer == "arena"]
+    batch = next(iter(b.inputs.values())).shape[0]
+    return min(sizes) / batch
+
+
+def test_what_stays_in_the_cache_takes_the_memory_of_one_part() -> None:
+    b = chain(8)
+    whole = plan_of(b, dtype="fp16", switches=Switches(disable=(RULE,)))
+    plan = plan_of(b, dtype="fp16")
+    (stage,) = stages(plan)
+    program = plan.programs[0]
+    assert len(program.launches) == len(stage.launches) * stage.parts + 3 - len(stage.launches)
+    assert program.arena.nbytes < whole.programs[0].arena.nbytes
+    assert program.arena.nbytes >= sum(plan.layouts.blocks[block].nbytes for block in stage.kept) // stage.parts
+
+
+def test_only_addresses_outside_the_stage_move() -> None:
+    b = chain(4)
+    plan = plan_of(b, "sm_90", dtype="fp16")
+    (stage,) = stages(plan)
+    program = plan.programs[0]
+    assert len(program.kernels) == 3 < len(program.launches)
+    moved: set[Value] = set()
+    for first, second in zip(stage.part(0), stage.part(1), strict=True):
+        (before,), (after,) = first.problems, second.problems
+        for old, new in zip((*before.reads, before.output), (*after.reads, after.output), strict=True):
+            if old.offset != new.offset:
+                assert isinstance(old.source, Value)
+                moved.add(old.source)
+                assert new.offset - old.offset == math.prod(plan.layouts.placements[old.source].shape) // stage.parts
+    assert moved == set(stage.shifts) and len(moved) == 2  # the input and the output
+
+
+# -- reasons ----------------------------------------------------------------------------------------------------------
+def test_short_stages_do_not_pay_and_the_reason_is_kept() -> None:
+    plan = make_plan(chain(4).graph, Options(("sm_90",)))
+    assert stages(plan) == []
+    (reason,) = {decline.reason for decline in plan.programs[0].declines if decline.rule == RULE}
+    assert reason.startswith("running ") and "parts of the batch" in reason and "us longer" in reason
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_batch_that_cannot_be_halved_is_left_alone(batch: int) -> None:
+    assert stages(plan_of(chain(batch))) == []
+
+
+def test_switched_off() -> None:
+    plan = plan_of(chain(4), switches=Switches(disable=(RULE,)))
+    assert stages(plan) == [] and all(decline.rule != RULE for decline in plan.programs[0].declines)
+
+
+def test_a_tensor_that_is_read_later_is_not_kept() -> None:
+    b = chain(4)
+    y = b.graph.inputs(b.graph.graph_outputs[0])[0]
+    middle = next(Value(node.id) for node in b.graph.nodes() if node.op == "Clip")
+    b.output(
+        b.add(
+            "Add",
+            b.add("ReduceMax", y, axes=(1,), keepdims=True),
+            b.add("ReduceMax", middle, axes=(0, 1), keepdims=True),
+        )
+    )
+    plan = plan_of(b, dtype="fp32")
+    home = plan.layouts.placements
+    for stage in stages(plan):
+        inside = {region.id for launch in stage.launches for step in launch.steps for region in [step.work.region]}
+        for value, placed in home.items():
+            users = {plan.graph.node(use.node).region for use in plan.graph.users(value)}
+            assert placed.block not in stage.kept or users <= inside
+
+
+def test_a_problem_without_the_batch_is_not_divided() -> None:
+    b = Builder()
+    b.output(b.add("Abs", b.input(integers(RANDOM, (4, 5)))))
+    plan = plan_of(b)
+    (problem,) = plan.programs[0].problems
+    assert divided(problem, plan.layouts, 2) is not None
+    assert divided(problem, plan.layouts, 3) is None
+    transposed = replace(problem, output=replace(problem.output, strides=(0,) * len(problem.dims)))
+    assert divided(transposed, plan.layouts, 2) is None
+
+
+# -- networks ---------------------------------------------------------------------------------------------------------
+def test_resnet50_at_batch_256_is_predicted_to_gain() -> None:
+    graph = zoo.build("resnet50", batch=256, weights="none").graph
+    with_it, without = (make_plan(graph, Options(batch=256, switches=Switches(disable=off))) for off in ((), (RULE,)))
+    assert stages(with_it) and with_it.programs[0].predicted_us < 0.99 * without.programs[0].predicted_us
+    assert all(stage.parts <= slices.MOST_PARTS for stage in stages(with_it))
+
+
+def test_at_batch_1_there_is_nothing_to_slice() -> None:
+    plan = make_plan(zoo.build("resnet18", weights="none").graph, Options())
+    assert stages(plan) == [] and all(decline.rule != RULE for decline in plan.programs[0].declines)
