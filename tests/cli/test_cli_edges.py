@@ -70,7 +70,7 @@ class TestExplain:
             assert ran.exit_code == 2 and "give the model that it was compiled from" in ran.stderr
 
 
-APART = ("--disable", "last-block,sibling-convolutions")
+APART = ("--disable", "last-block,sibling-convolutions,conv-pool")
 """Every kernel in a launch of its own."""
 
 
