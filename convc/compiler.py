@@ -12,6 +12,7 @@ from .codegen.cache import KernelCache
 from .codegen.pool import Job, compile_kernels
 from .codegen.worker import Compiled, Request
 from .ir import Node, Value, print_graph
+from .ir.chained import ChainedContraction
 from .ir.plan import PackedWeight, Tile
 from .ir.problem import Contraction, Operand
 from .passes import Launch, Step
@@ -169,7 +170,7 @@ def _smaller(steps: tuple[Step, ...], target: Target) -> tuple[Step, ...]:
     by_size = sorted(range(len(steps)), key=lambda index: -_held(steps[index].tile))
     for index in by_size:
         step = steps[index]
-        if not isinstance(step.work.problem, Contraction):
+        if not isinstance(step.work.problem, (Contraction, ChainedContraction)):
             continue
         fitting = [t for t in ranked(step.work.problem, target) if _held(t) < _held(step.tile)]
         if len(steps) > 1:

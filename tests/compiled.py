@@ -10,7 +10,8 @@ import numpy as np
 import convc
 from convc.compiler import compile_plan
 from convc.ir import DType, Graph, TensorType, Value
-from convc.passes.choice import Choice
+from convc.passes import Switches
+from convc.passes.policies import Always
 from convc.planner import Options, Plan, make_plan
 from convc.runtime.network import CompiledNetwork
 from convc.runtime.numpy_executor import GraphRunner
@@ -57,16 +58,13 @@ def run(graph: Graph, inputs: Mapping[str, np.ndarray], device: str = "interpret
         return engine.run(inputs)
 
 
-class TakeAll:
-    """A policy that declines nothing."""
-
-    def refusal(self, choice: Choice, graph: Graph) -> str | None:
-        return None
+APART = Switches(disable=("last-block", "sibling-convolutions"))
+"""Every kernel in a launch of its own."""
 
 
-def planned(graph: Graph, target: str = "interpreter", dtype: str = "fp32") -> Plan:
-    """A plan in which every legal fusion takes place."""
-    return make_plan(graph, Options((target,), dtype, policy=TakeAll()))
+def planned(graph: Graph, *targets: str, dtype: str = "fp32") -> Plan:
+    """A plan in which every legal fusion takes place, each kernel apart; for the interpreter unless told."""
+    return make_plan(graph, Options(targets or ("interpreter",), dtype, switches=APART, policy=Always()))
 
 
 def run_planned(plan: Plan, inputs: Mapping[str, np.ndarray]) -> Arrays:

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..ir.chained import ChainedContraction
 from ..ir.expansion import ExpandedWindow
 from ..ir.plan import Tile
 from ..ir.problem import Axis, AxisReduction, Contraction, Problem, WindowReduction, steps_of
 from ..ir.separable import SeparableContraction
+from ..passes import chained_tiles
 from ..passes.traffic import touched
 from ..planner import Plan, Scheduled, TargetPlan
 from ..runtime.manifest import ProgramSpec
@@ -86,6 +88,8 @@ def operations(problem: Problem) -> int:
     if isinstance(problem, (WindowReduction, AxisReduction)) and not problem.macs:
         sizes = [tap.size for tap in getattr(problem, "taps", ())]
         taken = outputs * math.prod([*sizes, *(extent for extent, _ in getattr(problem, "reduced", ()))])
+    if isinstance(problem, ChainedContraction):
+        taken = problem.extent(Axis.ROW) * problem.middle * len(problem.first.statements)
     return 2 * problem.macs + taken + outputs * len(problem.statements)
 
 
@@ -96,6 +100,8 @@ def asked_bytes(launch: Scheduled) -> int:
 
 
 def _asked(problem: Problem, tile: Tile) -> int:
+    if isinstance(problem, ChainedContraction):
+        return chained_tiles.asked_elements(problem, tile) * problem.first.compute.itemsize
     if isinstance(problem, Contraction):
         separable = isinstance(problem, SeparableContraction)  # its steps cover the channels, each with all taps
         total = math.ceil(problem.depth / tile.depth) if separable else steps_of(problem).total(tile.depth)
@@ -116,5 +122,7 @@ def _asked(problem: Problem, tile: Tile) -> int:
 
 def loop_bytes(problem: Problem) -> int:
     """Distinct bytes of the operands that `asked_bytes` counts: what the loop reads, each byte once."""
+    if isinstance(problem, ChainedContraction):
+        return loop_bytes(problem.first) + touched(problem, problem.w) * problem.w.dtype.itemsize
     named = [getattr(problem, name, None) for name in (("x", "w") if isinstance(problem, Contraction) else ("x",))]
     return sum(touched(problem, operand) * operand.dtype.itemsize for operand in named if operand is not None)

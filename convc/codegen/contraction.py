@@ -59,20 +59,53 @@ class _Loop:
 
 def parts(problem: Contraction, tile: Tile) -> Parts:
     """The pieces of the kernel."""
-    loop = _Loop(problem, tile)
     cols, groups = problem.extent(Axis.COL), problem.extent(Axis.GROUP)
     row_tiles, col_tiles = problem.row_tiles(tile.rows), ceil_div(cols, tile.cols)
     tiles = groups * row_tiles * col_tiles
-    body = render(
-        "contraction.py.j2",
+    text = body(
+        problem,
+        tile,
         tile_lines=_tile_lines(groups, row_tiles, col_tiles),
+        row_tiles=row_tiles,
+        wide=is_wide(problem),
+        col_base="tile_col * BLOCK_COLS + " if col_tiles > 1 else "",
+        index_lines=_index_lines(problem, tile, groups),
+        epilogue=_epilogue(problem, tile),
+    )
+    split = tile.split_k > 1
+    return Parts(
+        word=_word(problem),
+        constants=_constants(problem, tile),
+        body=text,
+        grid=(tiles, tile.split_k, 1),
+        extra=_extra(_Loop(problem, tile)),
+        workspace_bytes=tiles * tile.split_k * tile.rows * tile.cols * 4 if split else 0,
+        counter_bytes=tiles * 4 if split else 0,
+    )
+
+
+def body(
+    problem: Contraction,
+    tile: Tile,
+    tile_lines: list[str],
+    row_tiles: int,
+    wide: bool,
+    index_lines: list[str],
+    epilogue: list[str],
+    col_base: str = "",
+) -> str:
+    """The kernel's text: the tile of a program, the main loop, and what follows."""
+    loop = _Loop(problem, tile)
+    return render(
+        "contraction.py.j2",
+        tile_lines=tile_lines,
         row_lines=_row_lines(problem, row_tiles),
         pooled=isinstance(problem, PooledContraction),
-        col_base="tile_col * BLOCK_COLS + " if col_tiles > 1 else "",
+        col_base=col_base,
         rows_ragged=_rows_ragged(problem, tile),
         cols_ragged=ragged(problem, Axis.COL, tile.cols),
-        wide=is_wide(problem),
-        index_lines=_index_lines(problem, tile, groups),
+        wide=wide,
+        index_lines=index_lines,
         masked_taps=[_described(loop, tap) for tap in problem.taps if tap.masked],
         flat=_described(loop, loop.flat) if loop.flat else None,
         depth=problem.depth,
@@ -86,17 +119,7 @@ def parts(problem: Contraction, tile: Tile) -> Parts:
         advance_lines=_advance_lines(loop),
         body="\n".join(_step_lines(loop)),
         tile_index="pid",
-        epilogue=_epilogue(problem, tile),
-    )
-    split = tile.split_k > 1
-    return Parts(
-        word=_word(problem),
-        constants=_constants(problem, tile),
-        body=body,
-        grid=(tiles, tile.split_k, 1),
-        extra=_extra(loop),
-        workspace_bytes=tiles * tile.split_k * tile.rows * tile.cols * 4 if split else 0,
-        counter_bytes=tiles * 4 if split else 0,
+        epilogue=epilogue,
     )
 
 

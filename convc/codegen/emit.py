@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..ir import DType
+from ..ir.chained import ChainedContraction
 from ..ir.plan import PackedWeight, Tile
 from ..ir.problem import AxisReduction, Contraction, Operand, Problem, WindowReduction
 from ..ir.separable import SeparableContraction
-from . import contraction, pointwise, reduction, separable, window
+from . import chained, contraction, pointwise, reduction, separable, window
 from .kernel import Argument, Parts, render
 
 POINTER_TYPES = {
@@ -123,6 +124,8 @@ def module(equation: str, description: str, functions: Sequence[str]) -> str:
 
 
 def _parts(problem: Problem, tile: Tile) -> Parts:
+    if isinstance(problem, ChainedContraction):
+        return chained.parts(problem, tile)
     if isinstance(problem, SeparableContraction):
         return separable.parts(problem, tile)
     if isinstance(problem, Contraction):
@@ -140,7 +143,9 @@ def _operands(problem: Problem) -> list[Operand]:
     copies = not problem.statements and problem.family == "pointwise"
     used = [operand for index, operand in enumerate(problem.operands) if index in read or copies]
     anchors = [getattr(problem, name, None) for name in ("x", "expand", "filter", "w")]
+    before = _operands(problem.first)[:-1] if isinstance(problem, ChainedContraction) else []
     return [
+        *before,
         *(anchor for anchor in anchors if anchor is not None),
         *getattr(problem, "prologue_operands", ()),
         *used,
@@ -151,10 +156,14 @@ def _operands(problem: Problem) -> list[Operand]:
 def _description(problem: Problem, tile: Tile, parameters: Sequence[tuple[str, str, bool]]) -> str:
     """Iteration space, operands with dtype and strides, and the tile."""
     space = ", ".join(f"{dim.name}={dim.extent} ({dim.axis.value})" for dim in problem.dims) or "one element"
+    if isinstance(problem, ChainedContraction):
+        space += f"; {problem.middle} channels between the products"
     lines = [f"Over {space}."]
     for operand in _operands(problem):
         home = "weights" if isinstance(operand.source, PackedWeight) else "tensor"
-        steps = [f"{dim.name}: {s}" for dim, s in zip(problem.dims, operand.strides, strict=False) if s]
+        steps = [
+            f"{dim.name}: {s}" for dim, s in zip(problem.owner_of(operand).dims, operand.strides, strict=False) if s
+        ]
         strides = ", ".join([*steps, *([f"depth: {operand.depth}"] if operand.depth else [])])
         lines.append(f"{operand.name}: {operand.dtype} {home}, strides {strides or 'none'}")
     unaligned = [name for name, type, is_aligned in parameters if type.startswith("*") and not is_aligned]
@@ -162,6 +171,7 @@ def _description(problem: Problem, tile: Tile, parameters: Sequence[tuple[str, s
         lines.append(f"Not at multiples of {POINTER_ALIGNMENT} bytes: {', '.join(unaligned)}.")
     blocks = f"{tile.rows} rows x {tile.cols} columns" + (f" x {tile.depth} deep" if tile.depth > 1 else "")
     split = f", split-K {tile.split_k}" if tile.split_k > 1 else ""
+    split += f", {tile.col_blocks} blocks of columns a program" if tile.col_blocks > 1 else ""
     lines.append(f"Tile: {blocks}{split}, {tile.num_warps} warps, {tile.num_stages} stages.")
     return "\n".join(lines)
 

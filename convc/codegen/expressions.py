@@ -49,6 +49,7 @@ class Body:
     lines: list[str] = field(default_factory=list)
     prefix: str = "v"
     row_name: str = "row"
+    col_name: str = "col"
 
     def emit(self, accumulator: str | None) -> list[str]:
         """Lines from the accumulator to the store."""
@@ -127,7 +128,7 @@ class Body:
         """The store of a block."""
         output = self.problem.output
         two_sided = bool(self.row_suffix)
-        place = offsets(self.problem, output).filled(self.row_name, "col" if two_sided else "")
+        place = offsets(self.problem, output).filled(self.row_name, self.col_name if two_sided else "")
         masks = [self.row_mask] if self.row_mask else []
         masks += [self.col_mask] if self.col_mask else []
         shape = place.joined(self.row_suffix, self.col_suffix)

@@ -13,7 +13,8 @@ INT32_LIMIT = 2**31 - 1
 
 def is_wide(problem: Problem) -> bool:
     """Whether some operand spans more elements than 32-bit offsets reach."""
-    return any(_span(problem, operand) > INT32_LIMIT for operand in (*problem.reads, problem.output))
+    operands = (*problem.reads, problem.output)
+    return any(_span(problem.owner_of(operand), operand) > INT32_LIMIT for operand in operands)
 
 
 def _span(problem: Problem, operand: Operand) -> int:

@@ -105,7 +105,10 @@ class PackedWeight:
 
 @dataclass(frozen=True)
 class Tile:
-    """A schedule: block sizes along rows, columns and the reduction, and how the GPU runs them."""
+    """A schedule: block sizes along rows, columns and the reduction, and how the GPU runs them.
+
+    col_blocks: blocks of columns that one program makes one after the other (chained contractions).
+    """
 
     rows: int
     cols: int
@@ -113,6 +116,7 @@ class Tile:
     num_warps: int = 4
     num_stages: int = 3
     split_k: int = 1
+    col_blocks: int = 1
     reason: str = ""
     predicted_us: float = 0.0
 

@@ -151,6 +151,10 @@ class Problem:
         """How far an operand or the output reaches along each dimension."""
         return tuple(dim.extent for dim in self.dims)
 
+    def owner_of(self, operand: Operand) -> Problem:
+        """The part of the problem whose dimensions an operand steps along."""
+        return self
+
     @property
     def reads(self) -> tuple[Operand, ...]:
         """Every operand that is read."""

@@ -4,16 +4,17 @@ A rule finds what is legal and offers it as a `Choice`; a policy takes it, or de
 policy, `CostModel`, weighs both sides in seconds, with C the multiply-adds done again, B bytes and L launches:
 
     saved = B_saved / DRAM bandwidth + L_saved · launch gap
-    cost  = C_units · i / multiply-add rate + C_tensor / (tensor-core rate · f) + B_again / L2 bandwidth
+    cost  = C_units · i / multiply-add rate + C_tensor / (tensor-core rate · f) + B_again / L2 bandwidth + S
 
-with i instructions for each multiply-add on ordinary units and f the fraction of the tensor-core rate that is reached.
+with i instructions for each multiply-add on ordinary units and f the fraction of the tensor-core rate that is reached;
+S is what a rule knows beyond that, from the times of tiles.
 Where a plan is for several GPUs, or for none, fusion must pay on each of them, so that all its kernels compute alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from ..ir import Graph
@@ -36,7 +37,8 @@ class Choice:
     may follow in the same kernel. sharers: further anchors that read through the same prologue; each computes a copy of
     it. saved_bytes, saved_launches: memory traffic and launches that would no longer happen.
     unit_macs, tensor_macs: multiply-adds that would be done again, on ordinary units and on tensor cores.
-    again_bytes: bytes that would be read again, from L2. gain_s: predicted seconds saved, all costs deducted, where a
+    again_bytes: bytes that would be read again, from L2. slower: seconds that the work would take longer on a GPU, by
+    its name, launches and memory traffic left aside. gain_s: predicted seconds saved, all costs deducted, where a
     schedule is known that says more than these counts. why: what is done again, in words, for a decline.
     """
 
@@ -51,6 +53,7 @@ class Choice:
     unit_macs: int = 0
     tensor_macs: int = 0
     again_bytes: int = 0
+    slower: Mapping[str, float] = field(default_factory=dict)
     gain_s: float | None = None
     why: str = "computing it again"
 
@@ -82,10 +85,12 @@ class CostModel:
         if saved >= cost:
             return None
         macs = (choice.unit_macs + choice.tensor_macs) / 1e6
+        again = f"is {macs:.1f} million multiply-adds and {choice.again_bytes / 1e6:.1f} MB from L2 more, "
+        longer = f"{cost * 1e6:.1f} us on {worst.name}"
         return (
-            f"{choice.why} is {macs:.1f} million multiply-adds and {choice.again_bytes / 1e6:.1f} MB from L2 more, "
-            f"{cost * 1e6:.1f} us on {worst.name}, and saves {choice.saved_bytes / 1e6:.1f} MB of memory traffic and "
-            f"{choice.saved_launches} launch{'' if choice.saved_launches == 1 else 'es'}, {saved * 1e6:.1f} us"
+            f"{choice.why} {f'takes {longer} more' if choice.slower else again + longer}, and saves "
+            f"{choice.saved_bytes / 1e6:.1f} MB of memory traffic and {choice.saved_launches} "
+            f"launch{'' if choice.saved_launches == 1 else 'es'}, {saved * 1e6:.1f} us"
         )
 
     def _gpus(self) -> Sequence[Target]:
@@ -102,4 +107,4 @@ def cost_seconds(choice: Choice, gpu: Target) -> float:
     """Seconds that a choice costs: what is computed and read again."""
     units = choice.unit_macs * ISSUED_PER_MAC * 2 / gpu.fp32_flops
     tensor = choice.tensor_macs * 2 / (gpu.tensor_flops * TENSOR_EFFICIENCY)
-    return units + tensor + choice.again_bytes / gpu.l2_bytes_per_s
+    return units + tensor + choice.again_bytes / gpu.l2_bytes_per_s + choice.slower.get(gpu.name, 0.0)

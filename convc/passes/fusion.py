@@ -16,7 +16,7 @@ import networkx as nx
 
 from ..ir import Graph, Kind, Node, Value
 from ..ir.plan import Decline, FusedGraph, Region
-from . import expansion, pool_conv, pooling, prologue, separable
+from . import back_to_back, expansion, pool_conv, pooling, prologue, separable
 from .choice import Choice, CostModel, Policy
 from .extensions import Propose, from_outside
 from .offers import check_offer
@@ -27,6 +27,7 @@ FIRST: tuple[tuple[str, Propose], ...] = (
     (pooling.RULE, pooling.propose),
     (pool_conv.RULE, pool_conv.propose),
     (expansion.RULE, expansion.propose),
+    (back_to_back.RULE, back_to_back.propose),
 )
 """Proposers that are asked before kernels grow, in this order."""
 LAST: tuple[tuple[str, Propose], ...] = ((prologue.RULE, prologue.propose),)

@@ -44,6 +44,7 @@ RULES = {
             "y = conv1x1(x, we); z = depthwise(f(y), wd) → z = depthwise(f(conv1x1(x, we)), wd)",
         ),
         Rule("pool-conv", "fuse", "y = pool(x); z = conv1x1(f(y), w) → z = conv1x1(f(pool(x)), w)"),
+        Rule("back-to-back", "fuse", "y = f(conv(x, w)); z = conv1x1(y, v) → z = conv1x1(f(conv(x, w)), v)"),
         Rule("matmul-epilogue", "fuse", "y = a·b; z = f(y, …) → z = f(a·b, …)"),
         Rule("pool-epilogue", "fuse", "y = pool(x); z = f(y, …) → z = f(pool(x), …)"),
         Rule("reduction-epilogue", "fuse", "y = reduce(x); z = f(y, …) → z = f(reduce(x), …)"),

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ..ir.chained import ChainedContraction
 from ..ir.expansion import ExpandedWindow
 from ..ir.plan import Tile
 from ..ir.pooled import PooledContraction
@@ -17,7 +18,7 @@ from ..ir.problem import Axis, AxisReduction, Contraction, Problem, Steps, Windo
 from ..ir.separable import SeparableContraction
 from ..targets import Target
 from ..targets.cost import Shape, contraction_seconds, lone_seconds, streaming_seconds
-from . import expansion_tiles, separable_tiles
+from . import chained_tiles, expansion_tiles, separable_tiles
 from .traffic import traffic
 
 LARGEST_BLOCK = 1 << 18
@@ -32,8 +33,9 @@ GATHERED_FOR_WINDOWS = 32
 
 def choose(problem: Problem, target: Target) -> Tile:
     """The cheapest schedule for a problem on a target."""
-    if isinstance(problem, Contraction):
-        return _choose_contraction(problem, target)
+    if isinstance(problem, (Contraction, ChainedContraction)):
+        best = ranked(problem, target)[0]
+        return replace(best, reason=_reason(problem, best, target))
     if isinstance(problem, AxisReduction):
         return _choose_reduction(problem, target)
     if isinstance(problem, ExpandedWindow):
@@ -43,7 +45,7 @@ def choose(problem: Problem, target: Target) -> Tile:
 
 def choose_with_warps(problem: Problem, target: Target, warps: int) -> Tile | None:
     """The cheapest schedule with that many warps; None where there is none."""
-    if not isinstance(problem, Contraction):
+    if not isinstance(problem, (Contraction, ChainedContraction)):
         return replace(choose(problem, target), num_warps=warps)
     fitting = (tile for tile in ranked(problem, target) if tile.num_warps == warps)
     best = next(fitting, None)
@@ -52,7 +54,7 @@ def choose_with_warps(problem: Problem, target: Target, warps: int) -> Tile | No
 
 def choose_alone(problem: Problem, target: Target, warps: int) -> Tile:
     """The schedule with which one block of that many warps does the whole problem soonest."""
-    if not isinstance(problem, Contraction):
+    if not isinstance(problem, (Contraction, ChainedContraction)):
         tile = replace(choose(problem, target), num_warps=warps)
     else:
         whole = [tile for tile in ranked(problem, target) if tile.split_k == 1]
@@ -69,6 +71,8 @@ def alone_seconds(problem: Problem, tile: Tile, target: Target) -> float:
     """Predicted seconds of a problem that one block does alone."""
     if target.is_interpreter:
         return tile.predicted_us * 1e-6
+    if isinstance(problem, ChainedContraction):
+        return chained_tiles.alone_seconds(problem, tile, target)
     steps = 1
     if isinstance(problem, SeparableContraction):
         steps = math.ceil(problem.depth / tile.depth)
@@ -79,6 +83,8 @@ def alone_seconds(problem: Problem, tile: Tile, target: Target) -> float:
 
 def program_count(problem: Problem, tile: Tile) -> int:
     """Thread blocks of a problem."""
+    if isinstance(problem, ChainedContraction):
+        return chained_tiles.programs(problem, tile)
     rows = math.ceil(problem.extent(Axis.ROW) / tile.rows)
     if isinstance(problem, Contraction):
         rows = problem.row_tiles(tile.rows)
@@ -86,8 +92,10 @@ def program_count(problem: Problem, tile: Tile) -> int:
 
 
 # -- contractions -----------------------------------------------------------------------------------------------------
-def ranked(problem: Contraction, target: Target) -> list[Tile]:
+def ranked(problem: Contraction | ChainedContraction, target: Target) -> list[Tile]:
     """All candidates, the cheapest first, with their predicted times."""
+    if isinstance(problem, ChainedContraction):
+        return chained_tiles.ranked(problem, target)
     if isinstance(problem, SeparableContraction):
         return separable_tiles.ranked(problem, target)
     steps = steps_of(problem)
@@ -100,14 +108,11 @@ def ranked(problem: Contraction, target: Target) -> list[Tile]:
     return [replace(tile, predicted_us=round(seconds * 1e6, 3)) for seconds, _, tile in timed]
 
 
-def _choose_contraction(problem: Contraction, target: Target) -> Tile:
-    best = ranked(problem, target)[0]
-    return replace(best, reason=_reason(problem, best, target))
-
-
-def _reason(problem: Contraction, tile: Tile, target: Target) -> str:
+def _reason(problem: Contraction | ChainedContraction, tile: Tile, target: Target) -> str:
+    if isinstance(problem, ChainedContraction):
+        return f"{chained_tiles.described(problem, tile, target)}; predicted {tile.predicted_us:.1f} us"
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
-    tiles = problem.extent(Axis.GROUP) * problem.row_tiles(tile.rows) * math.ceil(cols / tile.cols)
+    tiles = program_count(problem, tile) // tile.split_k
     text = f"{tile.rows}x{tile.cols}x{tile.depth}: {tiles} tiles of {rows}x{cols} on {target.sms} multiprocessors"
     if tile.split_k > 1:
         text += f", the reduction split {tile.split_k} ways to fill them"

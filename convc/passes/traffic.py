@@ -31,7 +31,7 @@ def traffic(problems: Problem | Sequence[Problem], workspace: int = 0) -> Traffi
     written = 0
     for problem in problems:
         for operand in problem.reads:
-            size = touched(problem, operand) * operand.dtype.itemsize
+            size = touched(problem.owner_of(operand), operand) * operand.dtype.itemsize
             distinct[operand.source] = max(distinct.get(operand.source, 0), size)
         written += touched(problem, problem.output) * problem.output.dtype.itemsize
     activations = sum(size for source, size in distinct.items() if isinstance(source, Value))

@@ -125,7 +125,7 @@ def lone_seconds(problem: Problem, tile: Tile, steps: int, dram_bytes: int, targ
     if not isinstance(problem, Contraction):
         return max(STREAMED_WAVE_S, dram_bytes / BLOCK_L2_BYTES_PER_S)
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
-    tiles = problem.extent(Axis.GROUP) * math.ceil(rows / tile.rows) * math.ceil(cols / tile.cols)
+    tiles = problem.extent(Axis.GROUP) * problem.row_tiles(tile.rows) * math.ceil(cols / tile.cols)
     loaded = tiles * steps * tile.depth * (min(tile.rows, rows) + min(tile.cols, cols)) * problem.compute.itemsize
     latency = tiles * steps * target.step_s / max(tile.num_stages - 1, 1)
     rate = (target.tensor_flops if problem.compute.itemsize == 2 else target.fp32_flops) / target.sms

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from compiled import Builder, TakeAll, conv, evaluate, integers, planned, run, run_planned, same
+from compiled import Builder, conv, evaluate, integers, planned, run, run_planned, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_networks import inside, weights
@@ -21,7 +21,7 @@ from convc.ir.plan import Tile
 from convc.ir.pooled import PooledContraction
 from convc.passes import Switches, fuse, tiling
 from convc.passes.traffic import traffic
-from convc.planner import Options, make_plan, optimise
+from convc.planner import Options, optimise
 from convc.runtime.network import CompiledNetwork
 
 RANDOM = np.random.default_rng(11)
@@ -306,7 +306,7 @@ def several() -> Builder:
 @pytest.mark.parametrize("dtype", ["fp16", "tf32", "fp32"])
 def test_no_spills_and_tensor_cores(dtype, tmp_path):
     pytest.importorskip("triton", reason="kernels are compiled with Triton")
-    found = make_plan(several().graph, Options(("sm_80", "sm_90"), dtype, policy=TakeAll()))
+    found = planned(several().graph, "sm_80", "sm_90", dtype=dtype)
     assert sum("conv-pool" in region.rules for region in found.fused.regions) == 4
     for program in compile_plan(found, KernelCache(tmp_path)).manifest.programs:
         kernels = [kernel for kernel in program.kernels if kernel.family == "contraction"]

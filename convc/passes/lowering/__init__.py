@@ -9,10 +9,12 @@ from ... import errors
 from ...ir import Kind, Node
 from ...ir.plan import FusedGraph, Layouts, Region
 from ...ir.problem import Problem
+from ..back_to_back import RULE as CHAINED
 from ..pool_conv import RULE as POOL_CONV
 from ..pooling import RULE as POOLED
 from ..separable import RULE as SEPARABLE
 from .builder import Builder, Refused
+from .chained import lower_chained
 from .contractions import lower_conv, lower_matmul
 from .equation import equation
 from .pointwise import lower_concat, lower_elementwise, lower_pad, lower_reshape
@@ -76,6 +78,8 @@ def _lower_region(fused: FusedGraph, layouts: Layouts, mode: str, region: Region
         lowered: Problem | list[Problem] = lower_elementwise(builder)
     elif not {SEPARABLE, POOL_CONV}.isdisjoint(region.rules):
         lowered = lower_separable(builder)
+    elif CHAINED in region.rules:
+        lowered = lower_chained(builder)
     elif POOLED in region.rules:
         lowered = lower_pooled(builder)
     elif node.op in _BY_OPERATOR:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...ir import Node
+from ...ir.chained import ChainedContraction
 from ...ir.expansion import ExpandedWindow
 from ...ir.pooled import PooledContraction
 from ...ir.problem import Contraction, Operand, Problem, Ref, Statement, WindowReduction
@@ -57,6 +58,9 @@ def _shortened(text: str) -> str:
 
 
 def _accumulator(problem: Problem, node: Node) -> str:
+    if isinstance(problem, ChainedContraction):
+        middle = _bare(_text(problem.first.statements, problem.first.operands, "conv(x, w)"))
+        return f"{node.op.lower()}({middle}, v)"
     weighted = isinstance(problem, Contraction) or (isinstance(problem, WindowReduction) and problem.w is not None)
     x = "x"
     if isinstance(problem, (Contraction, ExpandedWindow)):
