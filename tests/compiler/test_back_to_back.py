@@ -37,7 +37,7 @@ MODES = ("fp32", "tf32", "fp16", "bf16")
 
 
 def fused(plan: Plan) -> list[ChainedContraction]:
-    problems = [launch.work.problem for launch in plan.programs[0].launches]
+    problems = [launch.steps[0].work.problem for launch in plan.programs[0].launches]
     return [problem for problem in problems if isinstance(problem, ChainedContraction)]
 
 
@@ -140,7 +140,7 @@ def test_tiles_that_a_gpu_runs(monkeypatch: pytest.MonkeyPatch, rows: int, cols:
     monkeypatch.setattr(chained_tiles, "ranked", lambda problem, target: [tile])
     b = block(WIDE)
     found = planned(b.graph)
-    assert found.programs[0].launches[-1].tile.col_blocks == blocks
+    assert found.programs[0].launches[-1].steps[0].tile.col_blocks == blocks
     same(run_planned(found, b.inputs), evaluate(b.graph, b.inputs))
 
 
@@ -166,7 +166,7 @@ def test_what_the_zoo_gains(name: str, regions: int, saved: float) -> None:
     with_it, without = (
         plan(graph, "sm_90", "fp16", disable=(*APART.disable, *disabled)).programs[0] for disabled in ((), (RULE,))
     )
-    assert sum(isinstance(launch.work.problem, ChainedContraction) for launch in with_it.launches) == regions
+    assert sum(isinstance(launch.steps[0].work.problem, ChainedContraction) for launch in with_it.launches) == regions
     assert len(without.launches) - len(with_it.launches) == regions
     assert without.traffic.activations - with_it.traffic.activations >= saved * 1e6
     assert with_it.predicted_us < without.predicted_us
@@ -180,7 +180,7 @@ def test_declines_where_the_tiles_take_longer() -> None:
     found = plan(b.graph, "sm_90", "fp16")
     assert fused(found) == [] and "dividing the work of both by pixels alone takes" in reasons(found)[0]
     (forced,) = planned(b.graph, "sm_90", dtype="fp16").programs
-    assert forced.launches[-1].tile.predicted_us > found.programs[0].predicted_us
+    assert forced.launches[-1].steps[0].tile.predicted_us > found.programs[0].predicted_us
 
 
 # -- reasons ----------------------------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def test_says_that_it_is_switched_off_and_nothing_of_other_convolutions() -> Non
 def test_traffic_and_multiply_adds_count_each_byte_and_product_once() -> None:
     b = block(WIDE)
     launch = planned(b.graph, "sm_90", dtype="fp16").programs[0].launches[-1]
-    problem = launch.work.problem
+    problem = launch.steps[0].work.problem
     assert isinstance(problem, ChainedContraction)
     pixels = 2 * 9 * 7
     assert launch.traffic.activations == 2 * 40 * pixels + 2 * 4 * 70 * pixels
@@ -283,7 +283,7 @@ def test_there_is_a_tile_for_every_size(gpu: str, dtype: str) -> None:
         b = Builder()
         b.output(pointwise(b, pointwise(b, inside(b, 1, 1024, pixels, pixels), middle), filters))
         (program,) = planned(b.graph, gpu, dtype=dtype).programs
-        assert isinstance(program.launches[-1].work.problem, ChainedContraction)
+        assert isinstance(program.launches[-1].steps[0].work.problem, ChainedContraction)
 
 
 def test_source(golden: Callable[[str, str], None]) -> None:

@@ -16,7 +16,7 @@ import triton.language as tl
 
 
 @triton.jit
-def conv3x3_conv1x1_44831a00(x, w, midbias, v, bias, in2, y, steps):
+def conv3x3_conv1x1_67fc453b(x, w, midbias, v, bias, in2, y, steps):
     ROWS: tl.constexpr = 126
     COLS: tl.constexpr = 33
     BLOCK_ROWS: tl.constexpr = 64
