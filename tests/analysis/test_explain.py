@@ -75,6 +75,11 @@ def _conv_conv(b: Builder) -> None:
     b.output(conv(b, y, weights(8, 16, 3, 3)))
 
 
+def _conv_grouped(b: Builder) -> None:
+    y = conv(b, b.input(weights(1, 8, 6, 6)), weights(64, 8, 3, 3))
+    b.output(conv(b, y, weights(8, 32, 1, 1), groups=2))
+
+
 def _conv_pool(b: Builder) -> None:
     y = conv(b, b.input(weights(1, 8, 9, 9)), weights(16, 8, 3, 3))
     b.output(b.add("LRN", y, size=5, alpha=1e-4, beta=0.75, bias=1.0))
@@ -136,7 +141,8 @@ CASES: dict[str, tuple[Callable[[Builder], object], str, str, str | None, str]] 
     # case: (graph, source, target, rule, reason)
     "graph input": (_conv_relu, "x0", "conv", None, "a graph input"),
     "graph output": (_conv_relu, "relu", "y0", "conv-epilogue", "a graph output"),
-    "two anchors": (_conv_conv, "conv", "conv", "conv-epilogue", "both are anchors (Conv and Conv)"),
+    "two anchors": (_conv_conv, "conv", "conv", "back-to-back", "every position of the window would compute it again"),
+    "no rule": (_conv_grouped, "conv", "conv", "conv-epilogue", "both are anchors (Conv and Conv)"),
     "reduction": (_conv_pool, "conv", "lrn", "conv-epilogue", "LRN"),
     "residual": (_residual, "conv", "add", "conv-epilogue", "the other operand of the sum was fused"),
     "broadcast": (_broadcast, "conv", "add", "conv-epilogue", "broadcast to a larger shape"),
