@@ -21,11 +21,12 @@ from ..ir import Value
 from ..ir.plan import Decline, FusedGraph, Tile
 from ..ir.problem import Contraction, Problem
 from ..targets import TARGETS, Target
-from ..targets.cost import TICKET_S, side_by_side
+from ..targets.cost import BLOCK_L2_BYTES_PER_S, TICKET_S, side_by_side
 from .choice import Choice, Policy
 from .lowering import Work
 from .switches import Switches
-from .tiling import alone_seconds, choose, choose_alone, choose_with_warps, program_count
+from .tiling import Tiles, alone_seconds, program_count
+from .traffic import traffic
 
 SIBLINGS = "sibling-convolutions"
 LAST_BLOCK = "last-block"
@@ -78,10 +79,11 @@ class _Arranger:
     def __init__(self, work: Sequence[Work], fused: FusedGraph, target: Target, policy: Policy) -> None:
         self.fused, self.target, self.policy = fused, target, policy
         self.judge = REFERENCE if target.is_interpreter else target
-        self.launches = {i: Launch((Step(item, choose(item.problem, target)),)) for i, item in enumerate(work)}
+        self.tiles = Tiles(target)
+        self.judged = Tiles(self.judge) if target.is_interpreter else self.tiles
+        self.launches = {i: Launch((Step(item, self.tiles.best(item.problem)),)) for i, item in enumerate(work)}
         self.graph = _dependencies(work, fused)
         self.declines: list[Decline] = []
-        self._tiles: dict[tuple[int, int | None], Tile | None] = {}
 
     # -- siblings -----------------------------------------------------------------------------------------------------
     def join_siblings(self) -> None:
@@ -124,7 +126,7 @@ class _Arranger:
 
     def _tiles_together(self, problems: Sequence[Problem]) -> list[Tile]:
         """The cheapest tiles of one number of warps for all problems."""
-        options = [[self._tile(problem, warps) for problem in problems] for warps in (*WARPS, None)]
+        options = [[self.judged.with_warps(problem, warps) for problem in problems] for warps in (*WARPS, None)]
         whole = [[tile for tile in tiles if tile is not None] for tiles in options if None not in tiles]
         uniform = [tiles for tiles in whole if len({tile.num_warps for tile in tiles}) == 1]
         return min(uniform, key=lambda tiles: self._seconds(problems, tiles))
@@ -186,14 +188,15 @@ class _Arranger:
         (step,) = self.launches[follower].steps
         problem = step.work.problem
         apart = self._seconds([problem], self._tiles_together([problem]))
-        tile = choose_alone(problem, self.judge, warps)
+        tile = self.judged.alone(problem, warps)
         gained = apart - tile.predicted_us * 1e-6
         if self.target.is_interpreter:
-            tile = choose_alone(problem, self.target, 1)
+            tile = self.tiles.alone(problem, 1)
         return Step(step.work, tile, alone=True), gained
 
     def _alone_s(self, problem: Problem) -> float:
-        return alone_seconds(problem, self._tiles_together([problem])[0], self.judge)
+        least = traffic(problem).total / BLOCK_L2_BYTES_PER_S
+        return least if least > LONGEST_ALONE_S else alone_seconds(problem, self.judged.best(problem), self.judge)
 
     def _warps(self, index: int) -> int:
         """Warps of a launch on the GPU that decides."""
@@ -204,13 +207,6 @@ class _Arranger:
         return self._tiles_together(problems)[0].num_warps
 
     # -- both ---------------------------------------------------------------------------------------------------------
-    def _tile(self, problem: Problem, warps: int | None) -> Tile | None:
-        key = id(problem), warps
-        if key not in self._tiles:
-            chosen = choose(problem, self.judge) if warps is None else choose_with_warps(problem, self.judge, warps)
-            self._tiles[key] = chosen
-        return self._tiles[key]
-
     def _choice(self, rule: str, steps: Sequence[Step], gain: float, why: str) -> Choice:
         nodes = tuple(dict.fromkeys(id for step in steps for id in step.work.region.nodes))
         return Choice(rule, nodes, _first_node(steps[-1]), open=False, gain_s=gain, why=why)

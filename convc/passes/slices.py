@@ -26,7 +26,7 @@ from ..ir.problem import Operand, Problem
 from ..targets import Target
 from .choice import Choice, Policy
 from .launches import REFERENCE, Launch, Step, predicted_us
-from .tiling import choose, choose_with_warps
+from .tiling import Tiles, choose
 from .traffic import touched, traffic
 
 RULE = "l2-slices"
@@ -207,7 +207,7 @@ class _Slicer:
         if self.target.is_interpreter:
             tile = choose(problem, self.target)
         elif beside:
-            tile = choose_with_warps(problem, self.free, step.tile.num_warps)
+            tile = Tiles(self.free).with_warps(problem, step.tile.num_warps)
         else:
             tile = choose(problem, self.free)
         return Step(replace(step.work, problem=problem), tile) if tile is not None else None

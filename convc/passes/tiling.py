@@ -43,28 +43,50 @@ def choose(problem: Problem, target: Target) -> Tile:
     return _choose_streaming(problem, target)
 
 
-def choose_with_warps(problem: Problem, target: Target, warps: int) -> Tile | None:
-    """The cheapest schedule with that many warps; None where there is none."""
-    if not isinstance(problem, (Contraction, ChainedContraction)):
-        return replace(choose(problem, target), num_warps=warps)
-    fitting = (tile for tile in ranked(problem, target) if tile.num_warps == warps)
-    best = next(fitting, None)
-    return best and replace(best, reason=_reason(problem, best, target))
+class Tiles:
+    """Schedules for one target under conditions. Problems are ranked once, and must live as long as this does."""
 
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._ranked: dict[int, list[Tile]] = {}
+        self._best: dict[tuple[int, int | None], Tile | None] = {}
 
-def choose_alone(problem: Problem, target: Target, warps: int) -> Tile:
-    """The schedule with which one block of that many warps does the whole problem soonest."""
-    if not isinstance(problem, (Contraction, ChainedContraction)):
-        tile = replace(choose(problem, target), num_warps=warps)
-    else:
-        whole = [tile for tile in ranked(problem, target) if tile.split_k == 1]
-        fitting = [tile for tile in whole if tile.num_warps == warps] or whole
-        tile = min(fitting, key=lambda tile: alone_seconds(problem, tile, target))
-        tile = replace(tile, num_warps=warps)
-    seconds = alone_seconds(problem, tile, target)
-    tiles = program_count(problem, tile)
-    reason = f"{tile.rows}x{tile.cols}: {tiles} tiles, all by the last block; predicted {seconds * 1e6:.1f} us"
-    return replace(tile, reason=reason, predicted_us=round(seconds * 1e6, 3))
+    def best(self, problem: Problem) -> Tile:
+        """The cheapest schedule."""
+        return self.with_warps(problem, None) or choose(problem, self.target)
+
+    def with_warps(self, problem: Problem, warps: int | None) -> Tile | None:
+        """The cheapest schedule with that many warps, any number for None; None where there is none."""
+        key = id(problem), warps
+        if key not in self._best:
+            self._best[key] = self._chosen(problem, warps)
+        return self._best[key]
+
+    def _chosen(self, problem: Problem, warps: int | None) -> Tile | None:
+        if not isinstance(problem, (Contraction, ChainedContraction)):
+            tile = choose(problem, self.target)
+            return replace(tile, num_warps=warps or tile.num_warps)
+        fitting = (tile for tile in self._candidates(problem) if warps in (None, tile.num_warps))
+        best = next(fitting, None)
+        return best and replace(best, reason=_reason(problem, best, self.target))
+
+    def alone(self, problem: Problem, warps: int) -> Tile:
+        """The schedule with which one block of that many warps does the whole problem soonest."""
+        if not isinstance(problem, (Contraction, ChainedContraction)):
+            tile = choose(problem, self.target)
+        else:
+            whole = [tile for tile in self._candidates(problem) if tile.split_k == 1]
+            fitting = [tile for tile in whole if tile.num_warps == warps] or whole
+            tile = min(fitting, key=lambda tile: alone_seconds(problem, tile, self.target))
+        seconds = alone_seconds(problem, tile, self.target)
+        tiles = program_count(problem, tile)
+        reason = f"{tile.rows}x{tile.cols}: {tiles} tiles, all by the last block; predicted {seconds * 1e6:.1f} us"
+        return replace(tile, num_warps=warps, reason=reason, predicted_us=round(seconds * 1e6, 3))
+
+    def _candidates(self, problem: Contraction | ChainedContraction) -> list[Tile]:
+        if id(problem) not in self._ranked:
+            self._ranked[id(problem)] = ranked(problem, self.target)
+        return self._ranked[id(problem)]
 
 
 def alone_seconds(problem: Problem, tile: Tile, target: Target) -> float:
