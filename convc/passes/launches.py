@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import networkx as nx
 
 from ..ir import Value
+from ..ir.chained import ChainedContraction
 from ..ir.plan import Decline, FusedGraph, Tile
 from ..ir.problem import Contraction, Problem
 from ..targets import TARGETS, Target
@@ -91,7 +92,7 @@ class _Arranger:
         readers: dict[Value, list[int]] = {}
         for index, launch in self.launches.items():
             (problem,) = launch.problems
-            if isinstance(problem, Contraction) and isinstance(problem.x.source, Value):
+            if isinstance(problem, (Contraction, ChainedContraction)) and isinstance(problem.x.source, Value):
                 readers.setdefault(problem.x.source, []).append(index)
         for value, found in readers.items():
             while len(found) > 1:
