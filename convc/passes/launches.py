@@ -19,7 +19,7 @@ import networkx as nx
 
 from ..ir import Value
 from ..ir.chained import ChainedContraction
-from ..ir.plan import Decline, FusedGraph, Tile
+from ..ir.plan import Decline, FusedGraph, PackedWeight, Tile
 from ..ir.problem import Contraction, Problem
 from ..targets import TARGETS, Target
 from ..targets.cost import BLOCK_L2_BYTES_PER_S, TICKET_S, side_by_side
@@ -92,8 +92,9 @@ class _Arranger:
         readers: dict[Value, list[int]] = {}
         for index, launch in self.launches.items():
             (problem,) = launch.problems
-            if isinstance(problem, (Contraction, ChainedContraction)) and isinstance(problem.x.source, Value):
-                readers.setdefault(problem.x.source, []).append(index)
+            source = _contracted(problem)
+            if isinstance(source, Value):
+                readers.setdefault(source, []).append(index)
         for value, found in readers.items():
             while len(found) > 1:
                 first, *others = found
@@ -237,6 +238,12 @@ def predicted_us(steps: Sequence[Step], target: Target) -> float:
     parts = [(step.tile.predicted_us, program_count(step.work.problem, step.tile)) for step in beside]
     ticket = TICKET_S if alone else 0.0
     return round((side_by_side(parts, target) + ticket) * 1e6 + sum(step.tile.predicted_us for step in alone), 3)
+
+
+def _contracted(problem: Problem) -> Value | PackedWeight | None:
+    """What a convolution or a product reads; None for other kernels."""
+    first = problem.first if isinstance(problem, ChainedContraction) else problem
+    return first.x.source if isinstance(first, Contraction) else None
 
 
 def _first_node(step: Step) -> int:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Union
 
 from ..ir import Graph, Value
+from ..ir.chained import ChainedContraction
 from ..ir.plan import Decline, Layouts, Tile
 from ..ir.problem import Operand, Problem
 from ..targets import Target
@@ -239,7 +240,9 @@ class _Slicer:
 
 def divided(problem: Problem, layouts: Layouts, parts: int) -> Problem | None:
     """A problem for the first of ``parts`` parts of the batch, None where the batch is not one of its dimensions, or
-    not the outer part of one."""
+    not the outer part of one, and for two products in one kernel, which share their rows."""
+    if isinstance(problem, ChainedContraction):
+        return None
     for index, dim in enumerate(problem.dims):
         if dim.extent % parts == 0 and all(_steps_along(o, index, dim.extent, layouts) for o in _all(problem)):
             smaller = replace(dim, extent=dim.extent // parts)

@@ -41,6 +41,7 @@ class Takes:
 
 
 ALL = Takes(True)
+APART = Switches(disable=("back-to-back",))
 
 
 def plan_of(b: Builder, *targets: str, **options: Any) -> Plan:
@@ -120,7 +121,7 @@ def test_siblings_share_one_launch_and_read_their_tensor_once() -> None:
 
 
 def test_the_last_block_does_a_chain() -> None:
-    plan = plan_of(classifier(), dtype="fp16", policy=ALL)
+    plan = plan_of(classifier(), dtype="fp16", policy=ALL, switches=APART)
     (launch,) = plan.programs[0].launches
     assert [step.alone for step in launch.steps] == [False, True, True, True] and launch.rules == (LAST_BLOCK,)
     edges = [edge for edge in explain(plan) if edge.fused and edge.rule == LAST_BLOCK]
@@ -173,7 +174,7 @@ def test_one_block_does_not_do_a_large_kernel() -> None:
 def test_a_kernel_that_takes_longer_alone_is_declined_with_its_microseconds() -> None:
     b = Builder()
     b.output(pointwise(b, pointwise(b, b.input(integers(RANDOM, (1, 64, 14, 14))), 64), 128))
-    plan = plan_of(b, dtype="fp16")
+    plan = plan_of(b, dtype="fp16", switches=APART)
     (reason,) = reasons(plan, LAST_BLOCK)
     assert "one block does alone" in reason and "us longer" in reason
     (edge,) = [edge for edge in explain(plan) if edge.source.startswith("conv") and edge.target.startswith("conv")]

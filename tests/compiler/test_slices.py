@@ -172,7 +172,10 @@ def test_a_problem_without_the_batch_is_not_divided() -> None:
 # -- networks ---------------------------------------------------------------------------------------------------------
 def test_resnet50_at_batch_256_is_predicted_to_gain() -> None:
     graph = zoo.build("resnet50", batch=256, weights="none").graph
-    with_it, without = (make_plan(graph, Options(batch=256, switches=Switches(disable=off))) for off in ((), (RULE,)))
+    rest = ("back-to-back",)  # which keeps the largest of these tensors out of memory altogether
+    with_it, without = (
+        make_plan(graph, Options(batch=256, switches=Switches(disable=(*rest, *off)))) for off in ((), (RULE,))
+    )
     assert stages(with_it) and with_it.programs[0].predicted_us < 0.99 * without.programs[0].predicted_us
     assert all(stage.parts <= slices.MOST_PARTS for stage in stages(with_it))
 
