@@ -173,8 +173,8 @@ def test_one_block_does_not_do_a_large_kernel() -> None:
 
 def test_a_kernel_that_takes_longer_alone_is_declined_with_its_microseconds() -> None:
     b = Builder()
-    y = pointwise(b, b.input(integers(RANDOM, (1, 64, 7, 7))), 128)
-    b.output(conv(b, y, integers(RANDOM, (64, 128, 3, 3), 1), pads=(1,) * 4))
+    y = pointwise(b, b.input(integers(RANDOM, (1, 64, 14, 14))), 64)
+    b.output(conv(b, y, integers(RANDOM, (16, 64, 3, 3), 1), pads=(1,) * 4))
     plan = plan_of(b, dtype="fp16")
     (reason,) = reasons(plan, LAST_BLOCK)
     assert "one block does alone" in reason and "us longer" in reason
