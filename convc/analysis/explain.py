@@ -134,8 +134,17 @@ def _rule_inside(case: _Case, region: Region) -> str | None:
     else:
         word = {Kind.WINDOW: "pool", Kind.REDUCTION: "pool"}.get(case.target.kind, "")
     others = [rule for rule in region.rules if rule != after]
-    fitting = [rule for rule in region.rules if word and word in rule] or others or list(region.rules)
+    fitting = [rule for rule in region.rules if word and word in rule] or others[_level(case, region) :]
+    fitting = fitting or others or list(region.rules)
     return fitting[0] if fitting else after
+
+
+def _level(case: _Case, region: Region) -> int:
+    """How many anchors of a prologue are still to come where an edge leads: each rule reads through the one before."""
+    if case.target.id not in region.prologue:
+        return 0
+    behind = region.prologue[region.prologue.index(case.target.id) :]
+    return sum(case.graph.node(id).kind is not Kind.ELEMENTWISE for id in behind)
 
 
 def _same_launch(case: _Case) -> _Answer | None:

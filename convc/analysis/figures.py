@@ -107,14 +107,16 @@ def _asked(problem: Problem, tile: Tile) -> int:
         total = math.ceil(problem.depth / tile.depth) if separable else steps_of(problem).total(tile.depth)
         shape = Shape.of(problem, tile, total)
         steps = math.ceil(total / tile.split_k)
-        x_rows = tile.rows * (problem.tap_count if separable else 1)
-        return blocks(shape, tile) * steps * tile.depth * (x_rows + tile.cols) * shape.itemsize
+        x_elements = tile.rows * tile.depth * (problem.tap_count if separable else 1)
+        if isinstance(problem, SeparableContraction) and problem.expansion:
+            x_elements = problem.expansion.inputs * (tile.rows * problem.tap_count + tile.depth)
+        return blocks(shape, tile) * steps * (x_elements + tile.depth * tile.cols) * shape.itemsize
     x = getattr(problem, "x", None)
     if x is None:
         return 0
     if isinstance(problem, ExpandedWindow):
         columns = math.ceil(problem.extent(Axis.COL) / tile.cols)
-        return columns * problem.extent(Axis.ROW) * problem.tap_count * problem.depth * x.dtype.itemsize
+        return columns * problem.extent(Axis.ROW) * problem.tap_count * problem.expansion.inputs * x.dtype.itemsize
     outputs = math.prod(dim.extent for dim in problem.dims)
     sizes = [tap.size for tap in getattr(problem, "taps", ())]
     return outputs * math.prod([*sizes, *(extent for extent, _ in getattr(problem, "reduced", ()))]) * x.dtype.itemsize

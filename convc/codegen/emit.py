@@ -142,11 +142,13 @@ def _operands(problem: Problem) -> list[Operand]:
     read = {ref.index for s in problem.statements for ref in s.arguments if ref.kind == "operand"}
     copies = not problem.statements and problem.family == "pointwise"
     used = [operand for index, operand in enumerate(problem.operands) if index in read or copies]
-    anchors = [getattr(problem, name, None) for name in ("x", "expand", "filter", "w")]
+    anchors = [getattr(problem, name, None) for name in ("x", "filter", "w")]
+    expansion = getattr(problem, "expansion", None)
     before = _operands(problem.first)[:-1] if isinstance(problem, ChainedContraction) else []
     return [
         *before,
         *(anchor for anchor in anchors if anchor is not None),
+        *(expansion.reads if expansion else ()),
         *getattr(problem, "prologue_operands", ()),
         *used,
         problem.output,

@@ -1,59 +1,79 @@
-"""Expansions: what a depthwise kernel does to make its own input from fewer channels, under each tap.
+"""Expansions: what a kernel does to make the input of its windows from fewer channels, under each tap.
 
-The weights of the block's channels stay in the kernel throughout. Under a tap, the pixels of x meet them in a short
-product; what lies between follows; the padding becomes zero, and the result is rounded as a store would have done.
+The weights of the block's channels are loaded once. Under a tap, the pixels of x meet them in a short product; what
+lies between follows; the padding becomes zero, and the result is rounded as a store would have done.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from ..ir import DType
-from ..ir.expansion import ExpandedWindow
-from ..ir.plan import Tile
-from ..ir.problem import Axis
+from ..ir.expansion import ExpandedWindow, Expansion
+from ..ir.problem import Tap
+from ..ir.separable import SeparableContraction
 from .expressions import TRITON_TYPES, Body
 from .indexing import joined_masks, offsets, scaled
-from .kernel import ragged
+
+INDEX = "i = tl.arange(0, BLOCK_INPUTS)"
+Expanding = ExpandedWindow | SeparableContraction
 
 
-def x_offset(problem: ExpandedWindow, origin: int) -> str:
+def constants(expansion: Expansion) -> dict[str, Any]:
+    """Constants of the kernel."""
+    whole = expansion.inputs == expansion.block
+    return {"BLOCK_INPUTS": expansion.block} | ({} if whole else {"INPUTS": expansion.inputs})
+
+
+def x_offset(problem: Expanding, expansion: Expansion, origin: int) -> str:
     """Pixels along the rows, channels of x along the columns."""
     place = offsets(problem, problem.x, origin).filled(rows="row").joined()
-    return f"{place} + {_shaped('d', problem.x_depth, '[None, :]')}"
+    return f"{place} + {_shaped('i', expansion.x_step, '[None, :]')}"
 
 
-def lines_before(problem: ExpandedWindow, tile: Tile) -> list[str]:
-    """Loads of what stays: the weights of the block's channels, and the vectors over them."""
-    body = _body(problem, tile)
-    columns = offsets(problem, problem.expand).filled(cols="col").joined()
-    masks = ["(d < DEPTH)[:, None]"] if problem.depth % tile.depth else []
-    masks += [body.col_mask] if body.col_mask else []
+def weights_address(expansion: Expansion, channels: str) -> str:
+    """Inputs along the rows, expanded channels along the columns."""
+    return f"we + {_shaped('i', expansion.w_step, '[:, None]')} + {channels}"
+
+
+def load_weights(problem: Expanding, expansion: Expansion, address: str, channels: str) -> str:
+    """The weights at ``address``; ``channels``: the mask of those that exist, empty where all do."""
+    masks = [*_inputs(expansion, "[:, None]"), *([channels] if channels else [])]
     mask = f", mask={joined_masks(masks)}, other=0.0" if masks else ""
-    weights = f"tl.load(we + {_shaped('d', problem.w_depth, '[:, None]')} + {columns}{mask})"
-    vectors = [f"{operand.name}_tile = {body.load(operand)}" for operand in problem.prologue_operands]
-    return [f"expand = {weights}{_converted(problem, problem.expand.dtype)}", *vectors]
+    return f"expand = tl.load({address}{mask}){_converted(problem, expansion.w.dtype)}"
 
 
-def value_lines(problem: ExpandedWindow, tile: Tile, address: str, inside: str) -> list[str]:
-    """The expanded values under a tap whose pixels of x lie at ``address``; ``inside``: which are none of the padding,
-    empty where all are."""
-    masks = [inside] if inside else []
-    masks += ["(d < DEPTH)[None, :]"] if problem.depth % tile.depth else []
-    load = f"tl.load({address}, mask={joined_masks(masks)}, other=0.0)" if masks else f"tl.load({address})"
+def loop_head(taps: Sequence[Tap], count: int) -> list[str]:
+    """One loop over all positions of a window, so that the loads of the next ones run ahead."""
+    lines = [f"for tap in range({count}):"]
+    for index, tap in enumerate(taps):
+        count //= tap.size
+        text = "tap" if count == 1 else f"tap // {count}"
+        lines.append(f"    {tap.name} = {text}" + (f" % {tap.size}" if index else ""))
+    return lines
+
+
+def value_lines(problem: Expanding, expansion: Expansion, address: str, inside: str) -> list[str]:
+    """The expanded values under a tap whose pixels of x lie at ``address``; ``inside``: the mask of those that are no
+    padding, empty where none are."""
+    mask = joined_masks([*([inside] if inside else []), *_inputs(expansion, "[None, :]")])
+    load = f"tl.load({address}, mask={mask}, other=0.0)" if mask else f"tl.load({address})"
     precision = f', input_precision="{problem.precision}"' if problem.compute is DType.FP32 else ""
-    body = _body(problem, tile)
+    body = Body(problem, prefix="e")
     body.lines = [
         f"pixels = {load}{_converted(problem, problem.x.dtype)}",
         f"value = tl.dot(pixels, expand{precision})",
     ]
-    result = body.apply(problem.prologue, problem.prologue_operands, "value")
+    result = body.apply(expansion.statements, expansion.operands, "value")
     result = f"tl.where({inside}, {result}, 0.0)" if inside else result
     if problem.compute is not DType.FP32:
         result = f"{result}.to(tl.{TRITON_TYPES[problem.compute]}).to(tl.float32)"
     return body.lines if result == "value" else [*body.lines, f"value = {result}"]
 
 
-def _body(problem: ExpandedWindow, tile: Tile) -> Body:
-    return Body(problem, col_mask="col_ok" if ragged(problem, Axis.COL, tile.cols) else "", prefix="e")
+def _inputs(expansion: Expansion, suffix: str) -> list[str]:
+    return [] if expansion.inputs == expansion.block else [f"(i < INPUTS){suffix}"]
 
 
 def _shaped(name: str, stride: int, suffix: str) -> str:
@@ -61,5 +81,5 @@ def _shaped(name: str, stride: int, suffix: str) -> str:
     return f"{text}{suffix}" if text == name else f"({text}){suffix}"
 
 
-def _converted(problem: ExpandedWindow, dtype: DType) -> str:
+def _converted(problem: Expanding, dtype: DType) -> str:
     return "" if dtype is problem.compute else f".to(tl.{TRITON_TYPES[problem.compute]})"

@@ -7,12 +7,14 @@ with these channels' rows of the 1x1 weights.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 
 from ..ir import DType
+from ..ir.expansion import UNROLLED_EXPANSIONS
 from ..ir.plan import Tile
-from ..ir.problem import Axis, Tap
+from ..ir.problem import Axis, Operand, Tap
 from ..ir.separable import SeparableContraction
+from . import expansion
 from .contraction import _cols_in_memory, _constants, _epilogue, _tile_lines, origin, start_of
 from .expressions import TRITON_TYPES, Body
 from .indexing import dimensions, is_wide, joined_masks, offsets, scaled
@@ -35,7 +37,8 @@ def parts(problem: SeparableContraction, tile: Tile) -> Parts:
         wide=is_wide(problem),
         index_lines=dimensions(problem, Axis.ROW, "row") + dimensions(problem, Axis.COL, "col"),
         starts=[f"{tap.name}_start = {start_of(problem, tap)}" for tap in problem.taps if counts(problem, tap)]
-        + _divisor_lines(problem),
+        + _divisor_lines(problem)
+        + [expansion.INDEX] * (problem.expansion is not None),
         addresses=_addresses(problem),
         loop=_is_loop(problem, tile),
         split_k=split,
@@ -44,8 +47,13 @@ def parts(problem: SeparableContraction, tile: Tile) -> Parts:
         epilogue=_epilogue(problem, tile),
     )
     return Parts(
-        word=WORDS[problem.mode] + "x".join(str(tap.size) for tap in problem.taps) + "_conv1x1",
-        constants=_constants(problem, tile) | ({} if problem.depth % tile.depth == 0 else {"CHANNELS": problem.depth}),
+        word=("conv1x1_" if problem.expansion else "")
+        + WORDS[problem.mode]
+        + "x".join(str(tap.size) for tap in problem.taps)
+        + "_conv1x1",
+        constants=_constants(problem, tile)
+        | (expansion.constants(problem.expansion) if problem.expansion else {})
+        | ({} if problem.depth % tile.depth == 0 else {"CHANNELS": problem.depth}),
         body=body,
         grid=(tiles, split, 1),
         extra=_extra(problem, tile),
@@ -75,11 +83,16 @@ def _extra(problem: SeparableContraction, tile: Tile) -> tuple[tuple[str, str, A
 def _addresses(problem: SeparableContraction) -> list[str]:
     """Where the operands of the first block of channels lie."""
     place = offsets(problem, problem.x, origin(problem.taps)).filled(rows="row")
+    x_offset = f"{place.joined()} + {_across('d', problem.x_depth)}"
+    made = problem.expansion
+    if made is not None:
+        x_offset = expansion.x_offset(problem, made, origin(problem.taps))
     lines = [
-        f"x_tile = x + {place.joined()} + {_across('d', problem.x_depth)}",
+        f"x_tile = x + {x_offset}",
+        *([f"we_tile = {expansion.weights_address(made, _across('d', made.w.depth))}"] if made else []),
         *([f"wd_tile = wd + {_across('d', problem.filter.depth)}"] if problem.filter else []),
     ]
-    for operand in problem.prologue_operands:
+    for operand in (*(made.operands if made else ()), *problem.prologue_operands):
         lines.append(f"{operand.name}_at = {operand.name} + {_across('d', operand.depth)}")
     columns = offsets(problem, problem.w).filled(cols="col").joined()
     return [*lines, f"w_tile = w + ({scaled('d', problem.w_depth)})[:, None] + {columns}"]
@@ -96,7 +109,7 @@ def _step_lines(problem: SeparableContraction, tile: Tile) -> list[str]:
     precision = f', input_precision="{problem.precision}"' if problem.compute is DType.FP32 else ""
     channels = "channel_ok" if problem.depth % tile.depth else ""
     lines = ["channel_ok = c + d < CHANNELS" if _is_loop(problem, tile) else "channel_ok = d < CHANNELS"]
-    lines = [*(lines if channels else []), f"mid = {_nothing(problem)}"]
+    lines = [*(lines if channels else []), *_expanding_lines(problem, tile, channels), f"mid = {_nothing(problem)}"]
     lines += _window_lines(problem, tile, channels)
     lines += _chain_lines(problem, tile, channels)
     masks = [f"{channels}[:, None]"] if channels else []
@@ -129,20 +142,16 @@ def _nothing(problem: SeparableContraction) -> str:
 
 def _window_lines(problem: SeparableContraction, tile: Tile, channels: str) -> list[str]:
     """Loops over the taps, and what each adds."""
-    unrolled = math.prod(tap.size for tap in problem.taps) <= UNROLLED_TAPS
+    unrolled = problem.tap_count <= (UNROLLED_EXPANSIONS if problem.expansion else UNROLLED_TAPS)
     lines: list[str] = []
     for level, tap in enumerate(problem.taps):
-        lines += ["    " * level + line for line in _tap_lines(tap, unrolled)]
+        loop = f"for {tap.name} in {'tl.static_range' if unrolled else 'range'}({tap.size}):"
+        lines += ["    " * level + line for line in (loop, *_inside_lines(tap))]
     mask = joined_masks([*(f"{tap.name}_inside[:, None]" for tap in problem.taps if tap.masked)])
-    x_masks = [mask] if mask else []
-    x_masks += [f"{channels}[None, :]"] if channels else []
-    moves = [scaled(tap.name, tap.x_stride) for tap in problem.taps]
-    along = [*_moved(problem, tile, problem.x_depth), *moves]
-    value = _load("x_tile", along, joined_masks(x_masks), INITIAL[problem.mode])
     indent = "    " * len(problem.taps)
     return [
         *lines,
-        f"{indent}value = {value}{_widen(problem.x.dtype)}",
+        *(indent + line for line in _value_lines(problem, tile, channels, mask)),
         f"{indent}{_taken_in(problem, tile, channels)}",
         *([f"mid = mid / {divisor(problem)[1]}"] if problem.mode == "mean" else []),
     ]
@@ -163,24 +172,50 @@ def _divisor_lines(problem: SeparableContraction) -> list[str]:
     return divisor(problem)[0] if problem.mode == "mean" else []
 
 
-def _tap_lines(tap: Tap, unrolled: bool) -> list[str]:
-    lines = [f"for {tap.name} in {'tl.static_range' if unrolled else 'range'}({tap.size}):"]
-    if tap.masked:
-        at = f"{tap.name}_at"
-        lines.append(f"    {at} = {tap.name}_start + {scaled(tap.name, tap.dilation)}")
-        lines.append(f"    {tap.name}_inside = ({at} >= 0) & ({at} < {tap.limit})")
-    return lines
+def _value_lines(problem: SeparableContraction, tile: Tile, channels: str, inside: str) -> list[str]:
+    """What a tap reads: x, or what is made from it."""
+    moves = [scaled(tap.name, tap.x_stride) for tap in problem.taps]
+    if problem.expansion is not None:
+        address = f"x_tile + ({' + '.join(moves)})"
+        return expansion.value_lines(problem, problem.expansion, address, inside)
+    mask = joined_masks([*([inside] if inside else []), *([f"{channels}[None, :]"] if channels else [])])
+    along = [*_moved(problem, tile, problem.x_depth), *moves]
+    return [f"value = {_load('x_tile', along, mask, INITIAL[problem.mode])}{_widen(problem.x.dtype)}"]
+
+
+def _expanding_lines(problem: SeparableContraction, tile: Tile, channels: str) -> list[str]:
+    """Loads what all taps of a block of channels need to expand: its weights, and the vectors over it."""
+    made = problem.expansion
+    if made is None:
+        return []
+    mask = f"{channels}[None, :]" if channels else ""
+    address = " + ".join(["we_tile", *_moved(problem, tile, made.w.depth)])
+    return [expansion.load_weights(problem, made, address, mask), *_vector_lines(problem, tile, made.operands, mask)]
+
+
+def _inside_lines(tap: Tap) -> list[str]:
+    """Whether a tap lies inside the input, one level in."""
+    if not tap.masked:
+        return []
+    at = f"{tap.name}_at"
+    return [
+        f"    {at} = {tap.name}_start + {scaled(tap.name, tap.dilation)}",
+        f"    {tap.name}_inside = ({at} >= 0) & ({at} < {tap.limit})",
+    ]
+
+
+def _vector_lines(problem: SeparableContraction, tile: Tile, operands: Sequence[Operand], mask: str) -> list[str]:
+    """Loads of vectors over a block of channels."""
+    loads = ((o, _load(f"{o.name}_at", _moved(problem, tile, o.depth), mask)) for o in operands)
+    return [f"{operand.name}_tile = {load}{_widen(operand.dtype)}" for operand, load in loads]
 
 
 def _chain_lines(problem: SeparableContraction, tile: Tile, channels: str) -> list[str]:
     """Bias and elementwise operators on what the windows gave. Channels past the last give zero again: they meet
-    weights that are zero, but their own value could be infinite, and the largest of nothing is."""
+    weights that are zero, but operators could make infinity of nothing, and the largest of nothing is."""
     body = Body(problem, prefix="f")
-    for operand in problem.prologue_operands:
-        mask = f"{channels}[None, :]" if channels else ""
-        load = _load(f"{operand.name}_at", _moved(problem, tile, operand.depth), mask)
-        body.lines.append(f"{operand.name}_tile = {load}{_widen(operand.dtype)}")
+    body.lines = _vector_lines(problem, tile, problem.prologue_operands, f"{channels}[None, :]" if channels else "")
     result = body.apply(problem.prologue, problem.prologue_operands, "mid")
-    if channels and (problem.prologue or problem.mode == "max"):
+    if channels and (problem.prologue or problem.expansion or problem.mode == "max"):
         result = f"tl.where({channels}[None, :], {result}, 0.0)"
     return body.lines if result == "mid" else [*body.lines, f"mid = {result}"]

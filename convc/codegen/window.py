@@ -39,7 +39,7 @@ def parts(problem: WindowReduction, tile: Tile) -> Parts:
         index_lines=dimensions(problem, Axis.ROW, "row") + dimensions(problem, Axis.COL, "col"),
         starts=_start_lines(problem),
         x_offset=_x_offset(problem),
-        before=expansion.lines_before(problem, tile) if isinstance(problem, ExpandedWindow) else [],
+        before=_expanding_lines(problem, tile) if isinstance(problem, ExpandedWindow) else [],
         weighted=problem.w is not None,
         w_offset=offsets(problem, problem.w).joined() if problem.w else "",
         initial=INITIAL[problem.mode],
@@ -59,7 +59,7 @@ def _constants(problem: WindowReduction, tile: Tile) -> dict[str, Any]:
         constants["COLS"] = problem.extent(Axis.COL)
     constants |= {"BLOCK_ROWS": tile.rows, "BLOCK_COLS": tile.cols}
     if isinstance(problem, ExpandedWindow):
-        constants |= {"BLOCK_DEPTH": tile.depth} | ({"DEPTH": problem.depth} if problem.depth % tile.depth else {})
+        constants |= expansion.constants(problem.expansion)
     return constants
 
 
@@ -79,26 +79,29 @@ def counts(problem: WindowReduction | SeparableContraction, tap: Tap) -> bool:
 def _start_lines(problem: WindowReduction) -> list[str]:
     """Where windows start along what is compared with the input's end, and the channels that are expanded."""
     starts = [f"{tap.name}_start = {start_of(problem, tap)}" for tap in problem.taps if counts(problem, tap)]
-    return starts + ["d = tl.arange(0, BLOCK_DEPTH)"] * isinstance(problem, ExpandedWindow)
+    return starts + [expansion.INDEX] * isinstance(problem, ExpandedWindow)
 
 
 def _x_offset(problem: WindowReduction) -> str:
     before = origin(problem.taps)
     if isinstance(problem, ExpandedWindow):
-        return expansion.x_offset(problem, before)
+        return expansion.x_offset(problem, problem.expansion, before)
     return offsets(problem, problem.x, before).joined()
+
+
+def _expanding_lines(problem: ExpandedWindow, tile: Tile) -> list[str]:
+    """Loads what all taps need: the weights of the block's channels, and the vectors over them."""
+    body, made = _body(problem, tile), problem.expansion
+    address = expansion.weights_address(made, offsets(problem, made.w).filled(cols="col").joined())
+    vectors = [f"{operand.name}_tile = {body.load(operand)}" for operand in made.operands]
+    return [expansion.load_weights(problem, made, address, body.col_mask), *vectors]
 
 
 def _loop_lines(problem: WindowReduction, tile: Tile) -> list[str]:
     """The loop over the window. Where every position is expanded it is one loop, whose loads run ahead; otherwise one
     for each dimension, unrolled where the window is small."""
     if isinstance(problem, ExpandedWindow):
-        lines = [f"for tap in range({problem.tap_count}):"]
-        inner = problem.tap_count
-        for index, tap in enumerate(problem.taps):
-            inner //= tap.size
-            text = "tap" if inner == 1 else f"tap // {inner}"
-            lines.append(f"    {tap.name} = {text}" + (f" % {tap.size}" if index else ""))
+        lines = expansion.loop_head(problem.taps, problem.tap_count)
         for tap in problem.taps:
             lines += ["    " + line for line in _inside_lines(problem, tap)]
         return [*lines, *("    " + line for line in _tap_lines(problem, tile))]
@@ -130,7 +133,7 @@ def _tap_lines(problem: WindowReduction, tile: Tile) -> list[str]:
     mask = joined_masks(masks)
     address = f"x_tile + ({' + '.join(scaled(tap.name, tap.x_stride) for tap in problem.taps)})"
     if isinstance(problem, ExpandedWindow):
-        return [*expansion.value_lines(problem, tile, address, mask), *_weighted_lines(problem, tile)]
+        return [*expansion.value_lines(problem, problem.expansion, address, mask), *_weighted_lines(problem, tile)]
     load = f"tl.load({address}, mask={mask}, other={INITIAL[problem.mode]})" if mask else f"tl.load({address})"
     lines = [f"value = {load}{_widen(problem.x.dtype)}"]
     if problem.mode == "max":

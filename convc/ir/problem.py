@@ -316,9 +316,11 @@ def _rebuilt(problem: Problem, groups: list[list[int]]) -> Problem:
     }
     if hasattr(problem, "prologue_operands"):
         changes["prologue_operands"] = tuple(operand(old) for old in problem.prologue_operands)
-    for name in ("x", "w", "filter", "expand"):
+    for name in ("x", "w", "filter"):
         if getattr(problem, name, None) is not None:
             changes[name] = operand(getattr(problem, name))
+    if getattr(problem, "expansion", None) is not None:
+        changes["expansion"] = problem.expansion.mapped(operand)  # type: ignore[attr-defined]
     if hasattr(problem, "taps"):
         changes["taps"] = tuple(_renumbered(tap, renumbered) for tap in problem.taps)
     return replace(problem, **changes)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from .expansion import Expansion, pixels_under
 from .problem import Axis, Contraction, Operand
 
 
@@ -16,17 +17,20 @@ class SeparableContraction(Contraction):
     mode: what a window gives: ``conv`` (the sum weighted by filter[tap, channel]), ``max``, ``mean``. depth counts
     channels; x, filter and w step along them by x_depth, filter.depth and w_depth. taps slide over x along rows and are
     no part of the reduction. divisor, padded: of ``mean``, as in `WindowReduction`. f: the prologue, whose accumulator
-    is the window's result; its operands are vectors over the channels.
+    is the window's result; its operands are vectors over the channels. expansion: what the windows read is made from x
+    with fewer channels; then x_depth means nothing.
     """
 
     filter: Operand | None = None
     divisor: str = "window"
     padded: tuple[int, ...] = ()
+    expansion: Expansion | None = None
 
     @property
     def reads(self) -> tuple[Operand, ...]:
         filters = [self.filter] if self.filter else []
-        return (self.x, *filters, self.w, *self.prologue_operands, *self.operands)
+        expansion = self.expansion.reads if self.expansion else ()
+        return (self.x, *expansion, *filters, self.w, *self.prologue_operands, *self.operands)
 
     @property
     def window_elements(self) -> int:
@@ -38,6 +42,11 @@ class SeparableContraction(Contraction):
         """Multiply-accumulates of the windows, each once: pooling has none."""
         return self.window_elements if self.filter else 0
 
+    def products(self, pixels: int) -> int:
+        """Multiply-accumulates that expand so many pixels."""
+        return pixels * self.expansion.inputs * self.depth if self.expansion else 0
+
     @property
     def macs(self) -> int:
-        return math.prod(dim.extent for dim in self.dims) * self.depth + self.window_macs
+        outputs = math.prod(dim.extent for dim in self.dims)
+        return outputs * self.depth + self.window_macs + self.products(pixels_under(self, self.taps))

@@ -2,11 +2,13 @@
 
 The expansion of an inverted residual makes a large tensor from a small one. The depthwise kernel loads the small one
 under each tap instead, expands it by a short product on tensor cores, applies what lies between, rounds as a store
-would, puts zeros into the padding, and weighs the result. With C channels made from D, P·Q pixels of the result, H·W of
-the expanded tensor, windows of R·S, batch N and i instructions for what is done to each expanded element, fusion
+would, puts zeros into the padding, and weighs the result. The depthwise convolution may itself be computed by the 1x1
+convolution behind it (`convc.passes.separable`), for each of its T tiles of columns: then the whole inverted residual
+is one kernel; otherwise T = 1. With C channels made from D, P·Q pixels of the result, H·W of the expanded tensor,
+windows of R·S, batch N and i instructions for each expanded element, fusion
 
 - saves 2·e·N·C·H·W bytes of memory (the expanded tensor, written and read, e = 2 bytes an element) and one launch;
-- costs N·C·(P·Q·R·S − H·W) elements that are expanded again: D multiply-adds each on tensor cores, i instructions on
+- costs N·C·(T·P·Q·R·S − H·W) elements that are expanded again: D multiply-adds each on tensor cores, i instructions on
   ordinary units; and reads x from L2 for every line of a window and every `COLUMNS` channels.
 
 The policy weighs both sides (`convc.passes.choice`).
@@ -19,6 +21,7 @@ from collections.abc import Iterable, Mapping
 
 from ..ir import Graph, Node, Value
 from .choice import ELEMENT_BYTES, ISSUED_PER_MAC, Choice
+from .separable import COLUMNS as TILE_COLUMNS
 from .separable import behind, elements, is_depthwise, unfit_chain, unfit_product, unfit_window, unfree
 
 RULE = "expand-depthwise"
@@ -28,6 +31,11 @@ COLUMNS = 64
 """Channels that a block makes from one load of x, about."""
 INSTRUCTIONS = 5
 """On ordinary units for each expanded element, beside its operators: rounding, widening, the mask, the multiply-add."""
+STEP_INSTRUCTIONS = 70
+"""Instructions of each thread for a tap, whatever it expands: addresses, masks, barriers; see
+`convc.targets.cost.issue_efficiency`."""
+VALUES_PER_THREAD, SUMS_PER_THREAD = 16, 8
+"""Most elements that a thread expands at once: in a depthwise kernel, and in one that goes on with a product."""
 _SIMPLE = ("Add", "Sub", "Mul", "Neg", "Abs", "Relu", "LeakyRelu", "PRelu", "Clip", "Min", "Max")
 _TRANSCENDENTAL = 12
 """Instructions in whose time an operator with an exponential and a division is done: special units make both at an
@@ -58,9 +66,10 @@ def propose(graph: Graph, depthwise: Node, taken: Mapping[int, int]) -> Choice |
         or unfit_chain(graph, chain, sources - {dense[0]})
         or unfree(graph, nodes, depthwise)
     )
-    if reason is None and any(id in taken for id in (*nodes, depthwise.id)):
+    if reason is None and any(id in taken or id in taken.values() for id in nodes):
         reason = "it already belongs to another kernel"
-    return reason or _choice(graph, expansion, depthwise, nodes)
+    anchor = graph.node(taken.get(depthwise.id, depthwise.id))
+    return reason or _choice(graph, expansion, depthwise, anchor, nodes)
 
 
 def _unfit_expansion(graph: Graph, conv: Node) -> str | None:
@@ -74,24 +83,31 @@ def _unfit_expansion(graph: Graph, conv: Node) -> str | None:
     return unfit_product(graph, conv)
 
 
-def _choice(graph: Graph, expansion: Node, depthwise: Node, nodes: list[int]) -> Choice:
-    """Savings and costs of fusing; see the formulas above."""
+def _choice(graph: Graph, expansion: Node, depthwise: Node, anchor: Node, nodes: list[int]) -> Choice:
+    """Savings and costs of fusing; see the formulas above.
+
+    anchor: the depthwise convolution, or the 1x1 convolution that computes it already.
+    """
     x, made = graph.inputs(expansion)[0], elements(graph, Value(expansion.id))
     inputs, channels = (int(graph.type(value).shape[1]) for value in (x, Value(expansion.id)))  # type: ignore[arg-type]
     kernel = [int(size) for size in graph.type(graph.inputs(depthwise)[1]).shape[2:]]  # type: ignore[arg-type]
+    composed = anchor.id != depthwise.id
     results = elements(graph, Value(depthwise.id))
-    again = max(0, results * math.prod(kernel) - made)
+    filters = int(graph.type(Value(anchor.id)).shape[1]) if composed else 1  # type: ignore[arg-type]
+    tiles = math.ceil(filters / TILE_COLUMNS)
+    again = max(0, tiles * results * math.prod(kernel) - made)
     bias = ["Add"] * (len(graph.inputs(expansion)) - 2)
     issued = instructions([*bias, *(graph.node(id).op for id in nodes[1:])])
+    issued += STEP_INSTRUCTIONS // (SUMS_PER_THREAD if composed else VALUES_PER_THREAD)
     lines = results // channels * inputs * math.prod(kernel[:-1]) * depthwise.attributes["strides"][-1]
     return Choice(
         RULE,
-        (*nodes, depthwise.id),
-        depthwise.id,
+        (*nodes, anchor.id),
+        anchor.id,
         tuple(nodes),
         saved_bytes=2 * ELEMENT_BYTES * made,
         unit_macs=again * issued // ISSUED_PER_MAC,
         tensor_macs=again * inputs,
-        again_bytes=ELEMENT_BYTES * max(0, math.ceil(channels / COLUMNS) * lines - elements(graph, x)),
+        again_bytes=ELEMENT_BYTES * max(0, tiles * math.ceil(channels / COLUMNS) * lines - elements(graph, x)),
         why="expanding pixels again for every window",
     )

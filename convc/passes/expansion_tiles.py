@@ -22,18 +22,14 @@ from ..targets.cost import (
     INTERPRETER_STEP_S,
 )
 from .choice import TENSOR_EFFICIENCY
-from .expansion import instructions
+from .expansion import STEP_INSTRUCTIONS, VALUES_PER_THREAD, instructions
 from .separable_tiles import LARGEST_BLOCK, MIN_DOT, powers
 from .traffic import traffic
 
-VALUES_PER_THREAD = 16
-"""Most expanded values that a thread makes at once; each takes an accumulator and a sum in registers."""
 SCALAR_VALUES = 8
 """The same where products are made without tensor cores, and operands take registers too."""
 STAGES = 3
-"""Steps whose pixels are in flight at once."""
-STEP_INSTRUCTIONS = 70
-"""Instructions of each warp in a step beside those for the values, as in `convc.targets.cost.issue_efficiency`."""
+"""Taps whose pixels are in flight at once."""
 LARGEST_WEIGHTS = 4096
 """Most bytes of expansion weights of a block, which stay in registers or shared memory throughout."""
 
@@ -57,13 +53,8 @@ def ranked(problem: ExpandedWindow, target: Target) -> list[Tile]:
 
 
 # -- candidates -------------------------------------------------------------------------------------------------------
-def _depth(problem: ExpandedWindow) -> int:
-    """All channels of x are one step."""
-    return max(MIN_DOT, 1 << (problem.depth - 1).bit_length())
-
-
 def _interpreted(problem: ExpandedWindow) -> Iterator[Tile]:
-    depth = _depth(problem)
+    depth = problem.expansion.block
     for rows in powers(problem.extent(Axis.ROW), 8192):
         for cols in powers(problem.extent(Axis.COL), 2048):
             if max(rows * cols, max(rows, cols) * depth) <= LARGEST_BLOCK:
@@ -71,7 +62,7 @@ def _interpreted(problem: ExpandedWindow) -> Iterator[Tile]:
 
 
 def _compiled(problem: ExpandedWindow) -> Iterator[Tile]:
-    depth, size = _depth(problem), problem.compute.itemsize
+    depth, size = problem.expansion.block, problem.compute.itemsize
     scalar = size == 4 and problem.precision == "ieee"
     most = SCALAR_VALUES if scalar else VALUES_PER_THREAD
     for rows in powers(problem.extent(Axis.ROW), 128):
@@ -88,13 +79,13 @@ def _seconds(problem: ExpandedWindow, tile: Tile, target: Target, moved: int) ->
     """Predicted seconds: launch + max(arithmetic, L2, DRAM, latency), as in `convc.targets.cost`."""
     taps, values, programs = problem.tap_count, tile.rows * tile.cols, _programs(problem, tile)
     if target.is_interpreter:
-        step = INTERPRETER_STEP_S * (2 + len(problem.prologue))
+        step = INTERPRETER_STEP_S * (2 + len(problem.expansion.statements))
         step += values * (INTERPRETER_ELEMENT_S * 4 + 2.0 * tile.depth * INTERPRETER_FLOP_S)
         step += tile.rows * tile.depth * INTERPRETER_ELEMENT_S
         return programs * (INTERPRETER_PROGRAM_S + taps * step)
     rate = (target.tensor_flops if problem.compute.itemsize == 2 else target.fp32_flops) / target.sms
     product = 2.0 * values * tile.depth / (rate * TENSOR_EFFICIENCY)
-    issued = values * instructions(statement.operator.name for statement in problem.prologue)
+    issued = values * instructions(statement.operator.name for statement in problem.expansion.statements)
     units = (issued + STEP_INSTRUCTIONS * 32 * tile.num_warps) / (target.fp32_flops / 2 / target.sms)
     arithmetic = math.ceil(programs / target.sms) * taps * (product + units)
     loaded = programs * (_x_elements(problem, tile) + tile.depth * tile.cols) * problem.compute.itemsize

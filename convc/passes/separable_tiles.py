@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from ..ir.expansion import UNROLLED_EXPANSIONS, pixels_under
 from ..ir.plan import Tile
 from ..ir.problem import Axis
 from ..ir.separable import SeparableContraction
@@ -26,7 +27,9 @@ from ..targets.cost import (
     SPLIT_K_S,
     issue_efficiency,
 )
-from .choice import ISSUED_PER_MAC
+from .choice import ISSUED_PER_MAC, TENSOR_EFFICIENCY
+from .expansion import STEP_INSTRUCTIONS, instructions
+from .expansion import SUMS_PER_THREAD as EXPANDED_PER_THREAD
 from .separable import COLUMNS
 from .traffic import traffic
 
@@ -54,8 +57,10 @@ def ranked(problem: SeparableContraction, target: Target) -> list[Tile]:
 
 
 def recomputed_macs(problem: SeparableContraction, tile: Tile) -> int:
-    """Multiply-adds of the depthwise part that are done more than once."""
-    return (math.ceil(problem.extent(Axis.COL) / tile.cols) - 1) * problem.window_macs
+    """Multiply-adds of the depthwise part, and of what it reads, that are done more than once."""
+    tiles = math.ceil(problem.extent(Axis.COL) / tile.cols)
+    expanded = tiles * problem.extent(Axis.ROW) * problem.tap_count - pixels_under(problem, problem.taps)
+    return (tiles - 1) * problem.window_macs + problem.products(expanded)
 
 
 # -- candidates -------------------------------------------------------------------------------------------------------
@@ -85,20 +90,25 @@ def _fitting(problem: SeparableContraction, target: Target, rows: int, cols: int
     weights = depth * cols * problem.compute.itemsize
     if rows * cols > accumulators or weights > LARGEST_STEP or rows * depth > SUMS_PER_THREAD * 32 * warps:
         return
+    if problem.expansion and rows * depth > EXPANDED_PER_THREAD * 32 * warps:
+        return
     scalar = problem.compute.itemsize == 4 and problem.precision == "ieee" and target.instruction == "mma"
     if scalar and rows * (cols + 2 * depth) > WIDE_REGISTERS * 32 * warps:
         return
     stages = 2 if _staged_bytes(problem, rows, cols, depth) <= min(target.shared_bytes, MOST_STAGED) else 1
     steps = math.ceil(problem.depth / depth)
     for split in range(1, min(steps, MOST_SPLITS) + 1):
-        if steps % split == 0 and (split == 1 or steps // split >= 2):
+        if steps % split == 0 and (split == 1 or problem.expansion or steps // split >= 2):
             yield Tile(rows, cols, depth, warps, stages, split)
 
 
 def _staged_bytes(problem: SeparableContraction, rows: int, cols: int, depth: int) -> int:
     """Shared memory of a step that is loaded ahead: every tap's x, the weights, and the sums on their way to the
     tensor cores."""
-    elements = (problem.tap_count + 1) * rows * depth + depth * cols
+    window = problem.tap_count * rows * depth
+    if problem.expansion:
+        window = problem.expansion.block * (2 * rows + depth)
+    elements = window + rows * depth + depth * cols
     return elements * problem.compute.itemsize + 4096
 
 
@@ -115,14 +125,28 @@ def _seconds(problem: SeparableContraction, tile: Tile, target: Target, moved: i
     rate = (target.tensor_flops if problem.compute.itemsize == 2 else target.fp32_flops) / target.sms
     product = 2.0 * sums * tile.cols / (rate * issue_efficiency(tile))
     window = 2.0 * sums * taps * ISSUED_PER_MAC / (target.fp32_flops / target.sms)
+    window += taps * _expansion_seconds(problem, tile, target)
     arithmetic = math.ceil(programs / target.sms) * steps * (product + window)
     partial = 2 * 4 * tile.rows * tile.cols * programs
     split = SPLIT_K_S + partial / target.dram_bytes_per_s if tile.split_k > 1 else 0.0
     loaded = programs * steps * (_x_elements(problem, tile) + tile.depth * tile.cols) * problem.compute.itemsize
     memory = max(loaded / target.l2_bytes_per_s, moved / target.dram_bytes_per_s)
     waiting = target.step_s * (1 if tile.num_stages > 1 else 2)
-    latency = steps * waiting * math.ceil(programs / (target.sms * BLOCKS_PER_SM))
+    if problem.expansion:
+        waiting *= taps if taps > UNROLLED_EXPANSIONS else 1
+    latency = (steps + bool(problem.expansion)) * waiting * math.ceil(programs / (target.sms * BLOCKS_PER_SM))
     return target.launch_s + max(arithmetic, memory, latency) + split
+
+
+def _expansion_seconds(problem: SeparableContraction, tile: Tile, target: Target) -> float:
+    """Time of one multiprocessor to expand what one tap of a step reads."""
+    if problem.expansion is None:
+        return 0.0
+    rate = (target.tensor_flops if problem.compute.itemsize == 2 else target.fp32_flops) / target.sms
+    values = tile.rows * tile.depth
+    product = 2.0 * values * problem.expansion.block / (rate * TENSOR_EFFICIENCY)
+    issued = values * instructions(statement.operator.name for statement in problem.expansion.statements)
+    return product + (issued + STEP_INSTRUCTIONS * 32 * tile.num_warps) / (target.fp32_flops / 2 / target.sms)
 
 
 def _programs(problem: SeparableContraction, tile: Tile) -> int:
@@ -133,7 +157,8 @@ def _programs(problem: SeparableContraction, tile: Tile) -> int:
 def _x_elements(problem: SeparableContraction, tile: Tile) -> int:
     """Elements of x that a step takes from L2: each line of the window; its neighbours along a line are in L1."""
     lines = math.prod(tap.size for tap in problem.taps[:-1])
-    return tile.rows * tile.depth * lines * problem.taps[-1].step
+    depth = problem.expansion.inputs if problem.expansion else tile.depth
+    return tile.rows * depth * lines * problem.taps[-1].step
 
 
 def powers(extent: int, most: int) -> Iterator[int]:

@@ -61,6 +61,8 @@ def touched(problem: Problem, operand: Operand) -> int:
     if operand.depth:
         count *= getattr(problem, "depth", 1)
     if operand.name == "x":
-        count *= getattr(problem, "depth", 1) * math.prod(extent for extent, _ in getattr(problem, "reduced", ()))
+        expansion = getattr(problem, "expansion", None)
+        count *= expansion.inputs if expansion else getattr(problem, "depth", 1)
+        count *= math.prod(extent for extent, _ in getattr(problem, "reduced", ()))
         count *= math.prod(tap.size for tap in windows if tap.dim < 0)
     return count

@@ -22,11 +22,11 @@ from convc.codegen.emit import emit
 from convc.compiler import compile_plan
 from convc.frontends import zoo
 from convc.frontends.export import export_onnx
-from convc.ir import DType, Graph, Value
+from convc.ir import DType, Value
 from convc.ir.expansion import ExpandedWindow
 from convc.ir.plan import Tile
-from convc.passes import Switches, expansion_tiles, fuse
-from convc.passes.choice import Choice
+from convc.ir.separable import SeparableContraction
+from convc.passes import Switches, expansion_tiles, fuse, separable_tiles
 from convc.passes.expansion import RULE
 from convc.planner import Options, Plan, make_plan, optimise
 from convc.runtime.network import CompiledNetwork
@@ -34,13 +34,6 @@ from convc.targets import target
 
 MODES = ("fp32", "tf32", "fp16", "bf16")
 FEW = settings(settings.get_profile("shared-process"), max_examples=8)
-
-
-class Always:
-    """Takes every choice: a kernel is to be right whether or not it pays."""
-
-    def refusal(self, choice: Choice, graph: Graph) -> str | None:
-        return None
 
 
 def pointwise(b: Builder, x: Value, filters: int = 48, *bias: np.ndarray, **attributes: Any) -> Value:
@@ -62,9 +55,9 @@ def plan_of(b: Builder, *targets: str, **options: Any) -> Plan:
     return make_plan(b.graph, Options(targets or ("sm_90",), **(apart | options)))
 
 
-def fused(plan: Plan) -> list[ExpandedWindow]:
-    problems = plan.programs[0].problems
-    return [problem for problem in problems if isinstance(problem, ExpandedWindow)]
+def fused(plan: Plan) -> list[ExpandedWindow | SeparableContraction]:
+    kinds = (ExpandedWindow, SeparableContraction)
+    return [problem for problem in plan.programs[0].problems if isinstance(problem, kinds) and problem.expansion]
 
 
 def reasons(plan: Plan) -> list[str]:
@@ -91,13 +84,15 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         },
         "channels": draw(st.sampled_from([2, 7, 16, 33])),
         "chain": draw(st.sampled_from(["", "bias", "clip", "shift", "gate"])),
+        "filters": draw(st.sampled_from([0, 5, 33])),
         "residual": draw(st.booleans()),
         "inside": draw(st.booleans()),
     }
 
 
 def block(case: dict[str, Any]) -> Builder:
-    """An expanded depthwise convolution over whole numbers, exact in every mode; "gate" reads a value twice."""
+    """An expanded depthwise convolution over whole numbers, exact in every mode, and a 1x1 one behind it if it has
+    filters; "gate" reads a value twice."""
     b = Builder()
     x = inside(b, *case["shape"]) if case["inside"] else b.input(weights(*case["shape"]))
     y = pointwise(b, x, case["channels"], *([weights(case["channels"])] if case["chain"] else []))
@@ -109,6 +104,8 @@ def block(case: dict[str, Any]) -> Builder:
     if case["chain"] == "shift":
         y = b.add("Abs", b.add("Sub", b.constant(weights(1, case["channels"], *ones)), y))
     z = depthwise(b, y, case["size"], weights(case["channels"]), **case["window"])
+    if case["filters"]:
+        z = pointwise(b, b.add("Clip", z, min=-3.0, max=6.0), case["filters"], weights(case["filters"]))
     if case["residual"]:
         z = b.add("Relu", b.add("Add", b.input(weights(*map(int, b.graph.type(z).shape))), z))
     b.output(z)
@@ -142,10 +139,14 @@ def test_functions_between_them(op: str) -> None:
 
 @pytest.mark.usefixtures("interpreters")
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_the_padding_is_zero_where_the_operator_makes_infinity_of_zero(dtype: str) -> None:
+@pytest.mark.parametrize("filters", [0, 4])
+def test_padding_and_missing_channels_are_zero_where_the_operator_makes_infinity_of_zero(
+    dtype: str, filters: int
+) -> None:
     b = Builder()
     y = b.add("Reciprocal", conv(b, b.input(np.ones((1, 20, 5, 5), np.float32)), np.ones((6, 20, 1, 1), np.float32)))
-    b.output(conv(b, y, np.ones((6, 1, 3, 3), np.float32), groups=6, pads=(1,) * 4))
+    z = conv(b, y, np.ones((6, 1, 3, 3), np.float32), groups=6, pads=(1,) * 4)
+    b.output(conv(b, z, np.ones((filters, 6, 1, 1), np.float32)) if filters else z)
     assert len(fused(plan_of(b))) == 1
     found = run(b.graph, b.inputs, dtype=dtype)
     same(found, run(b.graph, b.inputs, dtype=dtype, disable=RULE))
@@ -175,12 +176,25 @@ def test_tiles_that_a_gpu_runs(monkeypatch: pytest.MonkeyPatch, rows: int, cols:
     same(run(b.graph, b.inputs), evaluate(b.graph, b.inputs))
 
 
+@pytest.mark.usefixtures("interpreters")
+@pytest.mark.parametrize("split", [1, 5])
+@pytest.mark.parametrize("size", [3, 5])
+def test_tiles_of_a_whole_inverted_residual(monkeypatch: pytest.MonkeyPatch, size: int, split: int) -> None:
+    """Several tiles along rows and columns, channels in blocks or split, windows unrolled or not."""
+    tile = Tile(32, 16, 16, num_warps=1, num_stages=1, split_k=split)
+    monkeypatch.setattr(separable_tiles, "ranked", lambda problem, target: [tile])
+    b = block({**WIDE, "size": size, "filters": 24})
+    assert plan_of(b, "interpreter").programs[0].launches[-1].steps[0].tile.split_k == split
+    same(run(b.graph, b.inputs, disable="last-block"), evaluate(b.graph, b.inputs))
+
+
 WIDE: dict[str, Any] = {
     "shape": (1, 24, 13, 13),
     "size": 3,
     "window": {"pads": (1,) * 4, "strides": (2, 2)},
     "channels": 70,
     "chain": "clip",
+    "filters": 0,
     "residual": False,
     "inside": True,
 }
@@ -188,10 +202,10 @@ WIDE: dict[str, Any] = {
 
 # -- networks ---------------------------------------------------------------------------------------------------------
 @pytest.mark.usefixtures("interpreters")
-@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_efficientnet_with_and_without(dtype: str) -> None:
+@pytest.mark.parametrize(("name", "dtype"), [("efficientnet_b0", "fp16"), ("mobilenet_v2", "fp32")])
+def test_networks_with_and_without(name: str, dtype: str) -> None:
     """Each is within its bound of the reference, so both are within two bounds of each other."""
-    graph = zoo.build("efficientnet_b0", size=32, classes=10).graph
+    graph = zoo.build(name, size=32, classes=10).graph
     checked = verify(graph, device="interpreter", dtype=dtype)
     assert checked.ok, checked.outputs
     inputs = inputs_of(graph)
@@ -201,25 +215,30 @@ def test_efficientnet_with_and_without(dtype: str) -> None:
 
 
 @pytest.mark.usefixtures("interpreters")
-def test_kernels_one_by_one() -> None:
+@pytest.mark.parametrize("filters", [0, 24])
+def test_kernels_one_by_one(filters: int) -> None:
     b = Builder()
     y = b.add("Silu", pointwise(b, inside(b, 1, 24, 9, 9), 40, weights(40)))
-    b.output(b.add("Silu", depthwise(b, y, 3, weights(40), strides=(2, 2))))
+    z = b.add("Silu", depthwise(b, y, 3, weights(40), strides=(2, 2)))
+    b.output(pointwise(b, z, filters) if filters else z)
     plan = plan_of(b, "interpreter", dtype="fp16")
     assert len(fused(plan)) == 1
     checks = list(check_kernels(plan, CompiledNetwork(compile_plan(plan)), "interpreter", inputs_of(b.graph)))
     assert len(checks) == len(plan.programs[0].launches) and all(check.ok for check in checks)
     inner = [edge for edge in explain(plan) if edge.source.startswith(("conv", "silu")) and "y0" not in edge.target]
-    assert [edge.rule for edge in inner] == [RULE, RULE, "conv-epilogue"] and all(edge.fused for edge in inner)
+    behind = ["depthwise-pointwise", "depthwise-pointwise"] if filters else ["conv-epilogue"]
+    assert [edge.rule for edge in inner] == [RULE, RULE, *behind] and all(edge.fused for edge in inner)
 
 
-def test_what_the_zoo_gains() -> None:
-    graph = zoo.build("efficientnet_b0", weights="none").graph
+@pytest.mark.parametrize(("name", "regions", "saved"), [("efficientnet_b0", 2, 5.5), ("mobilenet_v2", 9, 9.7)])
+def test_what_the_zoo_gains(name: str, regions: int, saved: float) -> None:
+    graph = zoo.build(name, weights="none").graph
     with_it, without = (make_plan(graph, Options(switches=Switches(disable=off))) for off in ((), (RULE,)))
-    assert len(fused(with_it)) == 2
+    assert len(fused(with_it)) == regions
     (found,), (before,) = with_it.programs, without.programs
-    assert len(before.launches) - len(found.launches) == 2
-    assert before.traffic.activations - found.traffic.activations >= 5.5e6
+    assert len(before.launches) - len(found.launches) >= regions
+    assert before.traffic.activations - found.traffic.activations >= saved * 1e6
+    assert found.predicted_us <= before.predicted_us * 1.01
 
 
 # -- reasons ----------------------------------------------------------------------------------------------------------
@@ -277,7 +296,7 @@ REASONS: dict[str, tuple[str, Callable[[Builder, Value], Value]]] = {
     "several readers": ("several operators read it", _several_readers),
     "graph output": ("graph output", lambda b, x: depthwise(b, b.output(pointwise(b, x)))),
     "type": ("is int32", _not_a_float),
-    "taken": ("already belongs to another kernel", lambda b, x: pointwise(b, depthwise(b, pointwise(b, x)))),
+    "taken": ("already belongs to another kernel", lambda b, x: depthwise(b, pointwise(b, depthwise(b, x)))),
 }
 
 
@@ -324,9 +343,20 @@ def test_traffic_and_multiply_adds_count_each_byte_and_product_once() -> None:
     assert launch.traffic.activations == 24 * 169 * 2 + 70 * 49 * 4
     assert launch.traffic.weights == 2 * 24 * 70 + 2 * 9 * 70 + 4 * (70 + 70)
     assert problem.macs == 169 * 24 * 70 + 49 * 9 * 70
-    assert problem.recomputed_macs == (49 * 9 - 169) * 24 * 70
+    assert isinstance(problem, ExpandedWindow) and problem.recomputed_macs == (49 * 9 - 169) * 24 * 70
     columns = -(-70 // launch.steps[0].tile.cols)
     assert asked_bytes(launch) == columns * 49 * 9 * 24 * 2
+
+
+def test_traffic_and_multiply_adds_of_a_whole_inverted_residual() -> None:
+    plan = plan_of(block({**WIDE, "filters": 24}))
+    launch, (problem,) = plan.programs[0].launches[-1], fused(plan)
+    assert launch.traffic.activations == 24 * 169 * 2 + 24 * 49 * 4
+    assert launch.traffic.weights == 2 * (24 * 70 + 9 * 70 + 70 * 24) + 4 * (70 + 70 + 24)
+    assert problem.macs == 169 * 24 * 70 + 49 * 9 * 70 + 49 * 70 * 24
+    assert isinstance(problem, SeparableContraction)
+    again = separable_tiles.recomputed_macs(problem, Tile(64, 16, 32))
+    assert again == (2 * 49 * 9 - 169) * 24 * 70 + 49 * 9 * 70
 
 
 def test_pixels_that_no_window_reaches_count_nowhere() -> None:
@@ -334,7 +364,8 @@ def test_pixels_that_no_window_reaches_count_nowhere() -> None:
     b.output(depthwise(b, pointwise(b, inside(b, 1, 24, 9, 9)), 1, strides=(2, 2), pads=(0,) * 4))
     plan = plan_of(b)
     (problem,) = fused(plan)
-    assert problem.pixels == 25 and problem.recomputed_macs == 0
+    assert isinstance(problem, ExpandedWindow) and problem.recomputed_macs == 0
+    assert problem.macs == 25 * 24 * 48 + 25 * 48
     assert plan.programs[0].launches[-1].traffic.activations == 24 * 25 * 2 + 48 * 25 * 4
 
 
@@ -344,22 +375,30 @@ def test_source(golden: Callable[[str, str], None]) -> None:
     golden("kernels/expand_depthwise.py", kernel.source)
 
 
+def test_source_of_a_whole_inverted_residual(golden: Callable[[str, str], None]) -> None:
+    (problem,) = fused(plan_of(block({**WIDE, "filters": 24})))
+    kernel = emit(problem, Tile(16, 32, 64, num_warps=4, num_stages=2), lambda operand: operand.offset % 8 == 0)
+    golden("kernels/inverted_residual.py", kernel.source)
+
+
 BLOCKS = [(16, 96, 112, 3, 2), (40, 240, 28, 3, 2), (24, 144, 56, 5, 2), (24, 144, 56, 3, 1)]
-"""Of EfficientNet: channels in, expanded, extent, window, stride."""
+"""Of EfficientNet and MobileNet: channels in, expanded, extent, window, stride."""
 
 
-def blocks(count: int) -> Builder:
+def blocks(count: int, project: bool) -> Builder:
     b = Builder("blocks")
     for inputs, channels, extent, size, stride in BLOCKS[:count]:
         y = b.add("Silu", pointwise(b, inside(b, 1, inputs, extent, extent), channels, weights(channels)))
-        b.output(b.add("Silu", depthwise(b, y, size, weights(channels), strides=(stride,) * 2)))
+        z = b.add("Silu", depthwise(b, y, size, weights(channels), strides=(stride,) * 2))
+        b.output(pointwise(b, z, 2 * inputs, weights(2 * inputs)) if project else z)
     return b
 
 
+@pytest.mark.parametrize("project", [False, True])
 @pytest.mark.parametrize(("dtype", "count"), [("fp16", 4), ("tf32", 2), ("fp32", 2)])
-def test_no_spills_and_tensor_cores(dtype: str, count: int, tmp_path: Path) -> None:
+def test_no_spills_and_tensor_cores(dtype: str, count: int, project: bool, tmp_path: Path) -> None:
     pytest.importorskip("triton", reason="kernels are compiled with Triton")
-    plan = plan_of(blocks(count), "sm_80", "sm_90", dtype=dtype, policy=Always())
+    plan = plan_of(blocks(count, project), "sm_80", "sm_90", dtype=dtype, policy="always")
     assert len(fused(plan)) == count
     for program in compile_plan(plan, KernelCache(tmp_path)).manifest.programs:
         kernels = [kernel for kernel in program.kernels if kernel.name.startswith("conv1x1_depthwise")]

@@ -9,7 +9,8 @@ from ...ir.chained import ChainedContraction
 from ...ir.plan import Region
 from ...ir.problem import Axis, Contraction, IterDim, Operand, Problem, collapse
 from .builder import Builder, DimMap
-from .contractions import SPATIAL_NAMES, _weights, dense
+from .contractions import SPATIAL_NAMES, dense
+from .filters import filter_operand
 
 
 def lower_chained(b: Builder) -> ChainedContraction:
@@ -21,7 +22,7 @@ def lower_chained(b: Builder) -> ChainedContraction:
     rows = zip(("n", *names), (shape[0], *shape[2:]), strict=True)
     dims = (*(IterDim(name, extent, Axis.ROW) for name, extent in rows), IterDim("k", shape[1], Axis.COL))
     b.maps = (DimMap(0), *(DimMap(2 + axis) for axis in range(len(names))), DimMap(1))
-    w, _, w_col, w_depth, _ = _weights(b, w_value, 1)
+    w, _, w_col, w_depth, _ = filter_operand(b, w_value, 1)
     w = replace(w, name="v", strides=(*(0 for _ in dims[1:]), w_col))
     b.start()
     b.add_bias(bias, axis=1)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
-from ...ir import Node, Value
-from ...ir.expansion import ExpandedWindow
+from ...ir import Value
 from ...ir.plan import PackedWeight, Placement
 from ...ir.problem import Axis, Contraction, IterDim, Operand, Tap, WindowReduction, collapse
 from .builder import ALIGNMENT, Builder, DimMap, Refused, round_up
-from .prologue import inner_anchor, lower_chain, lower_prologue, prologue_source
+from .expansion import expanded_window
+from .filters import filter_operand
+from .prologue import lower_prologue, prologue_source, stages
 
 SPATIAL_NAMES = {1: ("q",), 2: ("p", "q"), 3: ("o", "p", "q")}
 TAP_NAMES = {1: ("s",), 2: ("r", "s"), 3: ("t", "r", "s")}
@@ -85,7 +86,7 @@ def dense(b: Builder, groups: int, output: Operand | None = None) -> Contraction
     b.maps = (DimMap(1, filters), DimMap(0), *spatial, DimMap(1))
     read = prologue_source(b, x_value)
     source, placed = b.located(read, b.compute)
-    w, w_group, w_col, w_depth, w_taps = _weights(b, w_value, groups)
+    w, w_group, w_col, w_depth, w_taps = filter_operand(b, w_value, groups)
     taps = _taps(b, 2, placed, w_taps)
 
     def strides(tensor: Placement) -> tuple[tuple[int, ...], int]:
@@ -118,21 +119,6 @@ def dense(b: Builder, groups: int, output: Operand | None = None) -> Contraction
     )
 
 
-def _weights(b: Builder, value: Value, groups: int) -> tuple[Operand, int, int, int, tuple[int, ...]]:
-    """The filter as an operand, and its strides along groups, filters, channels and taps."""
-    shape = b.shape(value)
-    filters = shape[0] // groups
-    if b.graph.constant(value) is None:
-        placed = b.placement(value)
-        k, c, *taps = placed.strides
-        return Operand("w", value, placed.dtype, (), placed.offset), filters * k, k, c, tuple(taps)
-    view = (groups, filters, *shape[1:])
-    order = (0, *range(3, len(view)), 2, 1)
-    packed = PackedWeight(value.node, b.compute, view, order, round_up(filters, ALIGNMENT))
-    g, k, c, *taps = packed.strides
-    return Operand("w", packed, b.compute, ()), g, k, c, tuple(taps)
-
-
 def _lower_depthwise(b: Builder) -> WindowReduction:
     """Depthwise convolution: columns are (channel, multiplier), each a small weighted window."""
     x_value, w_value, *bias = b.graph.inputs(b.anchor)
@@ -153,14 +139,14 @@ def _lower_depthwise(b: Builder) -> WindowReduction:
         DimMap(1, multiplier),
         DimMap(1),
     )
-    expansion = inner_anchor(b)
-    source, placed = b.located(b.graph.inputs(expansion)[0] if expansion else x_value)
+    before = stages(b)
+    source, placed = b.located(b.graph.inputs(before[0].anchor)[0] if before else x_value)
     view = (sizes.filters, *sizes.kernel)
     order = (*range(1, len(view)), 0)
     packed = PackedWeight(w_value.node, b.compute, view, order, round_up(sizes.filters, ALIGNMENT))
     taps = _taps(b, 1, placed, packed.strides[1:])
     steps = [tap.step * tap.x_stride // tap.dilation for tap in taps]
-    x_strides = (placed.strides[0], *steps, 0 if expansion else placed.strides[1], 0)
+    x_strides = (placed.strides[0], *steps, 0 if before else placed.strides[1], 0)
     b.start()
     b.add_bias(bias, axis=1)
     b.add_elementwise()
@@ -175,35 +161,9 @@ def _lower_depthwise(b: Builder) -> WindowReduction:
         w=Operand("w", packed, packed.dtype, (0, *(0 for _ in names), multiplier, 1)),
         taps=taps,
     )
-    if expansion is not None:
-        problem = _expanded(b, problem, expansion, placed.strides[1])
+    if before:
+        problem = expanded_window(b, problem, before[0], placed.strides[1])
     return collapse(problem, sliding(taps))  # type: ignore[return-value]
-
-
-def _expanded(b: Builder, problem: WindowReduction, expansion: Node, x_depth: int) -> ExpandedWindow:
-    """A depthwise convolution that makes its own input, over (N, P, Q, channel, 1), from that of a 1x1 convolution."""
-    x_value, w_value = b.graph.inputs(expansion)[:2]
-    w, _, w_col, w_depth, _ = _weights(b, w_value, 1)
-    chain = lower_chain(b, expansion)
-
-    def along(channel: int) -> tuple[int, ...]:
-        return (*(0 for _ in problem.dims[2:]), channel, 0)
-
-    def vector(operand: Operand) -> Operand:
-        name = "be" if operand.name == "bias" else f"pre{operand.name.removeprefix('in')}"
-        return replace(operand, name=name, strides=along(operand.strides[0]))
-
-    return ExpandedWindow(
-        **{field.name: getattr(problem, field.name) for field in fields(problem)},
-        expand=replace(w, name="we", strides=along(w_col)),
-        depth=b.shape(x_value)[1],
-        x_depth=x_depth,
-        w_depth=w_depth,
-        prologue=tuple(chain.statements),
-        prologue_operands=tuple(map(vector, chain.operands)),
-        compute=b.compute,
-        precision="tf32" if b.mode == "tf32" else "ieee",
-    )
 
 
 def lower_matmul(b: Builder) -> Contraction:

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 from ...ir import Node
 from ...ir.chained import ChainedContraction
-from ...ir.expansion import ExpandedWindow
 from ...ir.pooled import PooledContraction
 from ...ir.problem import Contraction, Operand, Problem, Ref, Statement, WindowReduction
 from ...ir.separable import SeparableContraction
 
 _INFIX = {"Add": "+", "Sub": "-", "Mul": "*", "Div": "/"}
 _LONGEST = 400
-_WINDOWS = {"conv": "depthwise(x, wd)", "max": "maxpool(x)", "mean": "averagepool(x)"}
+_WINDOWS = {"conv": "depthwise({}, wd)", "max": "maxpool({})", "mean": "averagepool({})"}
 
 
 def equation(problem: Problem, node: Node) -> str:
@@ -62,9 +61,10 @@ def _accumulator(problem: Problem, node: Node) -> str:
         middle = _bare(_text(problem.first.statements, problem.first.operands, "conv(x, w)"))
         return f"{node.op.lower()}({middle}, v)"
     weighted = isinstance(problem, Contraction) or (isinstance(problem, WindowReduction) and problem.w is not None)
-    x = "x"
-    if isinstance(problem, (Contraction, ExpandedWindow)):
-        read = _WINDOWS[problem.mode] if isinstance(problem, SeparableContraction) else "x"
-        read = "conv(x, we)" if isinstance(problem, ExpandedWindow) else read
+    x, expansion = "x", getattr(problem, "expansion", None)
+    if expansion is not None:
+        x = _bare(_text(expansion.statements, expansion.operands, "conv(x, we)"))
+    if isinstance(problem, Contraction):
+        read = _WINDOWS[problem.mode].format(x) if isinstance(problem, SeparableContraction) else x
         x = _bare(_text(problem.prologue, problem.prologue_operands, read))
     return f"{node.op.lower()}({x}{', w' if weighted else ''})"

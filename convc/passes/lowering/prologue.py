@@ -69,10 +69,28 @@ def _read(
     return Ref("operand", len(prologue.operands) - 1)
 
 
-def inner_anchor(b: Builder) -> Node | None:
-    """The operator of a prologue that is not elementwise, where there is one: it decides what is loaded."""
-    nodes = (b.graph.node(id) for id in b.region.prologue)
-    return next((node for node in nodes if node.kind is not Kind.ELEMENTWISE), None)
+@dataclass(frozen=True)
+class Stage:
+    """An operator of a prologue that is not elementwise, and the elementwise ones behind it."""
+
+    anchor: Node
+    chain: tuple[int, ...]
+
+    @property
+    def nodes(self) -> tuple[int, ...]:
+        return (self.anchor.id, *self.chain)
+
+
+def stages(b: Builder) -> list[Stage]:
+    """The stages of a prologue, the first of which reads memory; none where it is elementwise throughout."""
+    found: list[Stage] = []
+    for id in b.region.prologue:
+        node = b.graph.node(id)
+        if node.kind is not Kind.ELEMENTWISE:
+            found.append(Stage(node, ()))
+        elif found:
+            found[-1] = replace(found[-1], chain=(*found[-1].chain, id))
+    return found
 
 
 def alone(b: Builder, node: Node) -> Builder:
@@ -80,12 +98,12 @@ def alone(b: Builder, node: Node) -> Builder:
     return Builder(b.fused, b.layouts, b.mode, Region(b.region.id, (node.id,), node.id, Value(node.id)))
 
 
-def lower_chain(b: Builder, inner: Node) -> Builder:
-    """The bias of the inner anchor and the elementwise operators behind it, over one dimension: the channels."""
-    chain = alone(b, inner)
-    chain.region = replace(chain.region, nodes=b.region.prologue, output=b.graph.inputs(b.anchor)[0])
+def lower_stage(b: Builder, stage: Stage) -> Builder:
+    """The bias and the elementwise operators of a stage, over one dimension: the channels."""
+    chain = alone(b, stage.anchor)
+    chain.region = replace(chain.region, nodes=stage.nodes, output=Value(stage.nodes[-1]))
     chain.maps = (DimMap(1),)
     chain.start()
-    chain.add_bias(b.graph.inputs(inner)[2:], axis=1)
+    chain.add_bias(b.graph.inputs(stage.anchor)[2:], axis=1)
     chain.add_elementwise()
     return chain

@@ -9,27 +9,31 @@ from ...ir.plan import PackedWeight, Placement
 from ...ir.problem import Axis, IterDim, Operand, Tap, collapse
 from ...ir.separable import SeparableContraction
 from .builder import ALIGNMENT, Builder, DimMap, round_up
-from .contractions import SPATIAL_NAMES, _weights, sliding, tap
-from .prologue import alone, inner_anchor, lower_chain
+from .contractions import SPATIAL_NAMES, sliding, tap
+from .expansion import lower_expansion
+from .filters import filter_operand
+from .prologue import alone, lower_stage, stages
 from .windows import divisor, padded_extents, pool_taps
 
 
 def lower_separable(b: Builder) -> SeparableContraction:
     """Rows are (N, P, Q), columns the filters of the 1x1 convolution, the reduction runs over the channels."""
-    inner = inner_anchor(b)
-    assert inner is not None
+    *expands, last = stages(b)
     _, w_value, *bias = b.graph.inputs(b.anchor)
     shape = b.output_shape
     names = SPATIAL_NAMES[len(shape) - 2]
     rows = zip(("n", *names), (shape[0], *shape[2:]), strict=True)
     dims = (*(IterDim(name, extent, Axis.ROW) for name, extent in rows), IterDim("k", shape[1], Axis.COL))
     b.maps = (DimMap(0), *(DimMap(2 + axis) for axis in range(len(names))), DimMap(1))
-    before = lower_chain(b, inner)
-    x_value = b.graph.inputs(inner)[0]
-    source, placed = b.located(x_value)
-    window = _window(alone(b, inner), placed, len(dims))
+    before = lower_stage(b, last)
+    source, placed = b.located(b.graph.inputs((expands or [last])[0].anchor)[0])
+    window = _window(alone(b, last.anchor), placed, len(dims))
     steps = [tap.step * stride for tap, stride in zip(window.taps, placed.strides[2:], strict=True)]
-    w, _, w_col, w_depth, _ = _weights(b, w_value, 1)
+    w, _, w_col, w_depth, _ = filter_operand(b, w_value, 1)
+
+    def over_channels(operand: Operand, stride: int) -> Operand:
+        return replace(operand, strides=(0,) * len(dims), depth=stride)
+
     b.start()
     b.add_bias(bias, axis=1)
     b.add_elementwise()
@@ -45,11 +49,12 @@ def lower_separable(b: Builder) -> SeparableContraction:
         filter=window.filter,
         divisor=window.divisor,
         padded=window.padded,
-        depth=b.shape(x_value)[1],
+        expansion=lower_expansion(b, expands[0], placed.strides[1], over_channels) if expands else None,
+        depth=b.shape(b.graph.inputs(last.anchor)[0])[1],
         x_depth=placed.strides[1],
         w_depth=w_depth,
         prologue=tuple(before.statements),
-        prologue_operands=tuple(_over_channels(operand, len(dims)) for operand in before.operands),
+        prologue_operands=tuple(over_channels(_renamed(operand), operand.strides[0]) for operand in before.operands),
         taps=window.taps,
         compute=b.compute,
         precision="tf32" if b.mode == "tf32" else "ieee",
@@ -91,6 +96,5 @@ def _pack_filter(window: Builder, value: Value) -> PackedWeight:
     return PackedWeight(value.node, window.compute, view, order, round_up(shape[0], ALIGNMENT))
 
 
-def _over_channels(operand: Operand, dims: int) -> Operand:
-    name = "bd" if operand.name == "bias" else f"pre{operand.name.removeprefix('in')}"
-    return replace(operand, name=name, strides=(0,) * dims, depth=operand.strides[0])
+def _renamed(operand: Operand) -> Operand:
+    return replace(operand, name="bd" if operand.name == "bias" else f"pre{operand.name.removeprefix('in')}")

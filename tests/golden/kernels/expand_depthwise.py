@@ -2,8 +2,8 @@
 
 Over p=7 (row), q=7 (row), c=70 (col).
 x: fp16 tensor, strides p: 624, q: 48
-we: fp16 weights, strides c: 1
 w: fp16 weights, strides c: 1
+we: fp16 weights, strides c: 1
 be: fp32 weights, strides c: 1
 bias: fp32 weights, strides c: 1
 in2: fp32 tensor, strides p: 7, q: 1, c: 49
@@ -16,13 +16,13 @@ import triton.language as tl
 
 
 @triton.jit
-def conv1x1_depthwise_f3dc5f50(x, we, w, be, bias, in2, y):
+def conv1x1_depthwise_f4a40d69(x, w, we, be, bias, in2, y):
     ROWS: tl.constexpr = 49
     COLS: tl.constexpr = 70
     BLOCK_ROWS: tl.constexpr = 32
     BLOCK_COLS: tl.constexpr = 32
-    BLOCK_DEPTH: tl.constexpr = 32
-    DEPTH: tl.constexpr = 24
+    BLOCK_INPUTS: tl.constexpr = 32
+    INPUTS: tl.constexpr = 24
     pid = tl.program_id(0)
     row = pid // 3 * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     col = pid % 3 * BLOCK_COLS + tl.arange(0, BLOCK_COLS)
@@ -34,10 +34,10 @@ def conv1x1_depthwise_f3dc5f50(x, we, w, be, bias, in2, y):
     c = col
     r_start = p * 2 - 1
     s_start = q * 2 - 1
-    d = tl.arange(0, BLOCK_DEPTH)
+    i = tl.arange(0, BLOCK_INPUTS)
 
-    x_tile = x + (p * 624 + q * 48)[:, None] - 336 + d[None, :]
-    expand = tl.load(we + (d * 72)[:, None] + c[None, :], mask=(d < DEPTH)[:, None] & col_ok, other=0.0)
+    x_tile = x + (p * 624 + q * 48)[:, None] - 336 + i[None, :]
+    expand = tl.load(we + (i * 72)[:, None] + c[None, :], mask=(i < INPUTS)[:, None] & col_ok, other=0.0)
     be_tile = tl.load(be + c[None, :], mask=col_ok, other=0.0)
     w_tile = w + c[None, :]
     acc = tl.full((BLOCK_ROWS, BLOCK_COLS), 0.0, tl.float32)
@@ -48,7 +48,7 @@ def conv1x1_depthwise_f3dc5f50(x, we, w, be, bias, in2, y):
         r_inside = ((r_at >= 0) & (r_at < 13))[:, None]
         s_at = s_start + s
         s_inside = ((s_at >= 0) & (s_at < 13))[:, None]
-        pixels = tl.load(x_tile + (r * 312 + s * 24), mask=r_inside & s_inside & (d < DEPTH)[None, :], other=0.0)
+        pixels = tl.load(x_tile + (r * 312 + s * 24), mask=r_inside & s_inside & (i < INPUTS)[None, :], other=0.0)
         value = tl.dot(pixels, expand)
         e0 = value + be_tile
         e1 = tl.minimum(tl.maximum(e0, 0.0, propagate_nan=tl.PropagateNan.ALL), 6.0, propagate_nan=tl.PropagateNan.ALL)
