@@ -69,19 +69,24 @@ def _places(problem: PooledContraction, tile: Tile, linear: str, prefix: str, im
         return dimensions(_stored(problem, prefix, image), Axis.ROW, linear)
     down, across = problem.grid(tile.rows)
     lines = []
-    if problem.images > 1:
+    if _is_batched(problem):
         number = f"tile_row // {down * across}"
         lines.append(f"{image} = ({number}).to(tl.int64)" if is_wide(problem) else f"{image} = {number}")
     along_p = "tile_row" if across == 1 else f"tile_row // {across}"
     starts = (
-        f"{along_p} % {down}" if problem.images > 1 else along_p,
-        f"tile_row % {across}" if down > 1 else "tile_row",
+        f"{along_p} % {down}" if _is_batched(problem) else along_p,
+        f"tile_row % {across}" if down > 1 or _is_batched(problem) else "tile_row",
     )
     locals = (f"{linear} // TILE_COLUMNS", f"{linear} % TILE_COLUMNS")
     for window, tiles, start, local, name in zip(problem.windows, (down, across), starts, locals, _BLOCKS, strict=True):
         first = f"{start} * ({name} - 1) + " if tiles > 1 else ""
         lines.append(f"{prefix}{window.dim} = {first}{local}")
     return lines
+
+
+def _is_batched(problem: PooledContraction) -> bool:
+    """Whether operands step along images, of which a part of a batch may have one."""
+    return any(dim.name == "n" for dim in problem.dims)
 
 
 def _stored(problem: PooledContraction, prefix: str, image: str) -> PooledContraction:

@@ -72,8 +72,8 @@ def _unfree(graph: Graph, nodes: list[int], conv: Node, taken: Mapping[int, int]
     return "it already belongs to another kernel" if belongs else None
 
 
-def _choice(graph: Graph, start: Node, conv: Node, nodes: list[int]) -> Choice:
-    """What fusing saves and costs."""
+def _choice(graph: Graph, start: Node, conv: Node, nodes: list[int]) -> Choice | str:
+    """What fusing saves and costs, or that no tile holds both products."""
     choice = Choice(
         RULE,
         (*nodes, conv.id),
@@ -87,6 +87,8 @@ def _choice(graph: Graph, start: Node, conv: Node, nodes: list[int]) -> Choice:
         "chained", "conv", second.dims, second.output, first=first, w=second.w, w_depth=second.w_depth
     )
     gpus = [gpu for gpu in TARGETS.values() if not gpu.is_interpreter]
+    if not all(ranked(whole, gpu) for gpu in gpus):
+        return "no tile of both convolutions fits into a multiprocessor"
     slower = {gpu.name: _seconds(whole, gpu) - _seconds(first, gpu) - _seconds(second, gpu) for gpu in gpus}
     return replace(choice, slower={gpu.name: slower[gpu.name] + saved_seconds(choice, gpu) for gpu in gpus})
 

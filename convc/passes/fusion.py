@@ -142,6 +142,8 @@ class _Fuser:
         if not self.switches.on(rule):
             reason = reason or "the rule is switched off"
         if isinstance(offered, Choice):
+            if any(id in self.prologues for id in offered.nodes if id != offered.anchor):
+                reason = reason or "it already belongs to another kernel"
             reason = reason or self.policy.refusal(offered, self.graph)
         if reason is not None:
             self.declines.append(Decline(rule, self.graph.inputs(node)[0].node, node.id, reason))

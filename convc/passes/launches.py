@@ -105,7 +105,7 @@ class _Arranger:
         steps = (*self.launches[first].steps, *self.launches[other].steps)
         problems = [step.work.problem for step in steps]
         tiles = self._tiles_together(problems)
-        reason = self._unordered(first, other) or self._refused(self._siblings(steps, tiles))
+        reason = self._unordered(first, other) or self._apart(steps, tiles)
         if reason is not None:
             self._decline(SIBLINGS, value.node, steps[-1], reason)
             return False
@@ -119,6 +119,10 @@ class _Arranger:
             return "it also reads, through other kernels, what a sibling computes"
         return None
 
+    def _apart(self, steps: Sequence[Step], tiles: Sequence[Tile]) -> str | None:
+        """Why siblings that could share a launch do not."""
+        return self._refused(self._siblings(steps, tiles)) if tiles else "no number of warps suits all of them"
+
     def _siblings(self, steps: Sequence[Step], tiles: Sequence[Tile]) -> Choice:
         problems = [step.work.problem for step in steps]
         before, added = problems[:-1], problems[-1:]
@@ -127,11 +131,11 @@ class _Arranger:
         return self._choice(SIBLINGS, steps, apart - together, "one number of warps for all of them")
 
     def _tiles_together(self, problems: Sequence[Problem]) -> list[Tile]:
-        """The cheapest tiles of one number of warps for all problems."""
+        """The cheapest tiles of one number of warps for all problems; none where no number suits them all."""
         options = [[self.judged.with_warps(problem, warps) for problem in problems] for warps in (*WARPS, None)]
         whole = [[tile for tile in tiles if tile is not None] for tiles in options if None not in tiles]
         uniform = [tiles for tiles in whole if len({tile.num_warps for tile in tiles}) == 1]
-        return min(uniform, key=lambda tiles: self._seconds(problems, tiles))
+        return min(uniform, key=lambda tiles: self._seconds(problems, tiles), default=[])
 
     def _seconds(self, problems: Sequence[Problem], tiles: Sequence[Tile]) -> float:
         """Predicted seconds of one launch of these problems."""
