@@ -14,7 +14,7 @@ from ..ir import DType
 from ..ir.plan import PackedWeight, Tile
 from ..ir.pooled import PooledContraction
 from ..ir.problem import Axis, Contraction, Steps, Tap, steps_of
-from . import pooled
+from . import pooled, prologue
 from .expressions import TRITON_TYPES, Body
 from .indexing import dimensions, is_wide, joined_masks, offsets, scaled
 from .kernel import Argument, Parts, ceil_div, ragged, render
@@ -111,7 +111,7 @@ def body(
         depth=problem.depth,
         x_offset=_x_offset(loop),
         w_offset=_w_offset(loop),
-        prologue_addresses=_prologue_addresses(problem),
+        prologue_addresses=prologue.addresses(problem, "channel" if loop.flat else "d"),
         loop=loop.is_loop,
         split_k=tile.split_k,
         counters=loop.counters(),
@@ -272,7 +272,9 @@ def _step_lines(loop: _Loop) -> list[str]:
     inside, x_mask = _x_mask(loop)
     lines = list(inside)
     lines.append(f"a = {_load('x_tile', moves_x, x_mask)}")
-    before, a = _prologue_lines(loop)
+    flat = loop.flat is not None
+    moves = loop.walks_depth and loop.is_loop
+    before, a = prologue.step(problem, _load, moves, "" if flat else _depth_mask(loop), x_mask)
     lines += before
     if problem.prologue or problem.x.dtype is not problem.compute:
         lines.append(f"a = {a}.to(tl.{TRITON_TYPES[problem.compute]})")
@@ -281,38 +283,6 @@ def _step_lines(loop: _Loop) -> list[str]:
         lines.append(f"b = b.to(tl.{TRITON_TYPES[problem.compute]})")
     precision = f', input_precision="{problem.precision}"' if problem.compute is DType.FP32 else ""
     lines.append(f"acc = tl.dot(a, b, acc{precision})")
-    return lines
-
-
-def _prologue_lines(loop: _Loop) -> tuple[list[str], str]:
-    """What happens to a step of x between its load and the product, in fp32, and the name of the result; lanes past the
-    depth stay zero."""
-    problem = loop.problem
-    if not problem.prologue:
-        return [], "a"
-    depth_mask = _depth_mask(loop)
-    body = Body(problem, prefix="f")
-    if problem.x.dtype is not DType.FP32:
-        body.lines.append("a = a.to(tl.float32)")
-    for operand in problem.prologue_operands:
-        moves = [scaled("c", operand.depth)] if loop.walks_depth and loop.is_loop and operand.depth else []
-        mask = f"{depth_mask}[None, :]" if depth_mask and operand.depth else ""
-        widen = "" if operand.dtype is DType.FP32 else ".to(tl.float32)"
-        body.lines.append(f"{operand.name}_tile = {_load(f'{operand.name}_at', moves, mask)}{widen}")
-    result = body.apply(problem.prologue, problem.prologue_operands, "a")
-    if not depth_mask:
-        return body.lines, result
-    return [*body.lines, f"a = tl.where({depth_mask}[None, :], {result}, 0.0)"], "a"
-
-
-def _prologue_addresses(problem: Contraction) -> list[str]:
-    """Where the prologue's operands begin for this tile."""
-    lines = []
-    for operand in problem.prologue_operands:
-        along = f"({scaled('d', operand.depth)})[None, :]" if operand.depth else ""
-        place = offsets(problem, operand).joined()
-        terms = [term for term in (place, along) if term and term != "0"]
-        lines.append(f"{operand.name}_at = {' + '.join([operand.name, *terms])}")
     return lines
 
 

@@ -78,7 +78,7 @@ class Body:
         return result
 
     def load(self, operand: Operand, widen: bool = True) -> str:
-        """A load of an operand over the tile, as fp32 where it is a narrower float."""
+        """A load of an operand over the tile, as fp32 where that holds all its values."""
         place = offsets(self.problem, operand)
         masks = [self.row_mask] if self.row_mask and place.rows and not self.rows_clamped else []
         masks += [self.col_mask] if self.col_mask and place.cols else []
@@ -87,7 +87,7 @@ class Body:
         address = operand.name if shape == "0" else f"{operand.name} + {shape}"
         mask = joined_masks(masks)
         text = f"tl.load({address}, mask={mask}, other={literal(operand.fill)})" if mask else f"tl.load({address})"
-        narrow = operand.dtype.is_float and operand.dtype is not DType.FP32
+        narrow = operand.dtype is not DType.FP32 and (operand.dtype.is_float or operand.dtype.fits_fp32)
         return f"{text}.to(tl.float32)" if widen and narrow else text
 
     def _bound_masks(self, operand: Operand) -> list[str]:
@@ -109,7 +109,7 @@ class Body:
             text = pow_text(exponent.number) if exponent.kind == "number" else ""
             text = fill(text, operands[:1]) if text else ""
         elif statement.operator.name == "Cast":
-            return f"{operands[0]}.to(tl.{TRITON_TYPES[statement.attributes['dtype']]}).to(tl.float32)"
+            return cast(operands[0], statement.attributes["dtype"])
         else:
             text = triton_text(statement.operator, statement.attributes, operands)
         if not text:
@@ -141,6 +141,14 @@ class Body:
 def variable(operand: Operand) -> str:
     """The name of an operand's loaded block."""
     return f"{operand.name}_tile"
+
+
+def cast(value: str, dtype: DType) -> str:
+    """An fp32 value with what a conversion leaves of it. Whole numbers go through int32: fractions are cut off towards
+    zero, and what a narrower type cannot hold wraps around."""
+    whole = ".to(tl.int32)" if dtype.fits_fp32 and dtype is not DType.BOOL else ""
+    narrowed = "" if dtype is DType.FP32 else f".to(tl.{TRITON_TYPES[dtype]})"
+    return f"{value}{whole}{narrowed}.to(tl.float32)" if narrowed else value
 
 
 def number(value: float) -> str:

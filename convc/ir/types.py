@@ -45,6 +45,11 @@ class DType(str, enum.Enum):
         return self in FLOATS
 
     @property
+    def fits_fp32(self) -> bool:
+        """Whether it is a type of whole numbers, or of truth values as 0 and 1, that fp32 holds exactly."""
+        return not self.is_float and self.itemsize <= 2
+
+    @property
     def epsilon(self) -> float:
         """Unit roundoff (half the distance from 1 to the next number); floats only."""
         return {DType.FP64: 2.0**-53, DType.FP32: 2.0**-24, DType.FP16: 2.0**-11, DType.BF16: 2.0**-8}[self]

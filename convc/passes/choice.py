@@ -13,7 +13,7 @@ Where a plan is for several GPUs, or for none, fusion must pay on each of them, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -26,6 +26,19 @@ TENSOR_EFFICIENCY = 0.35
 """Fraction of the tensor-core rate that products done again reach: they are short loops."""
 ELEMENT_BYTES = 2
 """Bytes of an element in the narrowest numeric mode: choices are made for it, so that all modes fuse alike."""
+
+
+_INSTRUCTIONS = dict.fromkeys(
+    ("Add", "Sub", "Mul", "Neg", "Abs", "Relu", "LeakyRelu", "PRelu", "Clip", "Min", "Max", "Cast", "Copy"), 1
+) | dict.fromkeys(("Div", "Reciprocal", "Sqrt"), 6)
+_TRANSCENDENTAL = 12
+"""Instructions in whose time an operator with an exponential and a division is done: special units make both at an
+eighth of the rate, in part beside the other instructions."""
+
+
+def operator_instructions(operators: Iterable[str]) -> int:
+    """Instructions on ordinary units for one element of what operators of these names compute."""
+    return sum(_INSTRUCTIONS.get(name, _TRANSCENDENTAL) for name in operators)
 
 
 @dataclass(frozen=True)

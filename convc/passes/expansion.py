@@ -20,7 +20,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from ..ir import Graph, Node, Value
-from .choice import ELEMENT_BYTES, ISSUED_PER_MAC, Choice
+from .choice import ELEMENT_BYTES, ISSUED_PER_MAC, Choice, operator_instructions
 from .separable import COLUMNS as TILE_COLUMNS
 from .separable import behind, elements, is_depthwise, unfit_chain, unfit_product, unfit_window, unfree
 
@@ -36,15 +36,11 @@ STEP_INSTRUCTIONS = 70
 `convc.targets.cost.issue_efficiency`."""
 VALUES_PER_THREAD, SUMS_PER_THREAD = 16, 8
 """Most elements that a thread expands at once: in a depthwise kernel, and in one that goes on with a product."""
-_SIMPLE = ("Add", "Sub", "Mul", "Neg", "Abs", "Relu", "LeakyRelu", "PRelu", "Clip", "Min", "Max")
-_TRANSCENDENTAL = 12
-"""Instructions in whose time an operator with an exponential and a division is done: special units make both at an
-eighth of the rate, in part beside the other instructions."""
 
 
 def instructions(operators: Iterable[str]) -> int:
     """Instructions for each expanded element, given the names of the operators behind the product."""
-    return INSTRUCTIONS + sum(1 if name in _SIMPLE else _TRANSCENDENTAL for name in operators)
+    return INSTRUCTIONS + operator_instructions(operators)
 
 
 def propose(graph: Graph, depthwise: Node, taken: Mapping[int, int]) -> Choice | str | None:

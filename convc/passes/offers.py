@@ -65,14 +65,14 @@ def _leaving(choice: Choice, graph: Graph) -> list[int]:
 
 
 def _without_kernel(choice: Choice, graph: Graph) -> Iterator[str]:
-    """What no kernel family computes: operators around the anchor are elementwise; in front of it, for 1x1 only."""
+    """What no kernel family computes: operators around an anchor are elementwise, those in front a convolution's."""
     anchor = graph.node(choice.anchor)
     behind = [graph.node(id) for id in choice.nodes if id != anchor.id and id not in choice.prologue]
     for node in behind:
         if node.kind is not Kind.ELEMENTWISE or node.outputs[0].shape != anchor.outputs[0].shape:
             yield f"{node.label} behind {anchor.label}: only elementwise operators of its shape can follow an anchor"
     for reader in (anchor, *map(graph.node, choice.sharers)) if choice.prologue else ():
-        reason = prologue.unfit(graph, reader) if reader.op == "Conv" else "it is no convolution"
+        reason = prologue.unfit(graph, reader, choice.prologue) if reader.op == "Conv" else "it is no convolution"
         if reason:
             yield f"a prologue of {reader.label}, which cannot have one: {reason}"
     for node in map(graph.node, choice.prologue):

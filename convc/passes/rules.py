@@ -32,7 +32,7 @@ RULES = {
         Rule("update-in-place", "none", "y = f(conv(x), r) → y takes r's memory where r is not read again"),
         Rule("conv-epilogue", "fuse", "y = conv(x, w); z = f(y, …) → z = f(conv(x, w), …)"),
         Rule("conv-pool", "fuse", "y = f(conv(x, w), …); z = pool(y) → z = pool(f(conv(x, w), …))"),
-        Rule("conv-prologue", "fuse", "y = f(x, …); z = conv1x1(y, w) → z = conv1x1(f(x, …), w)"),
+        Rule("conv-prologue", "fuse", "y = f(x, …); z = conv(y, w) → z = conv(f(x, …), w)"),
         Rule(
             "depthwise-pointwise",
             "fuse",

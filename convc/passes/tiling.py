@@ -18,7 +18,8 @@ from ..ir.problem import Axis, AxisReduction, Contraction, Problem, Steps, Windo
 from ..ir.separable import SeparableContraction
 from ..targets import Target
 from ..targets.cost import Shape, contraction_seconds, lone_seconds, streaming_seconds
-from . import chained_tiles, expansion_tiles, separable_tiles
+from . import chained_tiles, expansion_tiles, prologue, separable_tiles
+from .choice import operator_instructions
 from .traffic import traffic
 
 LARGEST_BLOCK = 1 << 18
@@ -125,9 +126,18 @@ def ranked(problem: Contraction | ChainedContraction, target: Target) -> list[Ti
     timed: list[tuple[float, int, Tile]] = []
     for tile in _candidates(problem, steps, target):
         shape = Shape.of(problem, tile, steps.total(tile.depth))
-        timed.append((contraction_seconds(shape, tile, target, moved), len(timed), tile))
+        issued = _prologue_instructions(problem, steps)
+        timed.append((contraction_seconds(shape, tile, target, moved, issued), len(timed), tile))
     timed.sort(key=lambda entry: entry[:2])
     return [replace(tile, predicted_us=round(seconds * 1e6, 3)) for seconds, _, tile in timed]
+
+
+def _prologue_instructions(problem: Contraction, steps: Steps) -> int:
+    """Instructions for each element of x that a prologue computes."""
+    if not problem.prologue:
+        return 0
+    own = prologue.GATHERED_INSTRUCTIONS if steps.flat else prologue.INSTRUCTIONS
+    return own + operator_instructions(statement.operator.name for statement in problem.prologue)
 
 
 def _reason(problem: Contraction | ChainedContraction, tile: Tile, target: Target) -> str:

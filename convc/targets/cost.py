@@ -59,8 +59,8 @@ def blocks(shape: Shape, tile: Tile) -> int:
     return shape.groups * math.ceil(shape.rows / tile.rows) * math.ceil(shape.cols / tile.cols) * tile.split_k
 
 
-def contraction_seconds(shape: Shape, tile: Tile, target: Target, dram_bytes: int) -> float:
-    """Predicted seconds of a contraction."""
+def contraction_seconds(shape: Shape, tile: Tile, target: Target, dram_bytes: int, issued: int = 0) -> float:
+    """Predicted seconds of a contraction. issued: instructions of its prologue for each element of x."""
     if target.is_interpreter:
         return _interpreted(shape, tile)
     count = blocks(shape, tile)
@@ -68,7 +68,8 @@ def contraction_seconds(shape: Shape, tile: Tile, target: Target, dram_bytes: in
     flops_per_block = 2.0 * tile.rows * tile.cols * tile.depth * steps
     rate = (target.tensor_flops if shape.itemsize == 2 else target.fp32_flops) / target.sms
     waves = math.ceil(count / target.sms)
-    arithmetic = waves * flops_per_block / (rate * issue_efficiency(tile))
+    units = 2.0 * issued * tile.rows * tile.depth * steps * target.sms / target.fp32_flops
+    arithmetic = waves * (flops_per_block / (rate * issue_efficiency(tile)) + units)
     loaded = count * steps * tile.depth * (tile.rows + tile.cols) * shape.itemsize
     partial = 2 * 4 * tile.rows * tile.cols * count if tile.split_k > 1 else 0
     traffic = max((loaded + partial) / target.l2_bytes_per_s, dram_bytes / target.dram_bytes_per_s)

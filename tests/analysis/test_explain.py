@@ -107,7 +107,8 @@ def _before_a_pool(b: Builder) -> None:
 
 
 def _before_a_padded_conv(b: Builder) -> None:
-    b.output(conv(b, b.add("Exp", inside(b, 1, 16, 9, 9)), weights(8, 16, 3, 3), pads=(1,) * 4))
+    exp = b.add("Exp", b.add("Add", inside(b, 1, 16, 9, 9), inside(b, 1, 16, 9, 9)))
+    b.output(conv(b, exp, weights(8, 16, 3, 3), pads=(1,) * 4))
 
 
 def _free_view(b: Builder) -> None:
@@ -148,7 +149,7 @@ CASES: dict[str, tuple[Callable[[Builder], object], str, str, str | None, str]] 
     "broadcast": (_broadcast, "conv", "add", "conv-epilogue", "broadcast to a larger shape"),
     "several readers": (_shared, "conv", "relu", "conv-epilogue", "several operators read it"),
     "chain into pool": (_before_a_pool, "exp", "maxpool", "elementwise-chain", "while MaxPool reads its windows"),
-    "padding stays zero": (_before_a_padded_conv, "exp", "conv", "conv-prologue", "padding must stay zero"),
+    "two tensors under windows": (_before_a_padded_conv, "exp", "conv", "conv-prologue", "two tensors that vary"),
     "free view": (_free_view, "neg", "transpose", None, "a view: costs no kernel"),
     "out of a view": (_free_view, "transpose", "softmax", None, "read through a view"),
     "copying view": (_copying_view, "neg", "reshape", None, "a copy: strides cannot express it"),

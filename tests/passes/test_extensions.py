@@ -193,14 +193,15 @@ class TestProposer:
 
     def test_what_no_kernel_computes_is_refused(self) -> None:
         b = Builder()
-        x = b.input(np.zeros((1, 8, 4, 4), np.float32))
-        y = conv(b, b.add("Relu", x), np.ones((8, 8, 3, 3), np.float32))
+        x_like = np.zeros((1, 8, 4, 4), np.float32)
+        x = b.input(x_like)
+        y = conv(b, b.add("Mul", x, b.input(x_like)), np.ones((8, 8, 3, 3), np.float32))
         b.output(conv(b, y, np.ones((8, 8, 1, 1), np.float32)))
         offers = {
             "only elementwise operators of its shape can follow": lambda first, second: convc.Choice(
                 RULE.name, (first, second), first, open=False
             ),
-            "which cannot have one: every position of the window": lambda first, second: convc.Choice(
+            "which cannot have one: an operator in front of its windows": lambda first, second: convc.Choice(
                 RULE.name, (before(b.graph, b.graph.node(first)), first), first, (before(b.graph, b.graph.node(first)),)
             ),
         }

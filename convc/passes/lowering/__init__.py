@@ -93,12 +93,13 @@ def _lower_region(fused: FusedGraph, layouts: Layouts, mode: str, region: Region
 
 
 def _check_dtypes(fused: FusedGraph, region: Region, node: Node) -> None:
-    """Arithmetic is compiled for floats up to fp32; copies for every type."""
+    """Arithmetic is compiled for floats up to fp32, conversions also for what fp32 holds exactly; copies for every
+    type."""
     graph = fused.graph
     if node.kind in (Kind.MOVEMENT, Kind.VIEW) or [graph.node(id).op for id in region.nodes] == ["Copy"]:
         return
-    types = [type for id in region.nodes for type in graph.node(id).outputs]
-    types += [graph.type(value) for id in region.nodes for value in graph.inputs(id)]
-    for type in types:
-        if not type.dtype.is_float or type.dtype.itemsize > 4:
-            raise Refused(f"{node.op} on {type.dtype}")
+    for inner in map(graph.node, region.nodes):
+        for type in (*inner.outputs, *map(graph.type, graph.inputs(inner))):
+            converted = inner.op == "Cast" and type.dtype.fits_fp32
+            if not converted and (not type.dtype.is_float or type.dtype.itemsize > 4):
+                raise Refused(f"{inner.op} on {type.dtype}")
