@@ -19,6 +19,7 @@ from ..passes import RULES, Switches
 from ..planner import Options, Plan, bind_batch, make_plan
 from ..targets import Target, target
 from .arrays import random_inputs
+from .figures import recomputed_macs
 from .models import DEFAULT_POLICY, Choices, Progress, compile_network, is_compiled, read_graph, resolved_device
 from .verify import compare, reference_model, reference_outputs
 
@@ -60,7 +61,8 @@ class Row:
     """One configuration's figures.
 
     kernels: distinct ones. traffic_bytes: activations and weights, each distinct byte once a launch. macs:
-    multiply-adds, those of padding by merged groups and of recomputation included. predicted_us: of the cost model.
+    multiply-adds, those of padding by merged groups included, each once. recomputed_macs: those that are done again.
+    predicted_us: of the cost model.
     measured_us: median on a GPU, None without one. max_error: largest absolute difference to ONNX Runtime, None
     where no device was asked for.
     """
@@ -72,6 +74,7 @@ class Row:
     traffic_bytes: int
     arena_bytes: int
     macs: int
+    recomputed_macs: int
     predicted_us: float
     measured_us: float | None = None
     max_error: float | None = None
@@ -215,6 +218,7 @@ class Trial:
         """The figures of a plan; measured time and error where there is a device for them."""
         program = plan.programs[0]
         measured, error = self._ran(plan)
+        steps = [step for launch in program.launches for step in launch.steps]
         return Row(
             configuration=configuration.name,
             disabled=configuration.disabled,
@@ -223,6 +227,7 @@ class Trial:
             traffic_bytes=program.traffic.activations + program.traffic.weights,
             arena_bytes=program.arena.nbytes,
             macs=sum(launch.macs for launch in program.launches),
+            recomputed_macs=sum(recomputed_macs(step.work.problem, step.tile) for step in steps),
             predicted_us=round(program.predicted_us, DECIMALS),
             measured_us=measured,
             max_error=error,

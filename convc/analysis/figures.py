@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from ..ir.chained import ChainedContraction
 from ..ir.expansion import ExpandedWindow
 from ..ir.plan import Tile
+from ..ir.pooled import PooledContraction
 from ..ir.problem import Axis, AxisReduction, Contraction, Problem, WindowReduction, steps_of
 from ..ir.separable import SeparableContraction
-from ..passes import chained_tiles
+from ..passes import chained_tiles, separable_tiles
 from ..passes.traffic import touched
 from ..planner import Plan, Scheduled, TargetPlan
 from ..runtime.manifest import ProgramSpec
@@ -78,6 +79,17 @@ def roofline_us(launch: Launch, target: Target, dtype: str) -> float:
 def roofline_fraction(launches: Sequence[Launch], target: Target, dtype: str, microseconds: float) -> float:
     """The sum of the launches' least times over the time that they took; 1 is the roofline itself."""
     return sum(roofline_us(launch, target, dtype) for launch in launches) / microseconds
+
+
+def recomputed_macs(problem: Problem, tile: Tile) -> int:
+    """Multiply-adds of a problem that a schedule does more than once."""
+    if isinstance(problem, SeparableContraction):
+        return separable_tiles.recomputed_macs(problem, tile)
+    if isinstance(problem, ChainedContraction):
+        return chained_tiles.recomputed_macs(problem, tile)
+    if isinstance(problem, PooledContraction):
+        return problem.recomputed_macs(tile.rows)
+    return problem.recomputed_macs if isinstance(problem, ExpandedWindow) else 0
 
 
 def operations(problem: Problem) -> int:

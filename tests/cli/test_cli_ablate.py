@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
 import struct
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -23,12 +21,13 @@ KEYS = {
     "launches",
     "traffic_bytes",
     "arena_bytes",
+    "macs",
+    "recomputed_macs",
     "predicted_us",
     "measured_us",
     "max_error",
 }
 NASTY = "</title></text><script>document.title='owned'</script>&\x01\"'"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 class TestFigures:
@@ -170,20 +169,6 @@ class TestPage:
             width, height = struct.unpack(">II", data[16:24])
             assert data[:8] == b"\x89PNG\r\n\x1a\n" and width > 1000 and height > 600
             assert len(data) > 10_000, "the picture is empty"
-
-    def test_a_browser_draws_the_charts(self, written: Path, tmp_path: Path) -> None:
-        browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-        if browser is None:
-            pytest.skip("no headless browser is installed")
-        options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom"]
-        url = (written / "a.html").as_uri()
-        done = subprocess.run([browser, *options, url], capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        page = Page(done.stdout)
-        assert "owned" not in re.findall(r"<title>(.*?)</title>", done.stdout)[0]
-        assert {f"chart-{name}" for name in ("bytes", "launches", "time", "roofline")} <= set(page.ids)
-        assert page.tags.count("svg") == 5 and "script" not in page.tags
-        assert all(link[1:] in page.ids for link in page.links)
 
 
 def _referred(text: str) -> set[str]:
