@@ -12,9 +12,8 @@ from .codegen.cache import KernelCache
 from .codegen.pool import Job, compile_kernels
 from .codegen.worker import Compiled, Request
 from .ir import Node, Value, print_graph
-from .ir.chained import ChainedContraction
 from .ir.plan import PackedWeight, Tile
-from .ir.problem import Contraction, Operand
+from .ir.problem import Operand
 from .passes import Launch, Step
 from .passes.lowering.builder import pack_dense
 from .passes.slices import Entry, Stage
@@ -166,12 +165,10 @@ def _launch_without_spills(launch: Launch, spilling: set[int], target: Target) -
 
 
 def _smaller(steps: tuple[Step, ...], target: Target) -> tuple[Step, ...]:
-    """Steps with a smaller tile for the contraction that keeps most in registers; the same where there is none."""
+    """Steps with a smaller tile for the one that keeps most in registers; the same where there is none."""
     by_size = sorted(range(len(steps)), key=lambda index: -_held(steps[index].tile))
     for index in by_size:
         step = steps[index]
-        if not isinstance(step.work.problem, (Contraction, ChainedContraction)):
-            continue
         fitting = [t for t in ranked(step.work.problem, target) if _held(t) < _held(step.tile)]
         if len(steps) > 1:
             fitting = [t for t in fitting if t.num_warps == step.tile.num_warps and not (step.alone and t.split_k > 1)]

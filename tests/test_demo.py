@@ -62,10 +62,12 @@ def test_kernels_for_gpus_without_one(demo: ModuleType, tmp_path: Path) -> None:
     network = demo.for_gpus(IMAGES)
     pooled = demo.fused_most(network)
     assert pooled.origins == (
-        "/widen/widen.0/Conv",
-        "/widen/widen.1/BatchNormalization",
-        "/widen/widen.2/Relu",
-        "/pool/MaxPool",
+        "/block/second/Conv",
+        "/block/norm/BatchNormalization",
+        "/block/Add",
+        "/block/Relu",
+        "/GlobalAveragePool",
+        "/classifier/Gemm",
     )
     assert all(kernel.targets for kernel in network.kernels)
     assert all(figures["tensor_core_instructions"] > 0 for figures in pooled.targets.values())

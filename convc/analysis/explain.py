@@ -132,7 +132,7 @@ def _rule_inside(case: _Case, region: Region) -> str | None:
     elif case.target.kind is Kind.ELEMENTWISE:
         word = after or "epilogue"
     else:
-        word = {Kind.WINDOW: "pool", Kind.REDUCTION: "pool"}.get(case.target.kind, "")
+        word = {Kind.WINDOW: "pool", Kind.REDUCTION: "global-pool"}.get(case.target.kind, "")
     others = [rule for rule in region.rules if rule != after]
     fitting = [rule for rule in region.rules if word and word in rule] or others[_level(case, region) :]
     fitting = fitting or others or list(region.rules)

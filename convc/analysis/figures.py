@@ -94,7 +94,7 @@ def recomputed_macs(problem: Problem, tile: Tile) -> int:
 
 def operations(problem: Problem) -> int:
     """Arithmetic operations of a kernel: two a multiply-add, one for each element that a window or a reduction takes
-    in, one for each elementwise operator and element."""
+    in, one for each elementwise operator and element, and one where it is pooled."""
     outputs = math.prod(dim.extent for dim in problem.dims)
     taken = problem.window_elements if isinstance(problem, SeparableContraction) and not problem.window_macs else 0
     if isinstance(problem, (WindowReduction, AxisReduction)) and not problem.macs:
@@ -102,7 +102,7 @@ def operations(problem: Problem) -> int:
         taken = outputs * math.prod([*sizes, *(extent for extent, _ in getattr(problem, "reduced", ()))])
     if isinstance(problem, ChainedContraction):
         taken = problem.extent(Axis.ROW) * problem.middle * len(problem.first.statements)
-    return 2 * problem.macs + taken + outputs * len(problem.statements)
+    return 2 * problem.macs + taken + outputs * (len(problem.statements) + (problem.pool is not None))
 
 
 def asked_bytes(launch: Scheduled) -> int:
@@ -128,7 +128,8 @@ def _asked(problem: Problem, tile: Tile) -> int:
         return 0
     if isinstance(problem, ExpandedWindow):
         columns = math.ceil(problem.extent(Axis.COL) / tile.cols)
-        return columns * problem.extent(Axis.ROW) * problem.tap_count * problem.expansion.inputs * x.dtype.itemsize
+        places = problem.extent(Axis.GROUP) * problem.extent(Axis.ROW)
+        return columns * places * problem.tap_count * problem.expansion.inputs * x.dtype.itemsize
     outputs = math.prod(dim.extent for dim in problem.dims)
     sizes = [tap.size for tap in getattr(problem, "taps", ())]
     return outputs * math.prod([*sizes, *(extent for extent, _ in getattr(problem, "reduced", ()))]) * x.dtype.itemsize

@@ -144,14 +144,20 @@ def _stepper(plan: Plan, engine: Engine, inputs: Mapping[str, np.ndarray]) -> St
 # -- the comparison ---------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class _Check:
-    """A region to be compared after a launch. value: what is compared; concat: the copy into a concatenation that it
-    is; last: whether the region is complete then; beside: results of the other regions of the launch."""
+    """A result of a region, to be compared after a launch. value: what is compared; concat: the copy into a
+    concatenation that it is; last: whether the region is complete then; beside: results of the other regions of the
+    launch."""
 
     region: Region
     value: Value
     concat: tuple[Node, int] | None
     last: bool
     beside: set[Value]
+
+    @property
+    def stored(self) -> Value:
+        """The tensor that it is stored as."""
+        return self.value if self.concat is None else self.region.output
 
 
 class _Examiner:
@@ -178,29 +184,29 @@ class _Examiner:
         return found
 
     def run(self) -> Iterator[KernelCheck]:
-        """One check a region of each launch; of a region of several launches that are no copies, one for them all."""
+        """One check for each result of a launch's regions; of a region of several launches that are no copies, one for
+        them all."""
         for number, launch in enumerate(self.launches):
-            regions = (self._check(number, launch, region) for region in launch.regions)
-            checks = [check for check in regions if check is not None]
+            checks = [check for region in launch.regions for check in self._checks(number, launch, region)]
             operands = [self._operands(check, made_here=False) for check in checks]
             self.stepper.step(number)
             overwrites = tuple(self._overwritten(number, launch.regions))
             for check, before in zip(checks, operands, strict=True):
                 known = self._expected(check, before | self._operands(check, made_here=True))
-                found = self.stepper.read(check.region.output, check.concat)
+                found = self.stepper.read(check.stored, check.concat)
                 if check.last:
-                    self.written[check.region.output] = self.stepper.read(check.region.output)
+                    self.written[check.stored] = self.stepper.read(check.stored)
                 yield self._compared(number, launch, check, known, found, overwrites)
 
-    def _check(self, number: int, launch: Scheduled, region: Region) -> _Check | None:
-        """What of a region can be compared after a launch; None before the last of its launches."""
+    def _checks(self, number: int, launch: Scheduled, region: Region) -> list[_Check]:
+        """What of a region can be compared after a launch: nothing before the last of its launches."""
         concat = self._copied(region, number)
         last = number == self.by_region[region.id][-1]
         if not last and concat is None:
-            return None
-        value = region.output if concat is None else self.graph.inputs(concat[0])[concat[1]]
-        outputs = {other.output for other in launch.regions if other is not region}
-        return _Check(region, value, concat, last, outputs)
+            return []
+        values = region.outputs if concat is None else (self.graph.inputs(concat[0])[concat[1]],)
+        beside = {output for other in launch.regions if other is not region for output in other.outputs}
+        return [_Check(region, value, concat, last, beside) for value in values]
 
     def _operands(self, check: _Check, made_here: bool) -> dict[Value, Known]:
         """What a region reads, as it is stored now: what its own launch computes, or what existed before."""
@@ -264,7 +270,7 @@ class _Examiner:
             if self._needed_until(value) <= number:
                 del self.written[value]
             elif (
-                value not in [region.output for region in regions]
+                value not in [output for region in regions for output in region.outputs]
                 and self.stepper.read(value).tobytes() != self.written[value].tobytes()
             ):
                 del self.written[value]
@@ -294,7 +300,7 @@ class _Examiner:
         found: np.ndarray,
         overwrites: tuple[str, ...],
     ) -> KernelCheck:
-        region, dtype = check.region, self.plan.layouts.placements[check.region.output].dtype
+        region, dtype = check.region, self.plan.layouts.placements[check.stored].dtype
         wide = widened(found, dtype)
         allowed = stored_bound(known, dtype)
         bounded = np.isfinite(allowed)

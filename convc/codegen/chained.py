@@ -16,7 +16,7 @@ from ..ir.plan import PackedWeight, Tile
 from ..ir.problem import Axis
 from . import contraction
 from .expressions import TRITON_TYPES, Body
-from .indexing import dimensions, is_wide, joined_masks, offsets, scaled
+from .indexing import dimensions, is_wide, joined_masks, offsets, scaled, tile_lines
 from .kernel import Parts, ceil_div, power_of_two, ragged
 
 
@@ -28,7 +28,7 @@ def parts(problem: ChainedContraction, tile: Tile) -> Parts:
     body = contraction.body(
         first,
         inner,
-        tile_lines=contraction._tile_lines(1, row_tiles, col_tiles),
+        program_lines=tile_lines(1, row_tiles, col_tiles),
         row_tiles=row_tiles,
         wide=is_wide(problem),
         index_lines=_row_indices(problem),

@@ -16,7 +16,8 @@ from ..ir.pooled import PooledContraction
 from ..ir.problem import Axis, Contraction, Steps, Tap, steps_of
 from . import pooled, prologue
 from .expressions import TRITON_TYPES, Body
-from .indexing import dimensions, is_wide, joined_masks, offsets, scaled
+from .global_pool import ending
+from .indexing import dimensions, group_lines, is_wide, joined_masks, offsets, scaled, tile_lines
 from .kernel import Argument, Parts, ceil_div, ragged, render
 
 
@@ -65,11 +66,11 @@ def parts(problem: Contraction, tile: Tile) -> Parts:
     text = body(
         problem,
         tile,
-        tile_lines=_tile_lines(groups, row_tiles, col_tiles),
+        program_lines=tile_lines(groups, row_tiles, col_tiles),
         row_tiles=row_tiles,
         wide=is_wide(problem),
         col_base="tile_col * BLOCK_COLS + " if col_tiles > 1 else "",
-        index_lines=_index_lines(problem, tile, groups),
+        index_lines=_index_lines(problem, tile),
         epilogue=_epilogue(problem, tile),
     )
     split = tile.split_k > 1
@@ -87,7 +88,7 @@ def parts(problem: Contraction, tile: Tile) -> Parts:
 def body(
     problem: Contraction,
     tile: Tile,
-    tile_lines: list[str],
+    program_lines: list[str],
     row_tiles: int,
     wide: bool,
     index_lines: list[str],
@@ -98,7 +99,7 @@ def body(
     loop = _Loop(problem, tile)
     return render(
         "contraction.py.j2",
-        tile_lines=tile_lines,
+        tile_lines=program_lines,
         row_lines=_row_lines(problem, row_tiles),
         pooled=isinstance(problem, PooledContraction),
         col_base=col_base,
@@ -121,19 +122,6 @@ def body(
         tile_index="pid",
         epilogue=epilogue,
     )
-
-
-def _tile_lines(groups: int, row_tiles: int, col_tiles: int) -> list[str]:
-    """The program's tile: columns change fastest, so that neighbouring programs read the same rows."""
-    lines, inner = [], 1
-    for name, count in (("tile_col", col_tiles), ("tile_row", row_tiles), ("group", groups)):
-        if count == 1:
-            continue
-        text = "pid" if inner == 1 else f"pid // {inner}"
-        outermost = inner * count == groups * row_tiles * col_tiles
-        lines.append(f"{name} = {text}" if outermost else f"{name} = {text} % {count}")
-        inner *= count
-    return lines
 
 
 def _row_lines(problem: Contraction, row_tiles: int) -> list[str]:
@@ -176,8 +164,8 @@ def _extra(loop: _Loop) -> tuple[tuple[str, str, Argument], ...]:
     return tuple(extra)
 
 
-def _index_lines(problem: Contraction, tile: Tile, groups: int) -> list[str]:
-    lines = dimensions(problem, Axis.GROUP, "group") if groups > 1 else []
+def _index_lines(problem: Contraction, tile: Tile) -> list[str]:
+    lines = group_lines(problem)
     if isinstance(problem, PooledContraction):
         lines += pooled.index_lines(problem, tile)
     else:
@@ -335,4 +323,4 @@ def _epilogue(problem: Contraction, tile: Tile) -> list[str]:
     if isinstance(problem, PooledContraction):
         return pooled.epilogue(problem, tile, cols_ragged)
     row_mask = "row_ok" if ragged(problem, Axis.ROW, tile.rows) else ""
-    return Body(problem, row_mask, "col_ok" if cols_ragged else "").emit("acc")
+    return ending(Body(problem, row_mask, "col_ok" if cols_ragged else ""), tile)

@@ -16,7 +16,7 @@ from ..ir.chained import ChainedContraction
 from ..ir.plan import PackedWeight, Tile
 from ..ir.problem import AxisReduction, Contraction, Operand, Problem, WindowReduction
 from ..ir.separable import SeparableContraction
-from . import chained, contraction, pointwise, reduction, separable, window
+from . import chained, contraction, global_pool, pointwise, reduction, separable, window
 from .kernel import Argument, Parts, render
 
 POINTER_TYPES = {
@@ -37,7 +37,7 @@ class EmittedKernel:
     """A kernel as text, and how to launch it.
 
     parameters: (name, type in Triton's spelling, whether it is a multiple of 16). arguments: one per parameter.
-    workspace_bytes, counter_bytes: split-K scratch.
+    workspace_bytes, counter_bytes: scratch of split-K and of global pooling.
     """
 
     name: str
@@ -89,7 +89,7 @@ class Function:
 
 def written(problem: Problem, tile: Tile, aligned: Aligned, entry: bool) -> Function:
     """The function of a problem. entry: whether it is a kernel of its own."""
-    parts = _parts(problem, tile)
+    parts = global_pool.with_scratch(_parts(problem, tile), problem, tile)
     operands = _operands(problem)
     parameters = [(o.name, POINTER_TYPES[o.dtype], aligned(o)) for o in operands]
     parameters += [(name, type, type.startswith("*")) for name, type, _ in parts.extra]
@@ -138,7 +138,7 @@ def _parts(problem: Problem, tile: Tile) -> Parts:
 
 
 def _operands(problem: Problem) -> list[Operand]:
-    """The operands in the order of the parameters, the output last; those that no statement reads are left out."""
+    """The operands in the order of the parameters, what is stored last; those that no statement reads are left out."""
     read = {ref.index for s in problem.statements for ref in s.arguments if ref.kind == "operand"}
     copies = not problem.statements and problem.family == "pointwise"
     used = [operand for index, operand in enumerate(problem.operands) if index in read or copies]
@@ -151,7 +151,7 @@ def _operands(problem: Problem) -> list[Operand]:
         *(expansion.reads if expansion else ()),
         *getattr(problem, "prologue_operands", ()),
         *used,
-        problem.output,
+        *problem.stores,
     ]
 
 

@@ -37,7 +37,7 @@ class Body:
     """Emits the statements of a problem over a tile with masks for ragged edges.
 
     row_mask, col_mask: names of the masks, or empty where the tile divides the extents. suffixes: how one-dimensional
-    blocks along rows and columns are shaped to the tile.
+    blocks along rows and columns are shaped to the tile. rows_stored: False where one value a column is stored.
     """
 
     problem: Problem
@@ -50,6 +50,7 @@ class Body:
     prefix: str = "v"
     row_name: str = "row"
     col_name: str = "col"
+    rows_stored: bool = True
 
     def emit(self, accumulator: str | None) -> list[str]:
         """Lines from the accumulator to the store."""
@@ -127,8 +128,8 @@ class Body:
     def store(self, result: str) -> str:
         """The store of a block."""
         output = self.problem.output
-        two_sided = bool(self.row_suffix)
-        place = offsets(self.problem, output).filled(self.row_name, self.col_name if two_sided else "")
+        rows, cols = (self.row_name, self.col_name if self.row_suffix else "") if self.rows_stored else ("", "col")
+        place = offsets(self.problem, output).filled(rows, cols)
         masks = [self.row_mask] if self.row_mask else []
         masks += [self.col_mask] if self.col_mask else []
         shape = place.joined(self.row_suffix, self.col_suffix)

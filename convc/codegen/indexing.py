@@ -13,7 +13,7 @@ INT32_LIMIT = 2**31 - 1
 
 def is_wide(problem: Problem) -> bool:
     """Whether some operand spans more elements than 32-bit offsets reach."""
-    operands = (*problem.reads, problem.output)
+    operands = (*problem.reads, *problem.stores)
     return any(_span(problem.owner_of(operand), operand) > INT32_LIMIT for operand in operands)
 
 
@@ -43,6 +43,37 @@ def dimensions(problem: Problem, axis: Axis, linear: str) -> list[str]:
         if text != name:
             lines.append(f"{name} = {text}")
     return lines
+
+
+def group_lines(problem: Problem) -> list[str]:
+    """The dimensions of the program's group."""
+    if problem.extent(Axis.GROUP) == 1:
+        return []
+    wide = ["group = group.to(tl.int64)"] if is_wide(problem) else []
+    return [*wide, *dimensions(problem, Axis.GROUP, "group")]
+
+
+def tile_lines(groups: int, row_tiles: int, col_tiles: int) -> list[str]:
+    """The program's tile: columns change fastest, so that neighbouring programs read the same rows."""
+    lines, inner = [], 1
+    for name, count in (("tile_col", col_tiles), ("tile_row", row_tiles), ("group", groups)):
+        if count == 1:
+            continue
+        text = "pid" if inner == 1 else f"pid // {inner}"
+        outermost = inner * count == groups * row_tiles * col_tiles
+        lines.append(f"{name} = {text}" if outermost else f"{name} = {text} % {count}")
+        inner *= count
+    return lines
+
+
+def block_starts(problem: Problem, row_tiles: int, col_tiles: int) -> tuple[list[str], str, str]:
+    """Lines before the rows and columns of a memory-bound kernel, and where both begin: in blocks, and in columns."""
+    groups = problem.extent(Axis.GROUP)
+    if problem.pool is None or groups * row_tiles == 1:
+        col = "" if col_tiles == 1 else f"pid % {col_tiles} * BLOCK_COLS + "
+        return [], "pid" if col_tiles == 1 else f"pid // {col_tiles}", col
+    lines = tile_lines(groups, row_tiles, col_tiles)
+    return lines, "tile_row" if row_tiles > 1 else "0", "tile_col * BLOCK_COLS + " if col_tiles > 1 else ""
 
 
 @dataclass(frozen=True)

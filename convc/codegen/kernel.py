@@ -13,8 +13,8 @@ from ..ir.problem import Axis, Operand, Problem
 
 @dataclass(frozen=True)
 class Argument:
-    """What a kernel parameter is bound to: an operand, the ``partial`` sums or the ``counters`` from byte ``value`` on,
-    or the number ``value``."""
+    """What a kernel parameter is bound to: an operand, the ``partial`` results or the ``counters`` from byte ``value``
+    on, or the number ``value``."""
 
     kind: str
     operand: Operand | None = None

@@ -15,9 +15,9 @@ from ..ir.plan import Tile
 from ..ir.problem import Axis, Operand, Tap
 from ..ir.separable import SeparableContraction
 from . import expansion
-from .contraction import _cols_in_memory, _constants, _epilogue, _tile_lines, origin, start_of
+from .contraction import _cols_in_memory, _constants, _epilogue, origin, start_of
 from .expressions import TRITON_TYPES, Body
-from .indexing import dimensions, is_wide, joined_masks, offsets, scaled
+from .indexing import dimensions, group_lines, is_wide, joined_masks, offsets, scaled, tile_lines
 from .kernel import Argument, Parts, ceil_div, ragged, render
 from .window import INITIAL, LARGER, UNROLLED_TAPS, WORDS, _widen, counts, divisor
 
@@ -26,16 +26,21 @@ def parts(problem: SeparableContraction, tile: Tile) -> Parts:
     """The pieces of the kernel."""
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
     row_tiles, col_tiles = ceil_div(rows, tile.rows), ceil_div(cols, tile.cols)
-    tiles, split = row_tiles * col_tiles, tile.split_k
+    groups, split = problem.extent(Axis.GROUP), tile.split_k
+    tiles = groups * row_tiles * col_tiles
     body = render(
         "separable.py.j2",
-        tile_lines=_tile_lines(1, row_tiles, col_tiles),
+        tile_lines=tile_lines(groups, row_tiles, col_tiles),
         row_base="tile_row * BLOCK_ROWS + " if row_tiles > 1 else "",
         col_base="tile_col * BLOCK_COLS + " if col_tiles > 1 else "",
         rows_ragged=ragged(problem, Axis.ROW, tile.rows),
         cols_ragged=ragged(problem, Axis.COL, tile.cols),
         wide=is_wide(problem),
-        index_lines=dimensions(problem, Axis.ROW, "row") + dimensions(problem, Axis.COL, "col"),
+        index_lines=[
+            *group_lines(problem),
+            *dimensions(problem, Axis.ROW, "row"),
+            *dimensions(problem, Axis.COL, "col"),
+        ],
         starts=[f"{tap.name}_start = {start_of(problem, tap)}" for tap in problem.taps if counts(problem, tap)]
         + _divisor_lines(problem)
         + [expansion.INDEX] * (problem.expansion is not None),

@@ -13,8 +13,9 @@ from ..ir.separable import SeparableContraction
 from . import expansion
 from .contraction import origin, start_of
 from .expressions import Body
-from .indexing import dimensions, is_wide, joined_masks, offsets, scaled
-from .kernel import Parts, ceil_div, ragged, render
+from .global_pool import ending, tiles
+from .indexing import block_starts, dimensions, group_lines, is_wide, joined_masks, offsets, scaled
+from .kernel import Parts, ragged, render
 
 UNROLLED_TAPS = 25
 """Windows up to this size are unrolled; larger ones loop."""
@@ -27,16 +28,21 @@ LARGER = "tl.maximum({}, value, propagate_nan=tl.PropagateNan.ALL)"
 
 def parts(problem: WindowReduction, tile: Tile) -> Parts:
     """The pieces of the kernel."""
-    row_tiles = ceil_div(problem.extent(Axis.ROW), tile.rows)
-    col_tiles = ceil_div(problem.extent(Axis.COL), tile.cols)
+    row_tiles, col_tiles = tiles(problem, tile)
+    lines, row_base, col_base = block_starts(problem, row_tiles, col_tiles)
     body = render(
         "window.py.j2",
-        row_base="pid" if col_tiles == 1 else f"pid // {col_tiles}",
-        col_base="" if col_tiles == 1 else f"pid % {col_tiles} * BLOCK_COLS + ",
+        tile_lines=lines,
+        row_base=row_base,
+        col_base=col_base,
         rows_ragged=ragged(problem, Axis.ROW, tile.rows),
         cols_ragged=ragged(problem, Axis.COL, tile.cols),
         wide=is_wide(problem),
-        index_lines=dimensions(problem, Axis.ROW, "row") + dimensions(problem, Axis.COL, "col"),
+        index_lines=[
+            *group_lines(problem),
+            *dimensions(problem, Axis.ROW, "row"),
+            *dimensions(problem, Axis.COL, "col"),
+        ],
         starts=_start_lines(problem),
         x_offset=_x_offset(problem),
         before=_expanding_lines(problem, tile) if isinstance(problem, ExpandedWindow) else [],
@@ -45,10 +51,11 @@ def parts(problem: WindowReduction, tile: Tile) -> Parts:
         initial=INITIAL[problem.mode],
         loop_lines=_loop_lines(problem, tile),
         finish=_finish_lines(problem),
-        epilogue=_body(problem, tile).emit("acc"),
+        epilogue=ending(_body(problem, tile), tile),
     )
     word = ("conv1x1_" if isinstance(problem, ExpandedWindow) else "") + WORDS[problem.mode]
-    return Parts(word, _constants(problem, tile), body, (row_tiles * col_tiles, 1, 1))
+    programs = problem.extent(Axis.GROUP) * row_tiles * col_tiles
+    return Parts(word, _constants(problem, tile), body, (programs, 1, 1))
 
 
 def _constants(problem: WindowReduction, tile: Tile) -> dict[str, Any]:

@@ -45,10 +45,11 @@ class Expansion:
 
 
 def pixels_under(problem: Problem, taps: Sequence[Tap]) -> int:
-    """Distinct pixels of the input under all windows; rows run over their places."""
+    """Distinct pixels of the input under all windows; groups and rows run over their places."""
     windows = {tap.dim: tap for tap in taps}
-    rows = ((problem.dims[index].extent, windows.get(index)) for index in problem.positions(Axis.ROW))
-    return math.prod(tap.covered(extent) if tap else extent for extent, tap in rows)
+    places = (*problem.positions(Axis.GROUP), *problem.positions(Axis.ROW))
+    extents = ((problem.dims[index].extent, windows.get(index)) for index in places)
+    return math.prod(tap.covered(extent) if tap else extent for extent, tap in extents)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,4 +82,5 @@ class ExpandedWindow(WindowReduction):
     @property
     def recomputed_macs(self) -> int:
         """Multiply-accumulates of the expansion that are done more than once: windows overlap."""
-        return self.products(self.extent(Axis.ROW) * self.tap_count - pixels_under(self, self.taps))
+        places = self.extent(Axis.GROUP) * self.extent(Axis.ROW)
+        return self.products(places * self.tap_count - pixels_under(self, self.taps))

@@ -19,8 +19,10 @@ class Region:
     """Nodes that one kernel computes.
 
     nodes: in topological order. anchor: the node that decides the kernel family, None for elementwise chains.
-    output: the only value that leaves the region. rules: names of the fusion rules that built it. prologue: those of
-    the nodes that the anchor reads through, computed while its operand is loaded.
+    output: the value that leaves the region. rules: names of the fusion rules that built it. prologue: those of
+    the nodes that the anchor reads through, computed while its operand is loaded. pool: the last node, where it reduces
+    the result over whole images. also: the value of that node where its operand, which is then ``output``, leaves the
+    region too; nothing but ``output`` leaves where it is None.
     """
 
     id: int
@@ -29,6 +31,13 @@ class Region:
     output: Value
     rules: tuple[str, ...] = ()
     prologue: tuple[int, ...] = ()
+    pool: int | None = None
+    also: Value | None = None
+
+    @property
+    def outputs(self) -> tuple[Value, ...]:
+        """Every value that leaves the region."""
+        return (self.output,) if self.also is None else (self.output, self.also)
 
 
 @dataclass(frozen=True)

@@ -123,12 +123,26 @@ class Tap:
 
 
 @dataclass(frozen=True)
+class GlobalPool:
+    """What a kernel makes of its result, too: its mean or maximum over the rows of each group and column.
+
+    mode: ``mean`` or ``max``. output: where it is stored; it has no strides along rows. keeps: whether the result that
+    it is taken of is stored too.
+    """
+
+    mode: str
+    output: Operand
+    keeps: bool
+
+
+@dataclass(frozen=True)
 class Problem:
     """Base: the iteration space, what is stored, and the statements between.
 
     family: the kernel family. mode: a variant of the family. statements: the epilogue, or the whole kernel of
     a pointwise one; the last one is stored to ``output``. operands: what the statements read.
-    equation: what is computed, in words of operators.
+    equation: what is computed, in words of operators. pool: what is made of the last statement over all rows of a
+    group, which are then the pixels of one image.
     """
 
     family: str
@@ -138,6 +152,7 @@ class Problem:
     operands: tuple[Operand, ...] = ()
     statements: tuple[Statement, ...] = ()
     equation: str = ""
+    pool: GlobalPool | None = None
 
     def extent(self, axis: Axis) -> int:
         """Product of the extents along an axis."""
@@ -159,6 +174,13 @@ class Problem:
     def reads(self) -> tuple[Operand, ...]:
         """Every operand that is read."""
         return self.operands
+
+    @property
+    def stores(self) -> tuple[Operand, ...]:
+        """Every operand that is stored."""
+        if self.pool is None:
+            return (self.output,)
+        return (self.output, self.pool.output) if self.pool.keeps else (self.pool.output,)
 
     @property
     def macs(self) -> int:
@@ -279,7 +301,7 @@ def collapse(problem: Problem, fixed: Sequence[int] = ()) -> Problem:
 
     fixed: dimensions that must stay by themselves (windows slide along them).
     """
-    operands = [*problem.reads, problem.output]
+    operands = [*problem.reads, problem.output, *problem.stores]
     pinned = {*fixed, *(bound.dim for operand in operands for bound in operand.bounds)}
     if any(operand.unravel for operand in operands):
         return problem
@@ -314,6 +336,8 @@ def _rebuilt(problem: Problem, groups: list[list[int]]) -> Problem:
         "output": operand(problem.output),
         "operands": tuple(operand(old) for old in problem.operands),
     }
+    if problem.pool is not None:
+        changes["pool"] = replace(problem.pool, output=operand(problem.pool.output))
     if hasattr(problem, "prologue_operands"):
         changes["prologue_operands"] = tuple(operand(old) for old in problem.prologue_operands)
     for name in ("x", "w", "filter"):

@@ -35,7 +35,7 @@ class SeparableContraction(Contraction):
     @property
     def window_elements(self) -> int:
         """Elements that the windows take in, each window once."""
-        return self.extent(Axis.ROW) * self.depth * self.tap_count
+        return self.extent(Axis.GROUP) * self.extent(Axis.ROW) * self.depth * self.tap_count
 
     @property
     def window_macs(self) -> int:

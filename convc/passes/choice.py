@@ -52,7 +52,8 @@ class Choice:
     unit_macs, tensor_macs: multiply-adds that would be done again, on ordinary units and on tensor cores.
     again_bytes: bytes that would be read again, from L2. slower: seconds that the work would take longer on a GPU, by
     its name, launches and memory traffic left aside. gain_s: predicted seconds saved, all costs deducted, where a
-    schedule is known that says more than these counts. why: what is done again, in words, for a decline.
+    schedule is known that says more than these counts. why: what is done again, in words, for a decline. pool: the one
+    of the nodes that pools the kernel's result over whole images, behind everything else.
     """
 
     rule: str
@@ -69,6 +70,7 @@ class Choice:
     slower: Mapping[str, float] = field(default_factory=dict)
     gain_s: float | None = None
     why: str = "computing it again"
+    pool: int | None = None
 
 
 class Policy(Protocol):

@@ -20,6 +20,7 @@ from ..targets.cost import (
     INTERPRETER_FLOP_S,
     INTERPRETER_PROGRAM_S,
     INTERPRETER_STEP_S,
+    pooling_seconds,
 )
 from .choice import TENSOR_EFFICIENCY
 from .expansion import STEP_INSTRUCTIONS, VALUES_PER_THREAD, instructions
@@ -47,7 +48,10 @@ def ranked(problem: ExpandedWindow, target: Target) -> list[Tile]:
     """All candidates, the cheapest first, with their predicted times."""
     moved = traffic(problem).total
     candidates = _interpreted(problem) if target.is_interpreter else _compiled(problem)
-    timed = [(_seconds(problem, tile, target, moved), index, tile) for index, tile in enumerate(candidates)]
+    timed: list[tuple[float, int, Tile]] = []
+    for tile in candidates:
+        seconds = _seconds(problem, tile, target, moved) + pooling_seconds(problem, tile, target)
+        timed.append((seconds, len(timed), tile))
     timed.sort(key=lambda entry: entry[:2])
     return [replace(tile, predicted_us=round(seconds * 1e6, 3)) for seconds, _, tile in timed]
 
@@ -95,7 +99,8 @@ def _seconds(problem: ExpandedWindow, tile: Tile, target: Target, moved: int) ->
 
 
 def _programs(problem: ExpandedWindow, tile: Tile) -> int:
-    return math.ceil(problem.extent(Axis.ROW) / tile.rows) * math.ceil(problem.extent(Axis.COL) / tile.cols)
+    groups, rows, cols = (problem.extent(axis) for axis in (Axis.GROUP, Axis.ROW, Axis.COL))
+    return groups * math.ceil(rows / tile.rows) * math.ceil(cols / tile.cols)
 
 
 def _x_elements(problem: ExpandedWindow, tile: Tile) -> int:

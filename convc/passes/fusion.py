@@ -2,7 +2,8 @@
 
 A region grows from an anchor (convolution, matrix product, pooling, reduction) over the elementwise operators behind
 it, by kinds of operators rather than by pairs. It has one value that leaves it, so it can never form a cycle with the
-rest of the graph: whatever else a region reads cannot depend on anything inside it. Where an operator is not taken,
+rest of the graph: whatever else a region reads cannot depend on anything inside it. A global pooling of that value may
+be a second one, taken in when all kernels have grown: it reads nothing else. Where an operator is not taken,
 the rule says why (`Decline`). What else a kernel may take in, in front of its anchor and behind it, is found by
 proposers, one for each rule, and a policy chooses among what they offer.
 """
@@ -16,7 +17,7 @@ import networkx as nx
 
 from ..ir import Graph, Kind, Node, Value
 from ..ir.plan import Decline, FusedGraph, Region
-from . import back_to_back, expansion, pool_conv, pooling, prologue, separable
+from . import back_to_back, expansion, global_pool, pool_conv, pooling, prologue, separable
 from .choice import Choice, CostModel, Policy
 from .extensions import Propose, from_outside
 from .offers import check_offer
@@ -32,6 +33,8 @@ FIRST: tuple[tuple[str, Propose], ...] = (
 """Proposers that are asked before kernels grow, in this order."""
 LAST: tuple[tuple[str, Propose], ...] = ((prologue.RULE, prologue.propose),)
 """Proposers that are asked about grown kernels, for operators in front of them that nobody took."""
+ENDINGS: tuple[tuple[str, Propose], ...] = ((global_pool.RULE, global_pool.propose),)
+"""Proposers that are asked when every node belongs to a kernel: for kernels that can end another one."""
 
 MAX_EXTERNAL_OPERANDS = 12
 """Most tensors that one fused kernel reads besides its anchor's."""
@@ -60,6 +63,7 @@ class _Fuser:
     owner: dict[int, int] = field(default_factory=dict)
     members: dict[int, list[int]] = field(default_factory=dict)
     prologues: dict[int, list[int]] = field(default_factory=dict)
+    pools: dict[int, int] = field(default_factory=dict)
     applied: dict[int, list[str]] = field(default_factory=dict)
     declines: list[Decline] = field(default_factory=list)
     complete: set[int] = field(default_factory=set)
@@ -178,6 +182,9 @@ class _Fuser:
             members.extend(id for id in choice.nodes if id not in members)
         taken = choice.nodes if grown or not choice.open else choice.prologue
         self.owner |= dict.fromkeys(taken, seed)
+        if choice.pool is not None:
+            self.pools[seed] = choice.pool
+            self.members.pop(choice.pool)
 
     def absorb_producers(self, seed: int) -> None:
         """Elementwise chains also take elementwise producers of their shape that nobody else reads."""
@@ -239,6 +246,10 @@ def fuse(graph: Graph, switches: Switches, policy: Policy | None = None) -> Fuse
         for node in reversed(nodes):
             if node.kind is Kind.ELEMENTWISE and node.id in fuser.members:
                 fuser.absorb_producers(node.id)
+    for rule, propose in ENDINGS:
+        for node in nodes:
+            if node.id in fuser.members:
+                fuser.ask(rule, propose, node)
     return _divided(graph, fuser)
 
 
@@ -254,18 +265,32 @@ def _divided(graph: Graph, fuser: _Fuser) -> FusedGraph:
     order = _region_order(graph, fuser)
     regions = []
     for index, seed in enumerate(order):
-        ids = tuple(sorted(fuser.members[seed], key=fuser.position.__getitem__))
-        node = graph.node(seed)
-        anchor = None if node.kind is Kind.ELEMENTWISE else seed
-        prologue = tuple(sorted(fuser.prologues.get(seed, ()), key=fuser.position.__getitem__))
-        rule = rule_of(node) if seed not in fuser.complete else None
-        pooled = pooling.RULE in fuser.applied.get(seed, ())
-        rules = (rule,) if rule and len(ids) > 1 + len(prologue) + pooled else ()
-        regions.append(Region(index, ids, anchor, Value(ids[-1]), (*fuser.applied.get(seed, ()), *rules), prologue))
-        for id in ids:
+        region = _region(graph, fuser, index, seed)
+        regions.append(_pooled(graph, region, fuser.pools[seed]) if seed in fuser.pools else region)
+        for id in regions[-1].nodes:
             graph.update(graph.node(id), region=index)
     graph.stage = "fused"
     return FusedGraph(graph, tuple(regions), tuple(fuser.declines))
+
+
+def _region(graph: Graph, fuser: _Fuser, index: int, seed: int) -> Region:
+    """The region of a seed, without the global pooling at its end."""
+    members = set(fuser.members[seed]) - {fuser.pools.get(seed)}
+    ids = tuple(sorted(members, key=fuser.position.__getitem__))
+    node = graph.node(seed)
+    anchor = None if node.kind is Kind.ELEMENTWISE else seed
+    prologue = tuple(sorted(fuser.prologues.get(seed, ()), key=fuser.position.__getitem__))
+    rule = rule_of(node) if seed not in fuser.complete else None
+    pooled = pooling.RULE in fuser.applied.get(seed, ())
+    rules = (rule,) if rule and len(ids) > 1 + len(prologue) + pooled else ()
+    return Region(index, ids, anchor, Value(ids[-1]), (*fuser.applied.get(seed, ()), *rules), prologue)
+
+
+def _pooled(graph: Graph, region: Region, pool: int) -> Region:
+    """The region with a global pooling of its output, which leaves it too if something else reads it."""
+    read = any(use.node != pool for use in graph.users(region.output))
+    output, also = (region.output, Value(pool)) if read else (Value(pool), None)
+    return replace(region, nodes=(*region.nodes, pool), output=output, pool=pool, also=also)
 
 
 def _region_order(graph: Graph, fuser: _Fuser) -> list[int]:

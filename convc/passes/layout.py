@@ -153,7 +153,7 @@ class _Placer:
             start += shape[axis]
 
     def _place_region(self, region: Region) -> None:
-        for value in self.graph.values(region.output.node):
+        for value in (value for output in region.outputs for value in self.graph.values(output.node)):
             if value in self.layouts.placements:
                 continue
             placement = self._view(region) if self.graph.node(value.node).kind is Kind.VIEW else None

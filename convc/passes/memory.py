@@ -95,7 +95,7 @@ def _block_of(layouts: Layouts, operand: Operand) -> int:
 
 def _touched(launch: Launch, layouts: Layouts) -> list[int]:
     """The blocks that a launch reads or writes, as often as its problems name them."""
-    operands = [operand for problem in launch for operand in (*problem.reads, problem.output)]
+    operands = [operand for problem in launch for operand in (*problem.reads, *problem.stores)]
     return [_block_of(layouts, operand) for operand in operands if isinstance(operand.source, Value)]
 
 
@@ -115,10 +115,12 @@ def _in_place_unions(launches: Sequence[Launch], layouts: Layouts, parts: Mappin
     writes: dict[int, int] = {}
     for index, launch in enumerate(launches):
         last_use |= dict.fromkeys(_touched(launch, layouts), index)
-        for problem in launch:
-            writes[_block_of(layouts, problem.output)] = writes.get(_block_of(layouts, problem.output), 0) + 1
+        for operand in (operand for problem in launch for operand in problem.stores):
+            writes[_block_of(layouts, operand)] = writes.get(_block_of(layouts, operand), 0) + 1
     unions: dict[int, int] = {}
     for index, problem in ((index, problem) for index, launch in enumerate(launches) for problem in launch):
+        if problem.output not in problem.stores:
+            continue
         launch = launches[index]
         target = _block_of(layouts, problem.output)
         if layouts.blocks[target].buffer != "arena" or writes[target] != 1:

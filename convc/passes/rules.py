@@ -48,6 +48,11 @@ RULES = {
         Rule("matmul-epilogue", "fuse", "y = a·b; z = f(y, …) → z = f(a·b, …)"),
         Rule("pool-epilogue", "fuse", "y = pool(x); z = f(y, …) → z = f(pool(x), …)"),
         Rule("reduction-epilogue", "fuse", "y = reduce(x); z = f(y, …) → z = f(reduce(x), …)"),
+        Rule(
+            "global-pool-epilogue",
+            "fuse",
+            "y = f(conv(x, w), …); m = mean(y) → y, m = f(conv(x, w), …), mean(f(conv(x, w), …))",
+        ),
         Rule("sibling-convolutions", "fuse", "y = f(conv(x, v)), z = g(conv(x, w)) → y, z from one launch"),
         Rule("last-block", "fuse", "y = f(x); z = g(y) → one launch, whose last block computes g(y)"),
         Rule("l2-slices", "fuse", "y = f(x); z = g(y) → for each part of the batch: z[part] = g(f(x[part]))"),

@@ -26,6 +26,7 @@ from ..targets.cost import (
     INTERPRETER_STEP_S,
     SPLIT_K_S,
     issue_efficiency,
+    pooling_seconds,
 )
 from .choice import ISSUED_PER_MAC, TENSOR_EFFICIENCY
 from .expansion import STEP_INSTRUCTIONS, instructions
@@ -51,7 +52,10 @@ def ranked(problem: SeparableContraction, target: Target) -> list[Tile]:
     """All candidates, the cheapest first, with their predicted times."""
     moved = traffic(problem).total
     candidates = _interpreted(problem) if target.is_interpreter else _compiled(problem, target)
-    timed = [(_seconds(problem, tile, target, moved), index, tile) for index, tile in enumerate(candidates)]
+    timed: list[tuple[float, int, Tile]] = []
+    for tile in candidates:
+        seconds = _seconds(problem, tile, target, moved) + pooling_seconds(problem, tile, target)
+        timed.append((seconds, len(timed), tile))
     timed.sort(key=lambda entry: entry[:2])
     return [replace(tile, predicted_us=round(seconds * 1e6, 3)) for seconds, _, tile in timed]
 
@@ -59,7 +63,8 @@ def ranked(problem: SeparableContraction, target: Target) -> list[Tile]:
 def recomputed_macs(problem: SeparableContraction, tile: Tile) -> int:
     """Multiply-adds of the depthwise part, and of what it reads, that are done more than once."""
     tiles = math.ceil(problem.extent(Axis.COL) / tile.cols)
-    expanded = tiles * problem.extent(Axis.ROW) * problem.tap_count - pixels_under(problem, problem.taps)
+    places = problem.extent(Axis.GROUP) * problem.extent(Axis.ROW)
+    expanded = tiles * places * problem.tap_count - pixels_under(problem, problem.taps)
     return (tiles - 1) * problem.window_macs + problem.products(expanded)
 
 
@@ -150,8 +155,8 @@ def _expansion_seconds(problem: SeparableContraction, tile: Tile, target: Target
 
 
 def _programs(problem: SeparableContraction, tile: Tile) -> int:
-    rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
-    return math.ceil(rows / tile.rows) * math.ceil(cols / tile.cols) * tile.split_k
+    groups, rows, cols = (problem.extent(axis) for axis in (Axis.GROUP, Axis.ROW, Axis.COL))
+    return groups * math.ceil(rows / tile.rows) * math.ceil(cols / tile.cols) * tile.split_k
 
 
 def _x_elements(problem: SeparableContraction, tile: Tile) -> int:

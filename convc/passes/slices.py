@@ -23,7 +23,7 @@ from typing import Any, Union
 from ..ir import Graph, Value
 from ..ir.chained import ChainedContraction
 from ..ir.plan import Decline, Layouts, Tile
-from ..ir.problem import Operand, Problem
+from ..ir.problem import GlobalPool, Operand, Problem
 from ..targets import Target
 from .choice import Choice, Policy
 from .launches import REFERENCE, Launch, Step, predicted_us
@@ -139,7 +139,7 @@ class _Slicer:
 
     def _batch(self, launch: Launch) -> int:
         """The first extent that all tensors of a launch share; 0 where there is none or a last block works alone."""
-        sources = {o.source for problem in launch.problems for o in (*problem.reads, problem.output)}
+        sources = {o.source for problem in launch.problems for o in _all(problem)}
         first = {self.layouts.placements[s].shape[:1] for s in sources if isinstance(s, Value)}
         extents = {shape[0] for shape in first if shape and shape[0] > 1}
         alone = any(step.alone for step in launch.steps)
@@ -263,7 +263,7 @@ def _steps_along(operand: Operand, index: int, extent: int, layouts: Layouts) ->
 
 
 def _all(problem: Problem) -> tuple[Operand, ...]:
-    return (*problem.reads, problem.output)
+    return (*problem.reads, *problem.stores)
 
 
 def _mapped(problem: Problem, change: Callable[[Operand], Operand]) -> Problem:
@@ -275,6 +275,8 @@ def _mapped(problem: Problem, change: Callable[[Operand], Operand]) -> Problem:
             changes[part.name] = change(value)
         elif isinstance(value, tuple) and value and isinstance(value[0], Operand):
             changes[part.name] = tuple(change(operand) for operand in value)
+        elif isinstance(value, GlobalPool):
+            changes[part.name] = replace(value, output=change(value.output))
     return replace(problem, **changes)
 
 

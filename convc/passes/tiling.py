@@ -17,7 +17,7 @@ from ..ir.pooled import PooledContraction
 from ..ir.problem import Axis, AxisReduction, Contraction, Problem, Steps, WindowReduction, steps_of
 from ..ir.separable import SeparableContraction
 from ..targets import Target
-from ..targets.cost import Shape, contraction_seconds, lone_seconds, streaming_seconds
+from ..targets.cost import Shape, contraction_seconds, lone_seconds, pooling_seconds, streaming_seconds
 from . import chained_tiles, expansion_tiles, prologue, separable_tiles
 from .choice import operator_instructions
 from .traffic import traffic
@@ -26,6 +26,8 @@ LARGEST_BLOCK = 1 << 18
 """Most elements of a block in the interpreter: Triton's own limit is 2^20."""
 MIN_DOT = 16
 """Least extent of each side of `tl.dot`."""
+LEAST_POOLED_COLS = 16
+"""Least columns of a memory-bound block whose rows are pooled: two threads' vectors."""
 GATHERED_PER_THREAD = 16
 """Most elements of x that a thread addresses one by one: each takes an address, a value and its mask in registers."""
 GATHERED_FOR_WINDOWS = 32
@@ -37,11 +39,20 @@ def choose(problem: Problem, target: Target) -> Tile:
     if isinstance(problem, (Contraction, ChainedContraction)):
         best = ranked(problem, target)[0]
         return replace(best, reason=_reason(problem, best, target))
-    if isinstance(problem, AxisReduction):
-        return _choose_reduction(problem, target)
     if isinstance(problem, ExpandedWindow):
         return expansion_tiles.choose(problem, target)
-    return _choose_streaming(problem, target)
+    return ranked(problem, target)[0]
+
+
+def ranked(problem: Problem, target: Target) -> list[Tile]:
+    """All candidates, the cheapest first, with their predicted times."""
+    if isinstance(problem, (Contraction, ChainedContraction)):
+        return _ranked_contractions(problem, target)
+    if isinstance(problem, AxisReduction):
+        return [_choose_reduction(problem, target)]
+    if isinstance(problem, ExpandedWindow):
+        return expansion_tiles.ranked(problem, target)
+    return _ranked_streams(problem, target)
 
 
 class Tiles:
@@ -115,8 +126,7 @@ def program_count(problem: Problem, tile: Tile) -> int:
 
 
 # -- contractions -----------------------------------------------------------------------------------------------------
-def ranked(problem: Contraction | ChainedContraction, target: Target) -> list[Tile]:
-    """All candidates, the cheapest first, with their predicted times."""
+def _ranked_contractions(problem: Contraction | ChainedContraction, target: Target) -> list[Tile]:
     if isinstance(problem, ChainedContraction):
         return chained_tiles.ranked(problem, target)
     if isinstance(problem, SeparableContraction):
@@ -127,7 +137,8 @@ def ranked(problem: Contraction | ChainedContraction, target: Target) -> list[Ti
     for tile in _candidates(problem, steps, target):
         shape = Shape.of(problem, tile, steps.total(tile.depth))
         issued = _prologue_instructions(problem, steps)
-        timed.append((contraction_seconds(shape, tile, target, moved, issued), len(timed), tile))
+        seconds = contraction_seconds(shape, tile, target, moved, issued) + pooling_seconds(problem, tile, target)
+        timed.append((seconds, len(timed), tile))
     timed.sort(key=lambda entry: entry[:2])
     return [replace(tile, predicted_us=round(seconds * 1e6, 3)) for seconds, _, tile in timed]
 
@@ -215,17 +226,26 @@ def _splits(steps: int) -> Iterator[int]:
 
 
 # -- memory-bound kernels ---------------------------------------------------------------------------------------------
-def _choose_streaming(problem: Problem, target: Target) -> Tile:
-    """Blocks of about one vector per thread: wide along the columns, which are contiguous as a rule."""
+def _ranked_streams(problem: Problem, target: Target) -> list[Tile]:
+    """Blocks of about one vector per thread: wide along the columns, which are contiguous as a rule; but the cheapest
+    of all where results are pooled along the rows, as high blocks leave fewer partial results."""
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
     budget = LARGEST_BLOCK if target.is_interpreter else _streaming_block(problem, target)
-    block_cols = min(_ceil_power(cols), 256 if not target.is_interpreter else 4096)
-    block_rows = max(1, min(_ceil_power(rows), budget // block_cols))
+    widest = min(_ceil_power(cols), 256 if not target.is_interpreter else 4096)
+    narrowest = min(widest, LEAST_POOLED_COLS) if problem.pool is not None else widest
+    shapes = [(max(1, min(_ceil_power(rows), budget // width)), width) for width in _powers(narrowest, widest)]
+    return sorted((_streamed(problem, target, *shape) for shape in shapes[::-1]), key=lambda tile: tile.predicted_us)
+
+
+def _streamed(problem: Problem, target: Target, block_rows: int, block_cols: int) -> Tile:
+    """A memory-bound kernel's tile of this size, with its predicted time."""
+    rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
     tile = Tile(block_rows, block_cols, num_warps=1 if target.is_interpreter else 4, num_stages=1)
     programs = problem.extent(Axis.GROUP) * math.ceil(rows / block_rows) * math.ceil(cols / block_cols)
     taps = math.prod(tap.size for tap in getattr(problem, "taps", ()))
     elements = programs * block_rows * block_cols * (len(problem.reads) - 1 + taps + 1)
     seconds = streaming_seconds(problem, programs, elements, target, traffic(problem).total)
+    seconds += pooling_seconds(problem, tile, target)
     reason = f"{block_rows}x{block_cols}: {programs} blocks over {rows}x{cols}; predicted {seconds * 1e6:.1f} us"
     return replace(tile, reason=reason, predicted_us=round(seconds * 1e6, 3))
 

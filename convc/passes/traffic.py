@@ -33,7 +33,7 @@ def traffic(problems: Problem | Sequence[Problem], workspace: int = 0) -> Traffi
         for operand in problem.reads:
             size = touched(problem.owner_of(operand), operand) * operand.dtype.itemsize
             distinct[operand.source] = max(distinct.get(operand.source, 0), size)
-        written += touched(problem, problem.output) * problem.output.dtype.itemsize
+        written += sum(touched(problem, operand) * operand.dtype.itemsize for operand in problem.stores)
     activations = sum(size for source, size in distinct.items() if isinstance(source, Value))
     weights = sum(size for source, size in distinct.items() if isinstance(source, PackedWeight))
     return Traffic(activations + written, weights, workspace)

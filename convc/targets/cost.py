@@ -23,6 +23,8 @@ INTERPRETER_FLOP_S = 4e-11
 BLOCKS_PER_SM = 2
 SPLIT_K_S = 1.0e-6
 """Writing, counting and reading back partial sums, beyond their bytes."""
+POOLED_ELEMENTS = 2048
+"""Elements of partial results of a global pooling that a program takes at a time."""
 
 
 STREAMED_WAVE_S = 1.0e-6
@@ -76,6 +78,25 @@ def contraction_seconds(shape: Shape, tile: Tile, target: Target, dram_bytes: in
     latency = steps * target.step_s / max(tile.num_stages - 1, 1) * math.ceil(count / (target.sms * BLOCKS_PER_SM))
     extra = SPLIT_K_S if tile.split_k > 1 else 0.0
     return target.launch_s + max(arithmetic, traffic, latency) + extra
+
+
+def pooling_seconds(problem: Problem, tile: Tile, target: Target) -> float:
+    """Predicted seconds of pooling a kernel's result over whole images besides: nothing where an image is one tile;
+    else a ticket, the partial results written and read back from L2, and the last program's loop over them."""
+    row_tiles = math.ceil(problem.extent(Axis.ROW) / tile.rows)
+    if problem.pool is None or row_tiles == 1:
+        return 0.0
+    strips = problem.extent(Axis.GROUP) * math.ceil(problem.extent(Axis.COL) / tile.cols)
+    steps = math.ceil(row_tiles / pooled_parts(row_tiles, tile.cols))
+    if target.is_interpreter:
+        return strips * steps * INTERPRETER_STEP_S
+    partial = 2 * 4 * strips * row_tiles * tile.cols
+    return SPLIT_K_S + partial / target.l2_bytes_per_s + steps * target.step_s
+
+
+def pooled_parts(row_tiles: int, cols: int) -> int:
+    """Partial results that the last program of an image takes at a time: a power of two."""
+    return min(1 << (row_tiles - 1).bit_length(), max(1, POOLED_ELEMENTS // cols))
 
 
 def issue_efficiency(tile: Tile) -> float:

@@ -38,7 +38,7 @@ def live_ranges(plan: Plan, program: TargetPlan) -> dict[int, tuple[int, int]]:
     """First and last launch that touch each arena block, read off the launches themselves."""
     ranges: dict[int, tuple[int, int]] = {}
     for number, launch in enumerate(program.launches):
-        for operand in (o for problem in launch.problems for o in (*problem.reads, problem.output)):
+        for operand in (o for problem in launch.problems for o in (*problem.reads, *problem.stores)):
             if isinstance(operand.source, Value):
                 block = plan.layouts.placements[operand.source].block
                 if plan.layouts.blocks[block].buffer == "arena":
@@ -78,7 +78,7 @@ def test_networks_share_bytes_only_where_a_result_replaces_its_operand(name: str
         problems = plan.programs[0].launches[launch].problems
         placed = plan.layouts.placements
         read = {placed[o.source].block for p in problems for o in p.operands if isinstance(o.source, Value)}
-        written = {placed[problem.output.source].block for problem in problems}
+        written = {placed[o.source].block for problem in problems for o in problem.stores}
         assert {a, b} & written and {a, b} & read, "an operand dies where the result is written"
 
 

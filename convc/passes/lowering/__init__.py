@@ -69,7 +69,7 @@ def lower(fused: FusedGraph, layouts: Layouts, mode: str) -> list[Work]:
 
 
 def _lower_region(fused: FusedGraph, layouts: Layouts, mode: str, region: Region) -> list[Problem]:
-    builder = Builder(fused, layouts, mode, region)
+    builder = Builder(fused, layouts, mode, _unpooled(fused, region), keeps=region.output.node != region.pool)
     if 0 in builder.output_shape:
         return []
     node = fused.graph.node(region.anchor if region.anchor is not None else region.nodes[0])
@@ -90,6 +90,14 @@ def _lower_region(fused: FusedGraph, layouts: Layouts, mode: str, region: Region
         raise Refused(f"{node.op}: no kernel for it")
     problems = lowered if isinstance(lowered, list) else [lowered]
     return [replace(problem, equation=equation(problem, node)) for problem in problems]
+
+
+def _unpooled(fused: FusedGraph, region: Region) -> Region:
+    """The region up to what it pools over whole images, where it does."""
+    if region.pool is None:
+        return region
+    nodes = tuple(id for id in region.nodes if id != region.pool)
+    return replace(region, nodes=nodes, output=fused.graph.inputs(region.pool)[0], also=None)
 
 
 def _check_dtypes(fused: FusedGraph, region: Region, node: Node) -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from ...ir import DType, Graph, Kind, Node, Value, operator
 from ...ir.plan import FusedGraph, Layouts, PackedWeight, Placement, Region
-from ...ir.problem import ACCUMULATOR, Operand, Ref, Statement
+from ...ir.problem import ACCUMULATOR, Axis, GlobalPool, Operand, Ref, Statement
+from ..global_pool import pooling_mode
 from ..layout import dense_strides, stored
 
 ALIGNMENT = 8
@@ -28,7 +29,11 @@ class Refused(Exception):
 
 @dataclass
 class Builder:
-    """Builds one problem: ``maps`` has one entry per iteration dimension, over the region's logical output."""
+    """Builds one problem: ``maps`` has one entry per iteration dimension, over the region's logical output.
+
+    region: where it pools its result over whole images, ``output`` is that result all the same, and ``keeps`` says
+    whether it is stored.
+    """
 
     fused: FusedGraph
     layouts: Layouts
@@ -38,6 +43,7 @@ class Builder:
     operands: list[Operand] = field(default_factory=list)
     statements: list[Statement] = field(default_factory=list)
     known: dict[int, Ref] = field(default_factory=dict)
+    keeps: bool = True
 
     @property
     def graph(self) -> Graph:
@@ -64,10 +70,26 @@ class Builder:
         return self.layouts.placements[value]
 
     def output(self) -> Operand:
-        """The tensor that the kernel stores."""
+        """The tensor that the kernel stores; without a place where it only pools it."""
+        if not self.keeps:
+            return Operand("y", self.region.output, self.compute, (0,) * len(self.maps))
         placed = self.placement(self.region.output)
         strides = tuple(placed.strides[m.dim] * m.step for m in self.maps)
         return Operand("y", self.region.output, placed.dtype, strides, placed.offset)
+
+    @property
+    def image_axis(self) -> Axis:
+        """The axis of the batch: tiles may cross images unless results are pooled over them."""
+        return Axis.ROW if self.region.pool is None else Axis.GROUP
+
+    def pool(self) -> GlobalPool | None:
+        """What the kernel makes of its result over whole images; batch and channels are the first two dimensions."""
+        if self.region.pool is None:
+            return None
+        placed = self.placement(Value(self.region.pool))
+        strides = tuple(placed.strides[m.dim] * m.step if m.dim < 2 else 0 for m in self.maps)
+        output = Operand("m", Value(self.region.pool), placed.dtype, strides, placed.offset)
+        return GlobalPool(pooling_mode(self.graph.node(self.region.pool)), output, self.keeps)
 
     def located(self, value: Value, dtype: DType | None = None) -> tuple[Value | PackedWeight, Placement]:
         """Where a value lies: a placement, or dense in the weights (as ``dtype``) for a constant."""

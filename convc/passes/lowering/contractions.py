@@ -78,7 +78,7 @@ def dense(b: Builder, groups: int, output: Operand | None = None) -> Contraction
     names = SPATIAL_NAMES[len(sizes.outputs)]
     dims = (
         IterDim("g", groups, Axis.GROUP),
-        IterDim("n", sizes.batch, Axis.ROW),
+        IterDim("n", sizes.batch, b.image_axis),
         *(IterDim(name, extent, Axis.ROW) for name, extent in zip(names, sizes.outputs, strict=True)),
         IterDim("k", filters, Axis.COL),
     )
@@ -106,6 +106,7 @@ def dense(b: Builder, groups: int, output: Operand | None = None) -> Contraction
         output=output or b.output(),
         operands=tuple(b.operands),
         statements=tuple(b.statements),
+        pool=b.pool(),
         x=x,
         w=Operand("w", w.source, w.dtype, (w_group, 0, *(0 for _ in names), w_col), w.offset),
         depth=depth,
@@ -128,7 +129,7 @@ def _lower_depthwise(b: Builder) -> WindowReduction:
     multiplier = sizes.filters // sizes.channels
     names = SPATIAL_NAMES[len(sizes.outputs)]
     dims = (
-        IterDim("n", sizes.batch, Axis.ROW),
+        IterDim("n", sizes.batch, b.image_axis),
         *(IterDim(name, extent, Axis.ROW) for name, extent in zip(names, sizes.outputs, strict=True)),
         IterDim("c", sizes.channels, Axis.COL),
         IterDim("j", multiplier, Axis.COL),
@@ -157,6 +158,7 @@ def _lower_depthwise(b: Builder) -> WindowReduction:
         output=b.output(),
         operands=tuple(b.operands),
         statements=tuple(b.statements),
+        pool=b.pool(),
         x=Operand("x", source, placed.dtype, x_strides, placed.offset),
         w=Operand("w", packed, packed.dtype, (0, *(0 for _ in names), multiplier, 1)),
         taps=taps,

@@ -16,11 +16,14 @@ _WINDOWS = {"conv": "depthwise({}, wd)", "max": "maxpool({})", "mean": "averagep
 
 
 def equation(problem: Problem, node: Node) -> str:
-    """For example ``y = relu((conv(x, w) + bias) + in1)``."""
+    """For example ``y = relu((conv(x, w) + bias) + in1)``; ``m`` is the result pooled over whole images."""
     text = _bare(_text(problem.statements, problem.operands, _accumulator(problem, node)))
     if isinstance(problem, PooledContraction):
         text = f"{'maxpool' if problem.pooling == 'max' else 'averagepool'}({text})"
-    return "y = " + _shortened(text)
+    if problem.pool is not None and not problem.pool.keeps:
+        return f"m = {problem.pool.mode}({_shortened(text)})"
+    pooled = f"; m = {problem.pool.mode}(y)" if problem.pool is not None else ""
+    return f"y = {_shortened(text)}{pooled}"
 
 
 def _text(statements: Sequence[Statement], operands: Sequence[Operand], accumulator: str) -> str:

@@ -16,9 +16,17 @@ def lower_elementwise(b: Builder) -> Problem:
     if [b.graph.node(id).op for id in b.region.nodes] == ["Copy"]:
         source, placed = b.located(b.graph.inputs(b.region.output.node)[0])
         return _copy(b, Operand("x", source, placed.dtype, (), placed.offset), placed, b.placement(b.region.output))
-    dims, b.maps = _space(b.placement(b.region.output))
+    dims, b.maps = _space(b.placement(b.region.output)) if b.region.pool is None else _pixels_by_channels(b)
     b.add_elementwise()
     return _pointwise(b, dims, "elementwise")
+
+
+def _pixels_by_channels(b: Builder) -> tuple[tuple[IterDim, ...], tuple[DimMap, ...]]:
+    """Iteration for a result that is pooled over whole images: rows are pixels, columns channels."""
+    batch, channels, *spatial = b.output_shape
+    rows = [IterDim(f"i{2 + axis}", extent, Axis.ROW) for axis, extent in enumerate(spatial)]
+    maps = (DimMap(0), *(DimMap(2 + axis) for axis in range(len(spatial))), DimMap(1))
+    return (IterDim("i0", batch, Axis.GROUP), *rows, IterDim("i1", channels, Axis.COL)), maps
 
 
 def _space(output: Placement) -> tuple[tuple[IterDim, ...], tuple[DimMap, ...]]:
@@ -39,6 +47,7 @@ def _pointwise(b: Builder, dims: tuple[IterDim, ...], mode: str) -> Problem:
         output=b.output(),
         operands=tuple(b.operands),
         statements=tuple(b.statements),
+        pool=b.pool(),
     )
     return collapse(problem)
 

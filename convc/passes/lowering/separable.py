@@ -22,8 +22,8 @@ def lower_separable(b: Builder) -> SeparableContraction:
     _, w_value, *bias = b.graph.inputs(b.anchor)
     shape = b.output_shape
     names = SPATIAL_NAMES[len(shape) - 2]
-    rows = zip(("n", *names), (shape[0], *shape[2:]), strict=True)
-    dims = (*(IterDim(name, extent, Axis.ROW) for name, extent in rows), IterDim("k", shape[1], Axis.COL))
+    rows = [IterDim(name, extent, Axis.ROW) for name, extent in zip(names, shape[2:], strict=True)]
+    dims = (IterDim("n", shape[0], b.image_axis), *rows, IterDim("k", shape[1], Axis.COL))
     b.maps = (DimMap(0), *(DimMap(2 + axis) for axis in range(len(names))), DimMap(1))
     before = lower_stage(b, last)
     source, placed = b.located(b.graph.inputs((expands or [last])[0].anchor)[0])
@@ -44,6 +44,7 @@ def lower_separable(b: Builder) -> SeparableContraction:
         output=b.output(),
         operands=tuple(b.operands),
         statements=tuple(b.statements),
+        pool=b.pool(),
         x=Operand("x", source, placed.dtype, (placed.strides[0], *steps, 0), placed.offset),
         w=replace(w, strides=(*(0 for _ in dims[1:]), w_col)),
         filter=window.filter,
