@@ -58,7 +58,7 @@ def run(graph: Graph, inputs: Mapping[str, np.ndarray], device: str = "interpret
         return engine.run(inputs)
 
 
-APART = Switches(disable=("last-block", "sibling-convolutions"))
+APART = Switches(disable=("last-block", "sibling-convolutions", "l2-slices"))
 """Every kernel in a launch of its own."""
 
 

@@ -116,7 +116,7 @@ def _fitting(problem: ChainedContraction, target: Target, rows: int, cols: int, 
     for stages in (4, 3, 2):
         loop = stages * depth * (rows + middle)
         second = rows * middle + stages * middle * cols
-        if (loop + second) * itemsize + 4096 <= min(target.shared_bytes, MOST_SHARED):
+        if max(loop, second) * itemsize + 4096 <= min(target.shared_bytes, MOST_SHARED):  # one after the other
             break
     else:
         return

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Union
+from typing import Any, TypeVar, Union
 
 from ..ir import Graph, Value
 from ..ir.chained import ChainedContraction
@@ -238,13 +238,23 @@ class _Slicer:
         return self.layouts.placements[value].block in blocks
 
 
+AnyProblem = TypeVar("AnyProblem", bound=Problem)
+
+
 def divided(problem: Problem, layouts: Layouts, parts: int) -> Problem | None:
     """A problem for the first of ``parts`` parts of the batch, None where the batch is not one of its dimensions, or
-    not the outer part of one, and for two products in one kernel, which share their rows."""
-    if isinstance(problem, ChainedContraction):
-        return None
+    not the outer part of one."""
+    if not isinstance(problem, ChainedContraction):
+        return _divided(problem, _all(problem), layouts, parts)
+    first = _divided(problem.first, problem.first.reads, layouts, parts)
+    whole = _divided(problem, (problem.w, *problem.operands, problem.output), layouts, parts)
+    return replace(whole, first=first) if first and whole else None
+
+
+def _divided(problem: AnyProblem, operands: Sequence[Operand], layouts: Layouts, parts: int) -> AnyProblem | None:
+    """Where all of these operands step along the batch alike."""
     for index, dim in enumerate(problem.dims):
-        if dim.extent % parts == 0 and all(_steps_along(o, index, dim.extent, layouts) for o in _all(problem)):
+        if dim.extent % parts == 0 and all(_steps_along(o, index, dim.extent, layouts) for o in operands):
             smaller = replace(dim, extent=dim.extent // parts)
             return replace(problem, dims=(*problem.dims[:index], smaller, *problem.dims[index + 1 :]))
     return None
@@ -271,7 +281,9 @@ def _mapped(problem: Problem, change: Callable[[Operand], Operand]) -> Problem:
     changes: dict[str, Any] = {}
     for part in fields(problem):
         value = getattr(problem, part.name)
-        if isinstance(value, Operand):
+        if isinstance(value, Problem):
+            changes[part.name] = _mapped(value, change)
+        elif isinstance(value, Operand):
             changes[part.name] = change(value)
         elif isinstance(value, tuple) and value and isinstance(value[0], Operand):
             changes[part.name] = tuple(change(operand) for operand in value)
@@ -293,7 +305,7 @@ def _blocks(launch: Launch, layouts: Layouts) -> set[int]:
 def _touched_bytes(launch: Launch, value: Value, layouts: Layouts) -> int:
     """Bytes of a tensor that a launch moves."""
     return max(
-        touched(problem, operand) * operand.dtype.itemsize
+        touched(problem.owner_of(operand), operand) * operand.dtype.itemsize
         for problem in launch.problems
         for operand in _all(problem)
         if operand.source == value

@@ -11,7 +11,7 @@ import pytest
 from compiled import APART, Builder, conv, evaluate, integers, planned, run_planned, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_networks import inside, weights
+from small_networks import POOL, inside, weights
 
 from convc.analysis.explain import explain
 from convc.analysis.figures import asked_bytes, loop_bytes, operations
@@ -28,7 +28,7 @@ from convc.passes import Switches, chained_tiles, fuse
 from convc.passes.back_to_back import RULE
 from convc.passes.policies import Always
 from convc.passes.traffic import traffic
-from convc.planner import Options, Plan, optimise
+from convc.planner import Options, Plan, make_plan, optimise
 from convc.runtime.network import CompiledNetwork
 from convc.targets import TARGETS
 
@@ -158,10 +158,28 @@ def test_kernel_by_kernel_and_every_edge_explained() -> None:
     assert {"conv-epilogue"} == {edge.rule for edge in edges if edge.source.startswith(("add", "conv8"))} - {RULE}
 
 
+@pytest.mark.usefixtures("interpreters")
+@pytest.mark.parametrize(
+    ("batch", "apart", "together"), [(4, "l2-slices", "last-block"), (8, "last-block", "l2-slices")]
+)
+def test_in_one_launch_with_others_and_in_slices_of_the_batch(batch: int, apart: str, together: str) -> None:
+    b = Builder()
+    y = b.add("Relu", conv(b, b.input(weights(batch, 6, 8, 8)), weights(16, 6, 3, 3), weights(16), pads=(1,) * 4))
+    y = conv(b, b.add("Clip", pointwise(b, y), min=-3.0, max=3.0), weights(8, 24, 3, 3))
+    y = b.add("MaxPool", b.add("Clip", y, min=-4.0, max=4.0), **POOL)
+    b.output(b.add("Add", pointwise(b, b.add("Abs", pointwise(b, y, 4)), 8), y))
+    switches = Switches(disable=(apart,))
+    found = make_plan(b.graph, Options(("interpreter",), "fp32", switches=switches, policy=Always()))
+    (program,) = found.programs
+    assert len(fused(found)) >= 1 and (together == "last-block") == any(launch.rules for launch in program.launches)
+    assert (together == "l2-slices") == (len(program.schedule) < len(program.launches))
+    same(run_planned(found, b.inputs), evaluate(b.graph, b.inputs))
+
+
 # -- networks ---------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("name", "regions", "saved"), [("resnet50", 3, 2.4), ("efficientnet_b0", 16, 0.0)])
+@pytest.mark.parametrize(("name", "regions", "saved"), [("resnet50", 7, 4.0), ("efficientnet_b0", 16, 0.0)])
 def test_what_the_zoo_gains(name: str, regions: int, saved: float) -> None:
-    """ResNet's first stage; both 1x1 convolutions of a squeeze-and-excitation block."""
+    """ResNet's first two stages; both 1x1 convolutions of a squeeze-and-excitation block."""
     graph = zoo.build(name, weights="none").graph
     with_it, without = (
         plan(graph, "sm_90", "fp16", disable=(*APART.disable, *disabled)).programs[0] for disabled in ((), (RULE,))
@@ -173,11 +191,11 @@ def test_what_the_zoo_gains(name: str, regions: int, saved: float) -> None:
 
 
 def test_declines_where_the_tiles_take_longer() -> None:
-    """28x28 pixels are 13 tiles of 64 for 132 multiprocessors: separate, the 3x3 convolution can be split."""
+    """14x14 pixels are 4 tiles of 64 for 132 multiprocessors; apart, the 3x3 convolution over 512 channels is split."""
     b = Builder()
-    x = b.input(np.zeros((1, 128, 28, 28), np.float32))
-    b.output(pointwise(b, b.add("Relu", conv(b, x, weights(128, 128, 3, 3), pads=(1,) * 4)), 512))
-    found = plan(b.graph, "sm_90", "fp16")
+    x = b.input(np.zeros((1, 512, 14, 14), np.float32))
+    b.output(pointwise(b, b.add("Relu", conv(b, x, weights(128, 512, 3, 3), pads=(1,) * 4)), 128))
+    found = plan(b.graph, "sm_90", "fp16", disable=APART.disable)
     assert fused(found) == [] and "dividing the work of both by pixels alone takes" in reasons(found)[0]
     (forced,) = planned(b.graph, "sm_90", dtype="fp16").programs
     assert forced.launches[-1].steps[0].tile.predicted_us > found.programs[0].predicted_us
