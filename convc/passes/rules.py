@@ -24,6 +24,7 @@ RULES = {
         Rule("fold-scale", "fold", "conv(x, w)·s → conv(x, w·s)"),
         Rule("fold-shift", "fold", "(conv(x, w) + b) + t → conv(x, w) + (b + t)"),
         Rule("expand-batch-norm", "fold", "batch_norm(x) → x·s + t"),
+        Rule("merge-affine", "fold", "(x·s + t)·u + v → x·(s·u) + (t·u + v)"),
         Rule("fold-pad", "fold", "conv(pad(x, p, 0), w, pads=q) → conv(x, w, pads=p+q)"),
         Rule("merge-groups", "fold", "conv(x, w, groups=g) → conv(x, block_diagonal(w), groups=g/f)"),
         Rule("flatten-into-weights", "none", "gemm(flatten(x), w) → gemm(flatten(channels_last(x)), permute(w))"),

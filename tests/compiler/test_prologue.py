@@ -270,6 +270,17 @@ def test_declines_where_computing_it_again_costs_more(batch: int, pays: bool) ->
     assert (RULE in make_plan(b.graph, Options(("sm_90",))).fused.regions[-1].rules) == pays
 
 
+def test_bytes_of_an_image_are_read_by_the_stem_on_every_gpu() -> None:
+    """One multiplication and one addition for each element pay at batch 1; with the division they would not."""
+    b = stem(224)
+    gpus = ("sm_80", "sm_90")
+    assert [region.rules for region in make_plan(b.graph, Options(gpus)).fused.regions] == [
+        ("conv-pool", RULE, "conv-epilogue")
+    ]
+    apart = make_plan(b.graph, Options(gpus, switches=Switches(disable=("merge-affine",))))
+    assert len(apart.fused.regions) == 2
+
+
 @pytest.mark.usefixtures("interpreters")
 def test_switched_off() -> None:
     b = Builder()

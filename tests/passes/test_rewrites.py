@@ -15,6 +15,7 @@ from convc.passes.canonical.concat import nest_concat
 from convc.passes.canonical.constants import fold_constants
 from convc.passes.canonical.groups import block_diagonal, merge_factor, merge_groups
 from convc.passes.canonical.padding import fold_pad
+from convc.passes.canonical.scaling import merge_affine
 from convc.passes.canonical.views import flatten_into_weights, isolate_outputs, simplify_views
 
 Rewrite = Callable[[Graph], bool]
@@ -166,6 +167,34 @@ def test_batch_norm_with_a_broken_variance_declines() -> None:
     b = Builder()
     b.output(norm(b, conv(b, image(b), normal(6, 4, 1, 1)), 6, variance=np.full(6, -1, np.float32)))
     declined(b, fold_batch_norm)
+
+
+def test_scales_and_shifts_merge() -> None:
+    """(c − x/255) / d per channel, and once more behind an operator between."""
+    b = Builder()
+    y = b.add("Div", image(b), b.constant(255.0))
+    y = b.add("Div", b.add("Sub", b.constant(normal(4, 1, 1)), y), b.constant(np.abs(normal(1, 4, 1, 1)) + 1))
+    y = b.add("Relu", y)
+    b.output(b.add("Mul", b.add("Mul", y, b.constant(2.0)), b.constant(0.5)))
+    assert applied(b, merge_affine) == {"Mul": 1, "Add": 1, "Relu": 1}
+
+
+@pytest.mark.parametrize("case", ["two already", "read twice", "per pixel", "not finite", "a quotient", "half"])
+def test_scales_and_shifts_that_do_not_merge(case: str) -> None:
+    b = Builder()
+    x = b.input(normal(2, 4, 6, 6).astype(np.float16 if case == "half" else np.float32))
+    kind = np.float16 if case == "half" else np.float32
+    s, t = (b.constant(normal(4, 1, 1).astype(kind)) for _ in range(2))
+    last = {"per pixel": normal(6, 6), "not finite": np.zeros((), np.float32)}.get(case, normal(4, 1, 1).astype(kind))
+    y = b.add("Add", b.add("Mul", x, s), t)
+    if case == "read twice":
+        b.output(b.add("Relu", y))
+    if case == "a quotient":
+        y = b.add("Div", b.constant(last), y)
+    elif case != "two already":
+        y = b.add("Div", y, b.constant(last))
+    b.output(y)
+    declined(b, merge_affine)
 
 
 def test_folding_rounds_once() -> None:

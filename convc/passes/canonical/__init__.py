@@ -10,6 +10,7 @@ from .concat import nest_concat
 from .constants import fold_constants
 from .groups import merge_groups
 from .padding import fold_pad
+from .scaling import merge_affine
 from .views import flatten_into_weights, isolate_outputs, simplify_views
 
 PASSES = (
@@ -19,6 +20,7 @@ PASSES = (
     Pass("fold-scale", fold_scale, rule="fold-scale"),
     Pass("fold-shift", fold_shift, rule="fold-shift"),
     Pass("expand-batch-norm", expand_batch_norm, rule="expand-batch-norm"),
+    Pass("merge-affine", merge_affine, rule="merge-affine"),
     Pass("fold-pad", fold_pad, rule="fold-pad"),
     Pass("merge-groups", merge_groups, rule="merge-groups"),
     Pass("nest-concat", nest_concat, rule="nest-concat"),

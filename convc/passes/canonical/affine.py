@@ -116,11 +116,11 @@ def _operands(graph: Graph, node: Node) -> tuple[_Anchor, np.ndarray, bool] | No
     anchor = _anchor(graph, source)
     if anchor is None or constant is None or graph.type(Value(node.id)) != graph.type(source):
         return None
-    vector = _per_channel(constant, graph.type(source).rank, anchor.channel_axis, anchor.channels)
+    vector = per_channel(constant, graph.type(source).rank, anchor.channel_axis, anchor.channels)
     return None if vector is None else (anchor, vector, constant_first)
 
 
-def _per_channel(array: np.ndarray, rank: int, axis: int, channels: int) -> np.ndarray | None:
+def per_channel(array: np.ndarray, rank: int, axis: int, channels: int) -> np.ndarray | None:
     """A broadcast operand as a vector over channels; None where it varies along anything else."""
     shape = (1,) * (rank - array.ndim) + array.shape
     if any(extent != 1 for position, extent in enumerate(shape) if position != axis):
@@ -141,7 +141,7 @@ def _anchor(graph: Graph, value: Value) -> _Anchor | None:
     bias = np.zeros(channels)
     if rest:
         given = graph.constant(rest[0])
-        vector = None if given is None else _per_channel(given, 2, 1, channels) if node.op == "Gemm" else given
+        vector = None if given is None else per_channel(given, 2, 1, channels) if node.op == "Gemm" else given
         if vector is None:
             return None
         bias = np.asarray(vector, np.float64)
