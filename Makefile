@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint bench fusion-report fuzz clean help
+.PHONY: demo test lint bench fusion-report cost-report fuzz clean help
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -28,6 +28,9 @@ bench: $(STAMP)  ## the figures of the README's benchmark section
 
 fusion-report: $(STAMP)  ## launches and bytes, unfused and fused, beside their targets
 	$(BIN)/python bench/fusion_report.py $(ARGS)
+
+cost-report: $(STAMP)  ## predicted times beside measured ones, where any are recorded
+	$(BIN)/python bench/cost_model.py $(ARGS)
 
 fuzz: $(STAMP)  ## 2,000 random networks under random rules, policies and numeric modes
 	$(BIN)/python tests/fuzz.py $(ARGS)

@@ -31,8 +31,8 @@ addEventListener("load", () => {
     failures,
     title: document.title,
     svg: [...document.querySelectorAll("svg")].map(size),
-    shapes: Object.fromEntries([...document.querySelectorAll(".charts figure")].map(
-      figure => [figure.id, [...figure.querySelectorAll("path, use")].filter(node => Math.max(...size(node)) > 0).length]
+    shapes: Object.fromEntries([...document.querySelectorAll(".charts figure")].map(figure =>
+      [figure.id, [...figure.querySelectorAll("path, use")].filter(node => Math.max(...size(node)) > 0).length]
     )),
     links: [...document.querySelectorAll("a")].map(link => {
       const to = link.getAttribute("href") ?? link.getAttribute("xlink:href");
