@@ -78,18 +78,40 @@ class RandomNetwork(Builder):
         channels = self.shape(x)[1]
         groups = int(self.random.choice([g for g in range(1, channels + 1) if channels % g == 0]))
         filters, kernel = groups * int(self.random.integers(1, 5)), int(self.random.choice([1, 3]))
-        weights = np.zeros((filters, channels // groups, kernel, kernel), np.float32)
+        stride = int(self.random.choice([1, 1, 2]))
+        self.made(self._convolved(x, filters, kernel, groups, stride), 6 * self.sizes[x] + 2)
+
+    op_conv_again = op_conv
+
+    def _convolved(self, x: Value, filters: int, kernel: int, groups: int = 1, stride: int = 1) -> Value:
+        """A convolution with at most six weights a filter that are not zero."""
+        weights = np.zeros((filters, self.shape(x)[1] // groups, kernel, kernel), np.float32)
         for k in range(filters):
             places = self.random.integers(0, weights[k].size, 6)
             weights[k].flat[places] = self.random.choice([-1, 1], 6)
         operands = [x, self.constant(weights)]
         if self.random.random() < 0.5:
             operands.append(self.constant(integers(self.random, (filters,))))
-        stride, pad = int(self.random.choice([1, 1, 2])), kernel // 2
-        y = self.add("Conv", *operands, strides=(stride,) * 2, pads=(pad,) * 4, dilations=(1, 1), groups=groups)
-        self.made(y, 6 * self.sizes[x] + 2)
+        window = {"strides": (stride,) * 2, "pads": (kernel // 2,) * 4, "dilations": (1, 1)}
+        return self.add("Conv", *operands, **window, groups=groups)
 
-    op_conv_again = op_conv
+    def op_inverted_residual(self) -> None:
+        """Expansion, depthwise convolution and, perhaps, projection, with nothing else that reads what lies between."""
+        y, channels = self.any(16), int(self.random.integers(2, 20))
+        stages = [(channels, 1, 1), (channels, int(self.random.choice([1, 3])), channels), (5, 1, 1)]
+        for filters, kernel, groups in stages[: int(self.random.integers(2, 4))]:
+            stride = int(self.random.integers(1, 3)) if groups > 1 else 1
+            y = self._convolved(y, filters, kernel, groups, stride)
+            y = self.add("Clip", y, min=-float(self.random.integers(2)), max=16.0)
+        self.made(y, 16)
+
+    def op_pool_products(self) -> None:
+        """Pooling that one or two 1x1 convolutions read."""
+        x = self.any(16)
+        window = {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1,) * 4, "dilations": (1, 1), "ceil_mode": False}
+        y = self.add("MaxPool", x, **window)
+        for _ in range(int(self.random.integers(1, 3))):
+            self.made(self._convolved(y, int(self.random.integers(1, 9)), 1), 6 * self.sizes[x] + 2)
 
     def op_batch_norm(self) -> None:
         x = self.any(64)
