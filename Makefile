@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint bench fusion-report cost-report fuzz clean help
+.PHONY: demo test lint bench fusion-report cost-report pictures fuzz clean help
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -31,6 +31,9 @@ fusion-report: $(STAMP)  ## launches and bytes, unfused and fused, beside their 
 
 cost-report: $(STAMP)  ## predicted times beside measured ones, where any are recorded
 	$(BIN)/python bench/cost_model.py $(ARGS)
+
+pictures: $(STAMP)  ## the README's pictures of what each rule is worth
+	$(BIN)/convc ablate zoo:googlenet --target sm_90 --png docs/pictures/googlenet
 
 fuzz: $(STAMP)  ## 2,000 random networks under random rules, policies and numeric modes
 	$(BIN)/python tests/fuzz.py $(ARGS)

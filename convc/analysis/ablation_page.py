@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..planner import Scheduled
 from ..runtime.artifact import write_file
 from . import charts
 from .ablate import Ablation
@@ -28,16 +29,21 @@ def drawn(found: Ablation) -> tuple[Picture, list[Chart]]:
 
 
 def points(found: Ablation, picture: Picture) -> list[Point]:
-    """Every launch of the plan with all rules, each leading to the box of its region."""
+    """Every launch of the plan with all rules, each leading to the box of its first region."""
     boxes: dict[str, Box] = {step.kernel: box for box in picture.boxes for step in box.steps}
     by_layers = {(step.kernel, box.layers): box for box in picture.boxes for step in box.steps}
     placed = []
     for launch in found.plan.programs[0].launches:
         layers = found.plan.origins(launch)
-        shown = tuple(printable(name) for name in layers)
-        box = by_layers.get((launch.kernel.name, shown), boxes[launch.kernel.name])
+        box = by_layers.get((launch.kernel.name, _first_layers(found, launch)), boxes[launch.kernel.name])
         placed.append(charts.point(launch, layers, box.family, f"#{box.id}"))
     return placed
+
+
+def _first_layers(found: Ablation, launch: Scheduled) -> tuple[str, ...]:
+    """The user's layers in the first region of a launch, as its box shows them."""
+    nodes = (found.plan.graph.node(id) for id in launch.regions[0].nodes)
+    return tuple(printable(name) for name in dict.fromkeys(name for node in nodes for name in node.origins))
 
 
 def page(found: Ablation, picture: Picture, drawings: Sequence[Chart]) -> str:

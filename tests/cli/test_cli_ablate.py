@@ -163,6 +163,13 @@ class TestPage:
         for kernel in program.kernels:
             assert f"def {kernel}(" in text
 
+    def test_launches_of_one_kernel_lead_to_their_own_layers(self, run: Run, tmp_path: Path) -> None:
+        pytest.importorskip("matplotlib", reason="charts are drawn with matplotlib")
+        assert run("ablate", "zoo:squeezenet1_1", "-o", tmp_path / "a.html").status == 0
+        text = (tmp_path / "a.html").read_text()
+        points = re.findall(r'<a [^>]*href="#(box\d+)">\s*<g id="roofline-kernel\d+"', text)
+        assert len(set(points)) == len(points) == len(convc.plan("zoo:squeezenet1_1").programs[0].launches)
+
     def test_png(self, written: Path) -> None:
         for name in ("bytes", "launches", "time", "roofline"):
             data = (written / "png" / f"{name}.png").read_bytes()
