@@ -134,6 +134,7 @@ class Ablation:
             "target": self.target.name,
             "dtype": self.dtype,
             "batch": self.batch,
+            "policy": self.plan.options.policy_name,
             "device": self.device,
             "rows": [asdict(row) for row in self.rows],
             "worth": [asdict(worth) for worth in self.worth],

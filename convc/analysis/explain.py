@@ -366,6 +366,7 @@ def explain_model(model: str, choices: Choices, target: str) -> dict[str, Any]:
         "target": plan.programs[0].target.name,
         "dtype": plan.options.dtype,
         "opt": plan.options.switches.opt,
+        "policy": plan.options.policy_name,
         "edges": [asdict(edge) for edge in edges],
         "folded": folded(plan.journal),
         **counts(edges),

@@ -54,7 +54,7 @@ class TestCompile:
 
         fused, unfused = launches(), launches("--opt", "none")
         assert fused < unfused
-        assert fused < launches("--disable", "conv-epilogue") < unfused
+        assert fused < launches("--disable", "last-block") < unfused
         assert fused < launches("--only", "conv-epilogue") < unfused
 
     def test_symbolic_batch(self, run: Run, relu: Path, tmp_path: Path) -> None:
@@ -249,3 +249,27 @@ def test_bytes_of_the_cache_are_counted(run: Run, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "failed" / "kernel.py").write_bytes(bytes(9))
     cache = run("doctor", "--json").json["cache"]
     assert cache == {"path": os.fspath(tmp_path), "entries": 1, "bytes": 70, "writable": True}
+
+
+class TestPolicy:
+    def test_it_is_taken_recorded_and_told(self, run: Run, tmp_path: Path) -> None:
+        launches = {}
+        for policy in ("never", "cost-model"):
+            words = ("compile", "zoo:convnetjs_cifar10", "-o", tmp_path / f"{policy}.convc", "--target", "interpreter")
+            report = run(*words, "--policy", policy, "--json").json
+            assert report["policy"] == policy
+            assert convc.load(tmp_path / f"{policy}.convc").artifact.manifest.policy == policy
+            launches[policy] = report["launches"]
+        assert launches["cost-model"] < launches["never"]
+        explained = run("explain", "zoo:convnetjs_cifar10", "--policy", "never", "--json").json
+        assert explained["policy"] == "never"
+        assert any(edge["reason"] == "the policy declines all choices" for edge in explained["edges"])
+
+    def test_unusable(self, run: Run, tmp_path: Path) -> None:
+        ran = run("show", "zoo:lenet5", "--policy", "greedy")
+        assert ran.status == 2 and "unknown policy 'greedy'; choose from cost-model, always, never" in ran.err
+        path = tmp_path / "x.convc"
+        assert run("compile", "zoo:lenet5", "-o", path, "--target", "interpreter").status == 0
+        for command in ("run", "show", "kernels", "bench"):
+            ran = run(command, path, "--policy", "never")
+            assert ran.status == 2 and "--policy does not apply to a compiled network" in ran.err, command
