@@ -17,12 +17,12 @@ from ..ir.problem import Axis
 from . import contraction
 from .expressions import TRITON_TYPES, Body
 from .indexing import dimensions, is_wide, joined_masks, offsets, scaled, tile_lines
-from .kernel import Parts, ceil_div, power_of_two, ragged
+from .kernel import Parts, ceil_div, ragged
 
 
 def parts(problem: ChainedContraction, tile: Tile) -> Parts:
     """The pieces of the kernel."""
-    first, inner = problem.first, replace(tile, cols=power_of_two(problem.middle))
+    first, inner = problem.first, replace(tile, cols=problem.middle_block)
     row_tiles = first.row_tiles(tile.rows)
     col_tiles = ceil_div(problem.extent(Axis.COL), tile.cols * tile.col_blocks)
     body = contraction.body(

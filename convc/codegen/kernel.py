@@ -53,8 +53,3 @@ def ragged(problem: Problem, axis: Axis, block: int) -> bool:
 
 def ceil_div(a: int, b: int) -> int:
     return -(-a // b)
-
-
-def power_of_two(value: int) -> int:
-    """The least power of two that covers ``value`` columns of a product, which are at least 16."""
-    return max(16, 1 << (value - 1).bit_length())

@@ -26,6 +26,11 @@ class ChainedContraction(Problem):
         return self.first.extent(Axis.COL)
 
     @property
+    def middle_block(self) -> int:
+        """Columns of the first product's tile: a power of two, at least the 16 of a product, that covers all."""
+        return max(16, 1 << (self.middle - 1).bit_length())
+
+    @property
     def reads(self) -> tuple[Operand, ...]:
         return (*self.first.reads, self.w, *self.operands)
 

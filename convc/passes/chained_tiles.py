@@ -63,7 +63,7 @@ def programs(problem: ChainedContraction, tile: Tile) -> int:
 
 def asked_elements(problem: ChainedContraction, tile: Tile) -> int:
     """Elements of x and of both weights that the loops load, as often as they do."""
-    middle = max(16, _ceil_power(problem.middle))
+    middle = problem.middle_block
     loop = steps_of(problem.first).total(tile.depth) * tile.depth * (tile.rows + middle)
     return programs(problem, tile) * (loop + tile.col_blocks * middle * tile.cols)
 
@@ -102,7 +102,7 @@ def _depths(problem: ChainedContraction, target: Target) -> Iterator[int]:
 
 def _fitting(problem: ChainedContraction, target: Target, rows: int, cols: int, depth: int) -> Iterator[Tile]:
     """Tiles of this block size that the target's limits allow, with the columns in one program or in several."""
-    middle = max(16, _ceil_power(problem.middle))
+    middle = problem.middle_block
     blocks = math.ceil(problem.extent(Axis.COL) / cols)
     if target.is_interpreter:
         if max(rows * max(middle, cols), depth * max(rows, middle), middle * cols) <= LARGEST_BLOCK:
@@ -144,7 +144,7 @@ def _seconds(problem: ChainedContraction, tile: Tile, target: Target, moved: int
 
 def _interpreted(problem: ChainedContraction, tile: Tile) -> float:
     """Seconds of one program in Triton's interpreter."""
-    middle, steps = max(16, _ceil_power(problem.middle)), steps_of(problem.first).total(tile.depth)
+    middle, steps = problem.middle_block, steps_of(problem.first).total(tile.depth)
     loop, block = tile.depth * (tile.rows + middle), middle * tile.cols
     flops = 2.0 * tile.rows * tile.depth * middle, 2.0 * tile.rows * middle * tile.cols
     seconds = steps * (INTERPRETER_STEP_S + loop * INTERPRETER_ELEMENT_S + flops[0] * INTERPRETER_FLOP_S)
@@ -162,7 +162,7 @@ def alone_seconds(problem: ChainedContraction, tile: Tile, target: Target) -> fl
 
 def _products_seconds(problem: ChainedContraction, tile: Tile, target: Target) -> float:
     """Seconds that one multiprocessor multiplies for one program."""
-    first, middle = problem.first, max(16, _ceil_power(problem.middle))
+    first, middle = problem.first, problem.middle_block
     rate = (target.tensor_flops if first.compute.itemsize == 2 else target.fp32_flops) / target.sms
     once = 2.0 * steps_of(first).total(tile.depth) * tile.rows * tile.depth * middle
     again = 2.0 * tile.col_blocks * tile.rows * middle * tile.cols
