@@ -15,6 +15,7 @@ from ..ir.plan import Tile
 from ..ir.problem import Axis
 from ..targets import Target
 from ..targets.cost import (
+    BLOCK_L2_BYTES_PER_S,
     BLOCKS_PER_SM,
     INTERPRETER_ELEMENT_S,
     INTERPRETER_FLOP_S,
@@ -87,15 +88,27 @@ def _seconds(problem: ExpandedWindow, tile: Tile, target: Target, moved: int) ->
         step += values * (INTERPRETER_ELEMENT_S * 4 + 2.0 * tile.depth * INTERPRETER_FLOP_S)
         step += tile.rows * tile.depth * INTERPRETER_ELEMENT_S
         return programs * (INTERPRETER_PROGRAM_S + taps * step)
-    rate = (target.tensor_flops if problem.compute.itemsize == 2 else target.fp32_flops) / target.sms
-    product = 2.0 * values * tile.depth / (rate * TENSOR_EFFICIENCY)
-    issued = values * instructions(statement.operator.name for statement in problem.expansion.statements)
-    units = (issued + STEP_INSTRUCTIONS * 32 * tile.num_warps) / (target.fp32_flops / 2 / target.sms)
-    arithmetic = math.ceil(programs / target.sms) * taps * (product + units)
+    arithmetic = math.ceil(programs / target.sms) * taps * _tap_seconds(problem, tile, target)
     loaded = programs * (_x_elements(problem, tile) + tile.depth * tile.cols) * problem.compute.itemsize
     memory = max(loaded / target.l2_bytes_per_s, moved / target.dram_bytes_per_s)
     latency = taps * target.step_s / (STAGES - 1) * math.ceil(programs / (target.sms * BLOCKS_PER_SM))
     return target.launch_s + max(arithmetic, memory, latency)
+
+
+def alone_seconds(problem: ExpandedWindow, tile: Tile, target: Target) -> float:
+    """Predicted seconds that one block takes for the whole problem, whose data lie in L2."""
+    tap = max(_tap_seconds(problem, tile, target), target.step_s / (STAGES - 1))
+    loaded = (_x_elements(problem, tile) + tile.depth * tile.cols) * problem.compute.itemsize
+    return _programs(problem, tile) * max(problem.tap_count * tap, loaded / BLOCK_L2_BYTES_PER_S)
+
+
+def _tap_seconds(problem: ExpandedWindow, tile: Tile, target: Target) -> float:
+    """Arithmetic of one tap on one multiprocessor: the product, and what follows it."""
+    rate = (target.tensor_flops if problem.compute.itemsize == 2 else target.fp32_flops) / target.sms
+    values = tile.rows * tile.cols
+    product = 2.0 * values * tile.depth / (rate * TENSOR_EFFICIENCY)
+    issued = values * instructions(statement.operator.name for statement in problem.expansion.statements)
+    return product + (issued + STEP_INSTRUCTIONS * 32 * tile.num_warps) / (target.fp32_flops / 2 / target.sms)
 
 
 def _programs(problem: ExpandedWindow, tile: Tile) -> int:

@@ -19,6 +19,7 @@ from ..ir.problem import Axis
 from ..ir.separable import SeparableContraction
 from ..targets import Target
 from ..targets.cost import (
+    BLOCK_L2_BYTES_PER_S,
     BLOCKS_PER_SM,
     INTERPRETER_ELEMENT_S,
     INTERPRETER_FLOP_S,
@@ -127,20 +128,40 @@ def _seconds(problem: SeparableContraction, tile: Tile, target: Target, moved: i
         step = INTERPRETER_STEP_S * (1 + taps) + sums * taps * 3 * INTERPRETER_ELEMENT_S
         step += tile.depth * tile.cols * (INTERPRETER_ELEMENT_S + 2.0 * tile.rows * INTERPRETER_FLOP_S)
         return programs * (INTERPRETER_PROGRAM_S + steps * step + tile.rows * tile.cols * INTERPRETER_ELEMENT_S)
-    rate = (target.tensor_flops if problem.compute.itemsize == 2 else target.fp32_flops) / target.sms
-    product = 2.0 * sums * tile.cols / (rate * issue_efficiency(tile))
-    window = 2.0 * sums * taps * ISSUED_PER_MAC / (target.fp32_flops / target.sms)
-    window += taps * _expansion_seconds(problem, tile, target)
-    arithmetic = math.ceil(programs / target.sms) * steps * (product + window)
+    arithmetic = math.ceil(programs / target.sms) * steps * _step_seconds(problem, tile, target)
     partial = 2 * 4 * tile.rows * tile.cols * programs
     split = SPLIT_K_S + partial / target.dram_bytes_per_s if tile.split_k > 1 else 0.0
     loaded = programs * steps * (_x_elements(problem, tile) + tile.depth * tile.cols) * problem.compute.itemsize
     memory = max(loaded / target.l2_bytes_per_s, moved / target.dram_bytes_per_s)
+    latency = _latency(problem, tile, target) * math.ceil(programs / (target.sms * BLOCKS_PER_SM))
+    return target.launch_s + max(arithmetic, memory, latency) + split
+
+
+def alone_seconds(problem: SeparableContraction, tile: Tile, target: Target) -> float:
+    """Predicted seconds that one block takes for the whole problem, whose data lie in L2."""
+    steps = math.ceil(problem.depth / tile.depth)
+    arithmetic = steps * _step_seconds(problem, tile, target)
+    loaded = steps * (_x_elements(problem, tile) + tile.depth * tile.cols) * problem.compute.itemsize
+    latency = _latency(problem, tile, target)
+    return _programs(problem, tile) * max(arithmetic, loaded / BLOCK_L2_BYTES_PER_S, latency)
+
+
+def _latency(problem: SeparableContraction, tile: Tile, target: Target) -> float:
+    """Seconds of the chain of steps of one program."""
+    steps = math.ceil(math.ceil(problem.depth / tile.depth) / tile.split_k)
     waiting = target.step_s * (1 if tile.num_stages > 1 else 2)
     if problem.expansion:
-        waiting *= taps if taps > UNROLLED_EXPANSIONS else 1
-    latency = (steps + bool(problem.expansion)) * waiting * math.ceil(programs / (target.sms * BLOCKS_PER_SM))
-    return target.launch_s + max(arithmetic, memory, latency) + split
+        waiting *= problem.tap_count if problem.tap_count > UNROLLED_EXPANSIONS else 1
+    return (steps + bool(problem.expansion)) * waiting
+
+
+def _step_seconds(problem: SeparableContraction, tile: Tile, target: Target) -> float:
+    """Arithmetic of one step on one multiprocessor: the product, the windows, and what they read."""
+    rate = (target.tensor_flops if problem.compute.itemsize == 2 else target.fp32_flops) / target.sms
+    sums, taps = tile.rows * tile.depth, problem.tap_count
+    product = 2.0 * sums * tile.cols / (rate * issue_efficiency(tile))
+    window = 2.0 * sums * taps * ISSUED_PER_MAC / (target.fp32_flops / target.sms)
+    return product + window + taps * _expansion_seconds(problem, tile, target)
 
 
 def _expansion_seconds(problem: SeparableContraction, tile: Tile, target: Target) -> float:

@@ -107,11 +107,11 @@ def alone_seconds(problem: Problem, tile: Tile, target: Target) -> float:
         return tile.predicted_us * 1e-6
     if isinstance(problem, ChainedContraction):
         return chained_tiles.alone_seconds(problem, tile, target)
-    steps = 1
     if isinstance(problem, SeparableContraction):
-        steps = math.ceil(problem.depth / tile.depth)
-    elif isinstance(problem, Contraction):
-        steps = steps_of(problem).total(tile.depth)
+        return separable_tiles.alone_seconds(problem, tile, target)
+    if isinstance(problem, ExpandedWindow):
+        return expansion_tiles.alone_seconds(problem, tile, target)
+    steps = steps_of(problem).total(tile.depth) if isinstance(problem, Contraction) else 1
     return lone_seconds(problem, tile, steps, traffic(problem).total, target)
 
 

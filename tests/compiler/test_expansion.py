@@ -28,6 +28,7 @@ from convc.ir.plan import Tile
 from convc.ir.separable import SeparableContraction
 from convc.passes import Switches, expansion_tiles, fuse, separable_tiles
 from convc.passes.expansion import RULE
+from convc.passes.tiling import alone_seconds
 from convc.planner import Options, Plan, make_plan, optimise
 from convc.runtime.network import CompiledNetwork
 from convc.targets import target
@@ -367,6 +368,18 @@ def test_pixels_that_no_window_reaches_count_nowhere() -> None:
     assert isinstance(problem, ExpandedWindow) and problem.recomputed_macs == 0
     assert problem.macs == 25 * 24 * 48 + 25 * 48
     assert plan.programs[0].launches[-1].traffic.activations == 24 * 25 * 2 + 48 * 25 * 4
+
+
+@pytest.mark.parametrize("filters", [0, 24])
+def test_one_block_alone_takes_as_long_as_all_its_tiles(filters: int) -> None:
+    """What the last block of a launch would take for it is no less than its share of a full GPU times the blocks."""
+    plan = plan_of(block({**WIDE, "shape": (1, 24, 57, 57), "filters": filters}))
+    (problem,), gpu = fused(plan), target("sm_90")
+    tile = next(
+        step.tile for launch in plan.programs[0].launches for step in launch.steps if step.work.problem is problem
+    )
+    alone = alone_seconds(problem, tile, gpu)
+    assert alone > 20 * tile.predicted_us * 1e-6
 
 
 def test_source(golden: Callable[[str, str], None]) -> None:
