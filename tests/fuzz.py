@@ -32,6 +32,8 @@ import convc
 
 DTYPES = ("fp32", "fp16", "bf16", "tf32")
 POLICIES = ("cost-model", "always", "never")
+GPUS = ("sm_80", "sm_90")
+"""Every network is planned for one of these as well; nothing is compiled."""
 MOST_FAILURES = 3
 """Failures after which a process stops."""
 
@@ -80,8 +82,9 @@ def cases(most_blocks: int = 4) -> st.SearchStrategy[Case]:
 
 
 def check(case: Case) -> None:
-    """Raises where an output of the emitted kernels is not what the operators' definitions give."""
+    """Raises where an output of the emitted kernels is not what the definitions give, or where a GPU has no plan."""
     network = RandomCnn(case.seed, list(case.blocks))
+    convc.plan(network.graph, target=GPUS[case.seed % len(GPUS)], **case.options)
     same(run(network.graph, network.inputs, **case.options), evaluate(network.graph, network.inputs))
 
 
