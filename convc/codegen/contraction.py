@@ -14,7 +14,7 @@ from ..ir import DType
 from ..ir.plan import PackedWeight, Tile
 from ..ir.pooled import PooledContraction
 from ..ir.problem import Axis, Contraction, Steps, Tap, steps_of
-from . import pooled, prologue
+from . import pooled, prologue, softmax
 from .expressions import TRITON_TYPES, Body
 from .global_pool import ending
 from .indexing import dimensions, group_lines, is_wide, joined_masks, offsets, scaled, tile_lines
@@ -323,4 +323,5 @@ def _epilogue(problem: Contraction, tile: Tile) -> list[str]:
     if isinstance(problem, PooledContraction):
         return pooled.epilogue(problem, tile, cols_ragged)
     row_mask = "row_ok" if ragged(problem, Axis.ROW, tile.rows) else ""
-    return ending(Body(problem, row_mask, "col_ok" if cols_ragged else ""), tile)
+    found = Body(problem, row_mask, "col_ok" if cols_ragged else "")
+    return softmax.ending(found, problem.normalise) if problem.normalise else ending(found, tile)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..ir.plan import Tile
 from ..ir.problem import Axis, AxisReduction
+from . import softmax
 from .expressions import Body
 from .indexing import dimensions, is_wide, offsets, unravelled
 from .kernel import Parts, ceil_div, ragged, render
@@ -70,7 +71,6 @@ def _finish(problem: AxisReduction, length: int) -> list[str]:
 def _softmax(problem: AxisReduction, tile: Tile) -> Parts:
     rows_ragged, cols_ragged = ragged(problem, Axis.ROW, tile.rows), ragged(problem, Axis.COL, tile.cols)
     body = Body(problem, row_mask="row_ok" if rows_ragged else "", col_mask="col_ok" if cols_ragged else "")
-    logarithm = problem.mode == "log_softmax"
     text = render(
         "softmax.py.j2",
         rows_ragged=rows_ragged,
@@ -80,7 +80,7 @@ def _softmax(problem: AxisReduction, tile: Tile) -> Parts:
         x_offset=_tile_offset(problem),
         load_mask=', mask=col_ok, other=float("-inf")' if cols_ragged else "",
         widen=_widen(problem.x.dtype),
-        result="shifted - tl.log(total)[:, None]" if logarithm else "power / total[:, None]",
+        lines=softmax.lines("x_tile", problem.mode),
         epilogue=body.emit("acc"),
     )
     constants: dict[str, Any] = {"ROWS": problem.extent(Axis.ROW)} if rows_ragged else {}

@@ -193,7 +193,8 @@ class Contraction(Problem):
 
     depth: channels per group (or K of a matrix product); x_depth, w_depth: strides along it. taps: window dimensions.
     precision: of the products, ``ieee`` or ``tf32`` for fp32 operands. prologue: statements applied to x as it is
-    loaded (their accumulator is x), over ``prologue_operands``.
+    loaded (their accumulator is x), over ``prologue_operands``. normalise: ``softmax`` or ``log_softmax`` of each row
+    behind the statements, or nothing; tiles then hold whole rows.
     """
 
     x: Operand = field(kw_only=True)
@@ -206,6 +207,7 @@ class Contraction(Problem):
     precision: str = "ieee"
     prologue: tuple[Statement, ...] = ()
     prologue_operands: tuple[Operand, ...] = ()
+    normalise: str = ""
 
     @property
     def reads(self) -> tuple[Operand, ...]:

@@ -17,7 +17,7 @@ import networkx as nx
 
 from ..ir import Graph, Kind, Node, Value
 from ..ir.plan import Decline, FusedGraph, Region
-from . import back_to_back, expansion, global_pool, pool_conv, pooling, prologue, separable
+from . import back_to_back, expansion, global_pool, pool_conv, pooling, prologue, separable, softmax
 from .choice import Choice, CostModel, Policy
 from .extensions import Propose, from_outside
 from .offers import check_offer
@@ -33,7 +33,10 @@ FIRST: tuple[tuple[str, Propose], ...] = (
 """Proposers that are asked before kernels grow, in this order."""
 LAST: tuple[tuple[str, Propose], ...] = ((prologue.RULE, prologue.propose),)
 """Proposers that are asked about grown kernels, for operators in front of them that nobody took."""
-ENDINGS: tuple[tuple[str, Propose], ...] = ((global_pool.RULE, global_pool.propose),)
+ENDINGS: tuple[tuple[str, Propose], ...] = (
+    (global_pool.RULE, global_pool.propose),
+    (softmax.RULE, softmax.propose),
+)
 """Proposers that are asked when every node belongs to a kernel: for kernels that can end another one."""
 
 MAX_EXTERNAL_OPERANDS = 12
@@ -184,7 +187,9 @@ class _Fuser:
         self.owner |= dict.fromkeys(taken, seed)
         if choice.pool is not None:
             self.pools[seed] = choice.pool
-            self.members.pop(choice.pool)
+        for id in choice.nodes:
+            if id != seed:
+                self.members.pop(id, None)
 
     def absorb_producers(self, seed: int) -> None:
         """Elementwise chains also take elementwise producers of their shape that nobody else reads."""
@@ -281,8 +286,8 @@ def _region(graph: Graph, fuser: _Fuser, index: int, seed: int) -> Region:
     anchor = None if node.kind is Kind.ELEMENTWISE else seed
     prologue = tuple(sorted(fuser.prologues.get(seed, ()), key=fuser.position.__getitem__))
     rule = rule_of(node) if seed not in fuser.complete else None
-    pooled = pooling.RULE in fuser.applied.get(seed, ())
-    rules = (rule,) if rule and len(ids) > 1 + len(prologue) + pooled else ()
+    ended = not {pooling.RULE, softmax.RULE}.isdisjoint(fuser.applied.get(seed, ()))
+    rules = (rule,) if rule and len(ids) > 1 + len(prologue) + ended else ()
     return Region(index, ids, anchor, Value(ids[-1]), (*fuser.applied.get(seed, ()), *rules), prologue)
 
 

@@ -54,6 +54,7 @@ RULES = {
             "fuse",
             "y = f(conv(x, w), …); m = mean(y) → y, m = f(conv(x, w), …), mean(f(conv(x, w), …))",
         ),
+        Rule("softmax-epilogue", "fuse", "y = f(a·b, …); z = softmax(y) → z = softmax(f(a·b, …))"),
         Rule("sibling-convolutions", "fuse", "y = f(conv(x, v)), z = g(conv(x, w)) → y, z from one launch"),
         Rule("last-block", "fuse", "y = f(x); z = g(y) → one launch, whose last block computes g(y)"),
         Rule("l2-slices", "fuse", "y = f(x); z = g(y) → for each part of the batch: z[part] = g(f(x[part]))"),

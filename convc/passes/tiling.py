@@ -164,8 +164,10 @@ def _reason(problem: Contraction | ChainedContraction, tile: Tile, target: Targe
 
 def _candidates(problem: Contraction, steps: Steps, target: Target) -> Iterator[Tile]:
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
-    for block_rows in _powers(*_row_range(rows, target)):
-        for block_cols in _powers(MIN_DOT, min(_ceil_power(cols), 2048 if target.is_interpreter else 256)):
+    low, high = _row_range(rows, target)
+    widest = min(_ceil_power(cols), 2048 if target.is_interpreter else 256)
+    for block_rows in _powers(MIN_DOT if problem.normalise else low, high):
+        for block_cols in _powers(max(MIN_DOT, widest) if problem.normalise else MIN_DOT, widest):
             for depth in _depths(problem, steps, target):
                 yield from _fitting(problem, steps, target, block_rows, block_cols, depth)
 

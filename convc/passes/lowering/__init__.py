@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from ... import errors
 from ...ir import Kind, Node
 from ...ir.plan import FusedGraph, Layouts, Region
-from ...ir.problem import Problem
+from ...ir.problem import Contraction, Problem
 from ..back_to_back import RULE as CHAINED
 from ..pool_conv import RULE as POOL_CONV
 from ..pooling import RULE as POOLED
 from ..separable import RULE as SEPARABLE
+from ..softmax import RULE as SOFTMAX
+from ..softmax import ends_in_softmax
 from .builder import Builder, Refused
 from .chained import lower_chained
 from .contractions import lower_conv, lower_matmul
@@ -69,7 +71,7 @@ def lower(fused: FusedGraph, layouts: Layouts, mode: str) -> list[Work]:
 
 
 def _lower_region(fused: FusedGraph, layouts: Layouts, mode: str, region: Region) -> list[Problem]:
-    builder = Builder(fused, layouts, mode, _unpooled(fused, region), keeps=region.output.node != region.pool)
+    builder = Builder(fused, layouts, mode, _without_ending(fused, region), keeps=region.output.node != region.pool)
     if 0 in builder.output_shape:
         return []
     node = fused.graph.node(region.anchor if region.anchor is not None else region.nodes[0])
@@ -89,11 +91,16 @@ def _lower_region(fused: FusedGraph, layouts: Layouts, mode: str, region: Region
     else:
         raise Refused(f"{node.op}: no kernel for it")
     problems = lowered if isinstance(lowered, list) else [lowered]
+    if SOFTMAX in region.rules:
+        mode = ends_in_softmax(fused.graph, region.output)
+        problems = [replace(problem, normalise=mode) for problem in problems if isinstance(problem, Contraction)]
     return [replace(problem, equation=equation(problem, node)) for problem in problems]
 
 
-def _unpooled(fused: FusedGraph, region: Region) -> Region:
-    """The region up to what it pools over whole images, where it does."""
+def _without_ending(fused: FusedGraph, region: Region) -> Region:
+    """The region up to what it pools over whole images or takes the softmax of, where it does."""
+    if SOFTMAX in region.rules:
+        return replace(region, nodes=region.nodes[:-1])
     if region.pool is None:
         return region
     nodes = tuple(id for id in region.nodes if id != region.pool)

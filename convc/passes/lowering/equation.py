@@ -20,6 +20,8 @@ def equation(problem: Problem, node: Node) -> str:
     text = _bare(_text(problem.statements, problem.operands, _accumulator(problem, node)))
     if isinstance(problem, PooledContraction):
         text = f"{'maxpool' if problem.pooling == 'max' else 'averagepool'}({text})"
+    if isinstance(problem, Contraction) and problem.normalise:
+        text = f"{problem.normalise}({text})"
     if problem.pool is not None and not problem.pool.keeps:
         return f"m = {problem.pool.mode}({_shortened(text)})"
     pooled = f"; m = {problem.pool.mode}(y)" if problem.pool is not None else ""
