@@ -19,6 +19,7 @@ from ..ir.plan import Decline, Region
 from ..passes import RULES, Switches
 from ..passes.fusion import rule_of
 from ..passes.launches import LAST_BLOCK
+from ..passes.shuffles import RULE as SHUFFLES
 from ..planner import Plan
 from .models import Choices, is_compiled, make_plan
 from .placements import in_place
@@ -216,7 +217,13 @@ def _enters_the_network(case: _Case) -> _Answer | None:
 def _into_a_view(case: _Case) -> _Answer | None:
     if case.target.kind is not Kind.VIEW:
         return None
-    free = case.target.id in case.facts.plan.layouts.views
+    layouts = case.facts.plan.layouts
+    if case.target.id in layouts.shuffles:
+        return _Answer("a view: the kernel in front stores in its order", SHUFFLES)
+    for decline in layouts.declines:
+        if decline.target == case.target.id:
+            return _Answer(f"a copy: {decline.reason}", decline.rule)
+    free = case.target.id in layouts.views
     return _Answer("a view: costs no kernel" if free else "a copy: strides cannot express it")
 
 

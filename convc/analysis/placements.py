@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from ..ir import Graph, Node
 from ..ir.plan import Layouts, Placement
+from ..passes.shuffles import sliced
 
 
 def strided(memory: np.ndarray, placed: Placement, base: int = 0) -> np.ndarray:
-    """A tensor in a buffer, as a view: ``memory`` holds the buffer's bytes, the block begins at byte ``base``."""
+    """A tensor in a buffer as a view, or as a copy where it does not step evenly.
+
+    memory: the buffer's bytes. base: the byte where the block begins.
+    """
     dtype = placed.dtype.numpy
     if 0 in placed.shape:
         return np.empty(placed.shape, dtype)
     first = base + placed.offset * dtype.itemsize
-    reach = [(extent - 1) * stride for extent, stride in zip(placed.shape, placed.strides, strict=True)]
+    pairs = [pair for parts in placed.all_parts for pair in parts]
+    reach = [(extent - 1) * stride for extent, stride in pairs]
     lowest = first + sum(step for step in reach if step < 0) * dtype.itemsize
     elements = memory[lowest : lowest + placed.span * dtype.itemsize].view(dtype)
-    strides = tuple(stride * dtype.itemsize for stride in placed.strides)
-    return np.lib.stride_tricks.as_strided(elements[(first - lowest) // dtype.itemsize :], placed.shape, strides)
+    strides = tuple(stride * dtype.itemsize for _, stride in pairs)
+    extents = tuple(extent for extent, _ in pairs)
+    steps = np.lib.stride_tricks.as_strided(elements[(first - lowest) // dtype.itemsize :], extents, strides)
+    return steps.reshape(placed.shape) if placed.parts else steps
 
 
 def slot(graph: Graph, layouts: Layouts, concat: Node, position: int) -> Placement:
@@ -30,7 +35,9 @@ def slot(graph: Graph, layouts: Layouts, concat: Node, position: int) -> Placeme
     whole = layouts.placements[graph.values(concat)[0]]
     before = sum(int(graph.type(value).shape[axis]) for value in operands[:position])  # type: ignore[arg-type]
     shape = tuple(int(dim) for dim in graph.type(operands[position]).shape)  # type: ignore[arg-type]
-    return replace(whole, shape=shape, offset=whole.offset + before * whole.strides[axis])
+    part = sliced(whole, axis, before, shape)
+    assert part is not None
+    return part
 
 
 def in_place(graph: Graph, layouts: Layouts, concat: Node, position: int) -> bool:

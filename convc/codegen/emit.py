@@ -163,8 +163,12 @@ def _description(problem: Problem, tile: Tile, parameters: Sequence[tuple[str, s
     lines = [f"Over {space}."]
     for operand in _operands(problem):
         home = "weights" if isinstance(operand.source, PackedWeight) else "tensor"
+        parts = {split.dim: " and ".join(f"{s} x{e}" for e, s in split.parts) for split in operand.splits}
+        owner = problem.owner_of(operand)
         steps = [
-            f"{dim.name}: {s}" for dim, s in zip(problem.owner_of(operand).dims, operand.strides, strict=False) if s
+            f"{dim.name}: {parts.get(index, stride)}"
+            for index, (dim, stride) in enumerate(zip(owner.dims, operand.strides, strict=False))
+            if stride
         ]
         strides = ", ".join([*steps, *([f"depth: {operand.depth}"] if operand.depth else [])])
         lines.append(f"{operand.name}: {operand.dtype} {home}, strides {strides or 'none'}")

@@ -22,6 +22,7 @@ def _span(problem: Problem, operand: Operand) -> int:
         return sum((extent - 1) * abs(stride) for extent, stride in operand.unravel)
     steps = zip(problem.dims, operand.strides, strict=True)
     span = sum((dim.extent - 1) * abs(stride) for dim, stride in steps)
+    span += sum((extent - 1) * abs(stride) for split in operand.splits for extent, stride in split.parts)
     taps = getattr(problem, "taps", ())
     depth = getattr(problem, "depth", 1) * max(getattr(problem, "x_depth", 0), getattr(problem, "w_depth", 0))
     return span + depth + sum(tap.size * abs(tap.x_stride) for tap in taps)
@@ -118,11 +119,14 @@ def offsets(problem: Problem, operand: Operand, origin: int = 0) -> Offsets:
 
 def _terms(problem: Problem, operand: Operand, axis: Axis) -> list[str]:
     bounded = {bound.dim: bound for bound in operand.bounds}
+    split = {split.dim: split.parts for split in operand.splits}
     terms = []
     for position in problem.positions(axis):
         dim, stride = problem.dims[position], operand.strides[position]
         if position in bounded:
             terms.append(scaled(shifted(dim.name, bounded[position]), stride))
+        elif position in split:
+            terms.append(unravelled(dim.name, split[position]))
         elif stride:
             terms.append(scaled(dim.name, stride))
     return terms
@@ -150,7 +154,7 @@ def unravelled(linear: str, pairs: Sequence[tuple[int, int]]) -> str:
         inner = math.prod(e for e, _ in pairs[index + 1 :])
         text = linear if inner == 1 else f"{linear} // {inner}"
         if index > 0:
-            text = f"({text}) % {extent}"
+            text = f"{text if text.isidentifier() else f'({text})'} % {extent}"
         terms.append(scaled(f"({text})", stride))
     return " + ".join(terms)
 

@@ -65,20 +65,30 @@ class Block:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a tensor lies: block, offset and one stride per logical dimension, both in elements."""
+    """Where a tensor lies: block, offset and one stride per logical dimension, both in elements.
+
+    parts: where a dimension does not step evenly (a channel shuffle that its writer does): for every dimension its
+    (extent, stride) pairs, outermost first; ``strides`` then holds the innermost ones. Empty where all step evenly.
+    """
 
     block: int
     dtype: DType
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int = 0
+    parts: tuple[tuple[tuple[int, int], ...], ...] = ()
 
     @property
     def span(self) -> int:
         """Elements from the first to the last, both included; 0 for an empty tensor."""
         if 0 in self.shape:
             return 0
-        return 1 + sum((extent - 1) * abs(stride) for extent, stride in zip(self.shape, self.strides, strict=True))
+        return 1 + sum((extent - 1) * abs(stride) for parts in self.all_parts for extent, stride in parts)
+
+    @property
+    def all_parts(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """(extent, stride) pairs of every dimension, outermost first; one pair where it steps evenly."""
+        return self.parts or tuple((pair,) for pair in zip(self.shape, self.strides, strict=True))
 
 
 @dataclass(frozen=True)
@@ -132,11 +142,17 @@ class Tile:
 
 @dataclass
 class Layouts:
-    """All placements of a fused graph."""
+    """All placements of a fused graph.
+
+    views: nodes that cost nothing. shuffles: those of them that the writer of what they read does, by storing it in
+    their order. declines: why it does not do others.
+    """
 
     blocks: dict[int, Block] = field(default_factory=dict)
     placements: dict[Value, Placement] = field(default_factory=dict)
     views: frozenset[int] = frozenset()
+    shuffles: frozenset[int] = frozenset()
+    declines: list[Decline] = field(default_factory=list)
     weights: dict[tuple[int, str], PackedWeight] = field(default_factory=dict)
 
 

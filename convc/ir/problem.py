@@ -51,11 +51,20 @@ class Bound:
 
 
 @dataclass(frozen=True)
+class Split:
+    """An iteration dimension along which an operand does not step evenly: its own (extent, stride) pairs."""
+
+    dim: int
+    parts: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
 class Operand:
     """A tensor that a kernel reads or writes: strides per iteration dimension, and offset, in elements.
 
     unravel: where the tensor's shape does not divide into the iteration dimensions: its own (extent, stride) pairs over
-    the linear row index. bounds: dimensions along which it is padded while being read. depth: its stride along the
+    the linear row index. splits: dimensions along which it steps unevenly; ``strides`` holds their innermost steps.
+    bounds: dimensions along which it is padded while being read. depth: its stride along the
     reduction, for operands of a contraction's prologue.
     """
 
@@ -66,6 +75,7 @@ class Operand:
     offset: int = 0
     unravel: tuple[tuple[int, int], ...] = ()
     bounds: tuple[Bound, ...] = ()
+    splits: tuple[Split, ...] = ()
     fill: float = 0.0
     depth: int = 0
 
@@ -305,6 +315,7 @@ def collapse(problem: Problem, fixed: Sequence[int] = ()) -> Problem:
     """
     operands = [*problem.reads, problem.output, *problem.stores]
     pinned = {*fixed, *(bound.dim for operand in operands for bound in operand.bounds)}
+    pinned |= {split.dim for operand in operands for split in operand.splits}
     if any(operand.unravel for operand in operands):
         return problem
     kept: list[list[int]] = []
@@ -331,7 +342,8 @@ def _rebuilt(problem: Problem, groups: list[list[int]]) -> Problem:
     def operand(old: Operand) -> Operand:
         strides = tuple(old.strides[group[-1]] for group in groups)
         bounds = tuple(replace(bound, dim=renumbered[bound.dim]) for bound in old.bounds)
-        return replace(old, strides=strides, bounds=bounds)
+        splits = tuple(replace(split, dim=renumbered[split.dim]) for split in old.splits)
+        return replace(old, strides=strides, bounds=bounds, splits=splits)
 
     changes: dict[str, Any] = {
         "dims": tuple(_merged_dim(problem, group) for group in groups),

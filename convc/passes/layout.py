@@ -8,12 +8,13 @@ concatenation are written straight into their slices of the result.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ..ir import DType, Graph, Kind, Node, Value
-from ..ir.plan import Block, FusedGraph, Layouts, Placement, Region
+from ..ir.plan import Block, Decline, FusedGraph, Layouts, Placement, Region
+from . import shuffles
 from .switches import Switches
 
 STORAGE = {"fp32": DType.FP32, "tf32": DType.FP32, "fp16": DType.FP16, "bf16": DType.BF16}
@@ -70,6 +71,8 @@ class _Placer:
         self._place_inputs()
         self._choose_homes()
         self._place_outputs()
+        for region in self.fused.regions:
+            self._place_shuffle(region)
         for region in reversed(self.fused.regions):
             if self.graph.node(region.output.node).op == "Concat":
                 self._place_concat(region)
@@ -147,8 +150,8 @@ class _Placer:
             shape = tuple(int(dim) for dim in self.graph.type(operand).shape)  # type: ignore[arg-type]
             if self.homes.get(operand) == value and operand not in seen:
                 seen.add(operand)
-                offset = placement.offset + start * placement.strides[axis]
-                part = Placement(placement.block, placement.dtype, shape, placement.strides, offset)
+                part = shuffles.sliced(placement, axis, start, shape)
+                assert part is not None
                 self.layouts.placements[operand] = part
             start += shape[axis]
 
@@ -160,6 +163,60 @@ class _Placer:
             if placement is not None:
                 self.views.add(value.node)
             self.layouts.placements[value] = placement or self._fresh(value)
+
+    def _place_shuffle(self, region: Region) -> None:
+        """Lets the kernel of a region store its result in the order that reshapes and transpositions behind it make,
+        where the last of them would be a copy."""
+        value = region.output
+        if value in self.layouts.placements or self.graph.producer(value).kind in (Kind.VIEW, Kind.STRUCTURAL):
+            return
+        views, shared = self._copied(value)
+        if not views:
+            return
+        last = Value(views[-1].id)
+        placed = self.layouts.placements.get(last) or self._dense(last)
+        found = shuffles.before(self.graph, views, placed)
+        reason = shuffles.unfit(self.fused, region, found[0] if found else None)
+        if shared:
+            reason = "something else reads it, or what lies between, in its own order"
+        if not self.switches.on(shuffles.RULE):
+            reason = "the rule is switched off"
+        if reason is not None or found is None:
+            self.layouts.declines.append(Decline(shuffles.RULE, value.node, last.node, reason or ""))
+            return
+        if last not in self.layouts.placements:
+            home = self._fresh(last)
+            found = [replace(place, block=home.block) for place in found]
+            self.layouts.placements[last] = home
+        sources = [self.graph.inputs(node)[0] for node in views]
+        self.layouts.placements |= dict(zip(sources, found, strict=True))
+        self.views |= {node.id for node in views}
+        self.layouts.shuffles |= {node.id for node in views}
+
+    def _copied(self, value: Value) -> tuple[list[Node], bool]:
+        """Reshapes and transpositions behind a value, up to the first that strides cannot express or that has its place
+        already, and whether anything else reads what lies between; none where all are free."""
+        placed: Placement | None = self._dense(value)
+        views: list[Node] = []
+        shared = False
+        while placed is not None:
+            readers = [self.graph.node(use.node) for use in self.graph.users(value)]
+            moving = [reader for reader in readers if reader.op in ("Reshape", "Transpose")]
+            if not moving:
+                return [], False
+            shared |= len(readers) > 1
+            views.append(moving[0])
+            value = Value(moving[0].id)
+            shape = tuple(int(dim) for dim in moving[0].outputs[0].shape)  # type: ignore[arg-type]
+            fixed = value in self.layouts.placements
+            placed = None if fixed else view_placement(moving[0], placed, shape)
+        return views, shared
+
+    def _dense(self, value: Value) -> Placement:
+        """How a value would lie in memory of its own, which it does not get."""
+        type = self.graph.type(value)
+        shape = tuple(int(dim) for dim in type.shape)  # type: ignore[arg-type]
+        return Placement(-1, stored(type.dtype, self.mode), shape, dense_strides(shape, self._order(value)))
 
     def _fresh(self, value: Value) -> Placement:
         type = self.graph.type(value)

@@ -156,8 +156,8 @@ def _replaceable(problem: Problem, operand: Operand, layouts: Layouts, last_use:
         and last_use[source.block] == index
         and _covers(source, block.nbytes)
         and _covers(target, layouts.blocks[target.block].nbytes)
-        and (operand.strides, operand.offset, operand.dtype)
-        == (problem.output.strides, problem.output.offset, problem.output.dtype)
+        and (operand.strides, operand.splits, operand.offset, operand.dtype)
+        == (problem.output.strides, problem.output.splits, problem.output.offset, problem.output.dtype)
     )
 
 

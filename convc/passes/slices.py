@@ -265,7 +265,7 @@ def _steps_along(operand: Operand, index: int, extent: int, layouts: Layouts) ->
     if not isinstance(operand.source, Value):
         return operand.strides[index] == 0
     placed = layouts.placements[operand.source]
-    if operand.unravel or any(bound.dim == index for bound in operand.bounds):
+    if operand.unravel or index in [*(bound.dim for bound in operand.bounds), *(split.dim for split in operand.splits)]:
         return False
     if placed.shape[0] == 1:
         return operand.strides[index] == 0

@@ -117,8 +117,15 @@ def _free_view(b: Builder) -> None:
 
 
 def _copying_view(b: Builder) -> None:
-    y = b.add("Reshape", inside(b, 2, 6, 4, 5), shape=(12, 20))
+    x = inside(b, 2, 6, 4, 5)
+    b.output(b.add("ReduceMax", x, axes=(2, 3), keepdims=True))
+    y = b.add("Reshape", x, shape=(12, 20))
     b.output(b.add("MatMul", y, b.input(weights(20, 3))))
+
+
+def _copied_input(b: Builder) -> None:
+    y = b.add("Transpose", b.input(weights(4, 6)), perm=(1, 0))
+    b.output(b.add("Softmax", b.add("Reshape", y, shape=(3, 8)), axis=1))
 
 
 def _concat(b: Builder) -> None:
@@ -152,7 +159,8 @@ CASES: dict[str, tuple[Callable[[Builder], object], str, str, str | None, str]] 
     "two tensors under windows": (_before_a_padded_conv, "exp", "conv", "conv-prologue", "two tensors that vary"),
     "free view": (_free_view, "neg", "transpose", None, "a view: costs no kernel"),
     "out of a view": (_free_view, "transpose", "softmax", None, "read through a view"),
-    "copying view": (_copying_view, "neg", "reshape", None, "a copy: strides cannot express it"),
+    "copying view": (_copying_view, "neg", "reshape", "shuffle-in-writer", "a copy: something else reads it"),
+    "copied input": (_copied_input, "transpose", "reshape", None, "a copy: strides cannot express it"),
     "out of a copy": (_copying_view, "reshape", "matmul", None, "a copy in another order"),
     "out of a concatenation": (_concat, "concat", "relu", None, "written by several kernels"),
     "concat of an input": (_concat_odd, "x", "concat", "concat-in-place", "copied: it is a graph input"),

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from ...ir import DType, Graph, Kind, Node, Value, operator
 from ...ir.plan import FusedGraph, Layouts, PackedWeight, Placement, Region
-from ...ir.problem import ACCUMULATOR, Axis, GlobalPool, Operand, Ref, Statement
+from ...ir.problem import ACCUMULATOR, Axis, GlobalPool, Operand, Ref, Split, Statement
 from ..global_pool import pooling_mode
 from ..layout import dense_strides, stored
+from ..shuffles import steps_between
 
 ALIGNMENT = 8
 """Elements that weight rows are padded to: 16 bytes of fp16."""
@@ -73,9 +74,7 @@ class Builder:
         """The tensor that the kernel stores; without a place where it only pools it."""
         if not self.keeps:
             return Operand("y", self.region.output, self.compute, (0,) * len(self.maps))
-        placed = self.placement(self.region.output)
-        strides = tuple(placed.strides[m.dim] * m.step for m in self.maps)
-        return Operand("y", self.region.output, placed.dtype, strides, placed.offset)
+        return stored_as("y", self.region.output, self.placement(self.region.output), self.maps)
 
     @property
     def image_axis(self) -> Axis:
@@ -156,6 +155,23 @@ class Builder:
             return self.known[value.node]
         axis = 1 if node.op == "BatchNormalization" and position > 0 else None
         return self.read(value, axis)
+
+
+def stored_as(name: str, value: Value, placed: Placement, maps: Sequence[DimMap]) -> Operand:
+    """A tensor that is written over iteration dimensions, given how each of them moves through it."""
+    strides, splits = [], []
+    for index, map in enumerate(maps):
+        parts = steps_between(placed.all_parts[map.dim], map.step, _reach(placed, map, maps))
+        strides.append(parts[-1][1] if parts else placed.strides[map.dim] * map.step)
+        if len(parts) > 1 and map not in maps[:index]:
+            splits.append(Split(index, parts))
+    return Operand(name, value, placed.dtype, tuple(strides), placed.offset, splits=tuple(splits))
+
+
+def _reach(placed: Placement, map: DimMap, maps: Sequence[DimMap]) -> int:
+    """Indices of a dimension until the next of the iteration dimensions that move through it takes a step."""
+    larger = [other.step for other in maps if other.dim == map.dim and other.step > map.step]
+    return min(larger, default=placed.shape[map.dim])
 
 
 def pack_dense(value: Value, shape: tuple[int, ...], dtype: DType) -> PackedWeight:

@@ -8,7 +8,8 @@ from ...ir import Value
 from ...ir.plan import Placement
 from ...ir.problem import Axis, Bound, IterDim, Operand, Problem, collapse
 from ..layout import dense_strides, order_of, reshape_strides
-from .builder import Builder, DimMap, Refused
+from ..shuffles import sliced
+from .builder import Builder, DimMap, Refused, stored_as
 
 
 def lower_elementwise(b: Builder) -> Problem:
@@ -60,9 +61,8 @@ def lower_concat(b: Builder) -> list[Problem]:
     seen: set[Value] = set()
     for value in b.graph.inputs(node):
         source, placed = b.located(value)
-        slot = Placement(
-            target.block, target.dtype, placed.shape, target.strides, target.offset + start * target.strides[axis]
-        )
+        slot = sliced(target, axis, start, placed.shape)
+        assert slot is not None
         start += placed.shape[axis]
         in_place = isinstance(source, Value) and value not in seen and placed == slot
         seen.add(value)
@@ -74,7 +74,7 @@ def lower_concat(b: Builder) -> list[Problem]:
 def _copy(b: Builder, x: Operand, placed: Placement, slot: Placement) -> Problem:
     dims, maps = _space(slot)
     strides = tuple(placed.strides[m.dim] for m in maps)
-    output = Operand("y", b.region.output, slot.dtype, tuple(slot.strides[m.dim] for m in maps), slot.offset)
+    output = stored_as("y", b.region.output, slot, maps)
     operand = Operand("x", x.source, x.dtype, strides, x.offset)
     return collapse(Problem("pointwise", "copy", dims, output, (operand,)))
 

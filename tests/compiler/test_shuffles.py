@@ -1,0 +1,270 @@
+"""Kernels that store their result in the order that reshapes and transpositions behind them make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from compiled import APART, Builder, conv, evaluate, planned, run_planned, same
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_networks import POOL, weights
+
+from convc.analysis.explain import explain
+from convc.analysis.kernel_check import check_kernels
+from convc.codegen.cache import KernelCache
+from convc.codegen.emit import emit
+from convc.compiler import compile_plan
+from convc.ir import Value
+from convc.ir.plan import Placement, Tile
+from convc.passes import Switches
+from convc.passes.shuffles import RULE, regrouped, sliced
+from convc.planner import Options, Plan, make_plan
+from convc.runtime.network import CompiledNetwork
+
+FEW = settings(settings.get_profile("shared-process"), max_examples=12)
+
+
+def shape_of(b: Builder, x: Value) -> tuple[int, ...]:
+    return tuple(int(dim) for dim in b.graph.type(x).shape)
+
+
+def moved(b: Builder, x: Value, fine: tuple[int, ...], perm: tuple[int, ...], coarse: tuple[int, ...]) -> Value:
+    y = b.add("Transpose", b.add("Reshape", x, shape=fine), perm=perm)
+    return b.add("Reshape", y, shape=coarse)
+
+
+def channel_shuffle(b: Builder, x: Value, groups: int = 2) -> Value:
+    n, c, h, w = shape_of(b, x)
+    return moved(b, x, (n, groups, c // groups, h, w), (0, 2, 1, 3, 4), (n, c, h, w))
+
+
+def depth_to_space(b: Builder, x: Value, r: int = 2) -> Value:
+    n, c, h, w = shape_of(b, x)
+    return moved(b, x, (n, c // (r * r), r, r, h, w), (0, 1, 4, 2, 5, 3), (n, c // (r * r), h * r, w * r))
+
+
+def space_to_depth(b: Builder, x: Value, r: int = 2) -> Value:
+    n, c, h, w = shape_of(b, x)
+    return moved(b, x, (n, c, h // r, r, w // r, r), (0, 3, 5, 1, 2, 4), (n, c * r * r, h // r, w // r))
+
+
+def flatten(b: Builder, x: Value) -> Value:
+    n, *rest = shape_of(b, x)
+    return b.add("Reshape", x, shape=(n, int(np.prod(rest))))
+
+
+MOVEMENTS = {"shuffle": channel_shuffle, "up": depth_to_space, "down": space_to_depth, "flatten": flatten}
+WRITERS: dict[str, Callable[[Builder, Value], Value]] = {
+    "chain": lambda b, x: b.add("Relu", b.add("Sub", x, b.constant(weights(16, 1, 1)))),
+    "conv": lambda b, x: conv(b, x, weights(24, 16, 3, 3), weights(24), pads=(1,) * 4),
+    "narrow": lambda b, x: b.add("Relu", conv(b, x, weights(8, 16, 1, 1))),
+    "groups": lambda b, x: conv(b, x, weights(8, 4, 1, 1), groups=4),
+    "depthwise": lambda b, x: conv(b, x, weights(32, 1, 3, 3), groups=16, pads=(1,) * 4),
+    "pool": lambda b, x: b.add("MaxPool", x, **{**POOL, "strides": (1, 1)}),
+    "separable": lambda b, x: conv(
+        b, conv(b, x, weights(16, 1, 3, 3), groups=16, pads=(1,) * 4), weights(12, 16, 1, 1)
+    ),
+    "concat": lambda b, x: b.add("Concat", b.add("Abs", x), conv(b, x, weights(16, 16, 1, 1)), axis=1),
+}
+
+
+def apart(b: Builder, *disabled: str, **options: Any) -> Plan:
+    switches = Switches(disable=(*APART.disable, *disabled))
+    return make_plan(b.graph, Options(("interpreter",), "fp16", switches=switches, **options))
+
+
+@pytest.mark.usefixtures("interpreters")
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@settings(FEW, max_examples=16)
+@given(
+    st.sampled_from(sorted(WRITERS)), st.sampled_from(sorted(MOVEMENTS)), st.integers(1, 3), st.booleans(), st.data()
+)
+def test_what_lies_where(dtype: str, writer: str, movement: str, batch: int, stored: bool, data: st.DataObject) -> None:
+    """stored: whether the moved tensor is a result of the network, in its own order, or stays inside."""
+    b = Builder()
+    h, w = (2 * data.draw(st.integers(1, 4)) for _ in range(2))
+    x = b.add("Neg", b.input(weights(batch, 16, h, w)))
+    y = MOVEMENTS[movement](b, WRITERS[writer](b, x))
+    if not stored:
+        rest = shape_of(b, y)[1:]
+        y = (
+            conv(b, y, weights(5, rest[0], 1, 1))
+            if len(rest) == 3
+            else b.add("MatMul", y, b.constant(weights(*rest, 5)))
+        )
+    b.output(y)
+    plan = planned(b.graph, dtype=dtype)
+    assert plan.layouts.declines == []
+    assert not any(problem.mode == "copy" for problem in plan.programs[0].problems)
+    same(run_planned(plan, b.inputs), evaluate(b.graph, b.inputs))
+
+
+def test_launches_of_shuffle_networks() -> None:
+    """Two units of ShuffleNet-v1 and of v2, and a sub-pixel convolution: one copy less for each movement."""
+    for build, fewer in ((_units_1, 2), (_units_2, 2), (_sub_pixel, 1)):
+        b = Builder()
+        b.output(build(b))
+        plans = apart(b), apart(b, RULE)
+        with_it, without = (len(plan.programs[0].launches) for plan in plans)
+        assert with_it == without - fewer
+        moved = [plan.programs[0].traffic.activations for plan in plans]
+        assert moved[0] < moved[1]
+
+
+def _units_1(b: Builder) -> Value:
+    """Ma et al.'s predecessor: grouped 1x1, shuffle, depthwise, grouped 1x1, sum (Zhang et al. 2018)."""
+    x = b.add("Neg", b.input(weights(1, 48, 8, 8)))
+    for _ in range(2):
+        y = channel_shuffle(b, b.add("Relu", conv(b, x, weights(48, 16, 1, 1), groups=3)), 3)
+        y = conv(b, y, weights(48, 1, 3, 3), groups=48, pads=(1,) * 4)
+        x = b.add("Relu", b.add("Add", x, conv(b, y, weights(48, 16, 1, 1), groups=3)))
+    return x
+
+
+def _units_2(b: Builder) -> Value:
+    """Split, 1x1, depthwise, 1x1, concatenation, shuffle (Ma et al. 2018)."""
+    x = b.add("Neg", b.input(weights(1, 32, 8, 8)))
+    for _ in range(2):
+        left, right = (b.add("Slice", x, starts=(0, at, 0, 0), sizes=(1, 16, 8, 8), steps=(1,) * 4) for at in (0, 16))
+        y = b.add("Relu", conv(b, right, weights(16, 16, 1, 1)))
+        y = conv(b, y, weights(16, 1, 3, 3), groups=16, pads=(1,) * 4)
+        y = b.add("Relu", conv(b, y, weights(16, 16, 1, 1)))
+        x = channel_shuffle(b, b.add("Concat", left, y, axis=1))
+    return b.add("Abs", x)
+
+
+def _sub_pixel(b: Builder) -> Value:
+    """Upscaling by a convolution with r² times the channels (Shi et al. 2016)."""
+    x = b.add("Neg", b.input(weights(1, 16, 8, 8)))
+    return depth_to_space(b, conv(b, x, weights(12, 16, 3, 3), pads=(1,) * 4))
+
+
+# -- reasons ----------------------------------------------------------------------------------------------------------
+def _inside(b: Builder, channels: int = 16) -> Value:
+    return b.add("Neg", b.input(weights(4, channels, 8, 8)))
+
+
+def _read_elsewhere(b: Builder) -> Value:
+    x = _inside(b)
+    b.output(b.add("ReduceMax", x, axes=(2, 3), keepdims=True))
+    return channel_shuffle(b, x)
+
+
+def _not_dividing(b: Builder) -> Value:
+    y = b.add("Transpose", b.add("Neg", b.input(weights(4, 6))), perm=(1, 0))
+    return b.add("Softmax", b.add("Reshape", y, shape=(8, 3)), axis=1)
+
+
+def _batch(b: Builder) -> Value:
+    return b.add("Abs", moved(b, _inside(b), (2, 2, 16, 8, 8), (1, 0, 2, 3, 4), (4, 16, 8, 8)))
+
+
+def _pooled(b: Builder) -> Value:
+    y = conv(b, _inside(b), weights(8, 16, 3, 3), pads=(1,) * 4)
+    return channel_shuffle(b, b.add("MaxPool", y, **{**POOL, "kernel_shape": (2, 2), "pads": (0,) * 4}))
+
+
+def _uneven_slices(b: Builder) -> Value:
+    x = _inside(b)
+    return channel_shuffle(b, b.add("Concat", b.add("Abs", x), conv(b, x, weights(8, 16, 1, 1)), axis=1))
+
+
+def _uneven_groups(b: Builder) -> Value:
+    return channel_shuffle(b, conv(b, _inside(b, 48), weights(6, 16, 1, 1), groups=3), 2)
+
+
+REASONS: dict[str, tuple[str, Callable[[Builder], Value]]] = {
+    "read elsewhere": ("something else reads it", _read_elsewhere),
+    "not dividing": ("do not divide into those of the result", _not_dividing),
+    "batch": ("it would take the batch apart", _batch),
+    "pooled": ("its kernel pools what it stores", _pooled),
+    "slices": ("its slices do not divide", _uneven_slices),
+    "groups": ("its groups do not divide", _uneven_groups),
+}
+
+
+@pytest.mark.usefixtures("interpreters")
+@pytest.mark.parametrize("case", REASONS)
+def test_declines_with_a_reason(case: str) -> None:
+    reason, build = REASONS[case]
+    b = Builder()
+    y = build(b)
+    rest = shape_of(b, y)
+    b.output(conv(b, y, weights(5, rest[1], 1, 1)) if len(rest) == 4 else y)
+    plan = planned(b.graph, dtype="fp16")
+    (decline,) = plan.layouts.declines
+    assert decline.rule == RULE and reason in decline.reason, decline
+    assert any(edge.reason == f"a copy: {decline.reason}" for edge in explain(plan))
+    if case != "not dividing":
+        same(run_planned(plan, b.inputs), evaluate(b.graph, b.inputs))
+
+
+def test_switched_off_and_explained() -> None:
+    b = Builder()
+    b.output(conv(b, channel_shuffle(b, conv(b, _inside(b), weights(16, 16, 1, 1))), weights(5, 16, 1, 1)))
+    plan = apart(b)
+    assert [decline.reason for decline in apart(b, RULE).layouts.declines] == ["the rule is switched off"]
+    into = [edge for edge in explain(plan) if edge.target.startswith(("reshape", "transpose"))]
+    assert len(into) == 3
+    assert {(edge.rule, edge.reason) for edge in into} == {(RULE, "a view: the kernel in front stores in its order")}
+
+
+def test_free_views_are_left_alone() -> None:
+    b = Builder()
+    b.output(b.add("Softmax", b.add("Transpose", b.add("Neg", b.input(weights(4, 6))), perm=(1, 0)), axis=1))
+    plan = apart(b)
+    assert plan.layouts.shuffles == frozenset() and plan.layouts.declines == []
+
+
+# -- arithmetic -------------------------------------------------------------------------------------------------------
+def test_regrouping() -> None:
+    assert regrouped((((2, 1), (6, 2)),), (3, 4)) is None
+    assert regrouped((((2, 1), (6, 2)),), (2, 2, 3)) == (((2, 1),), ((2, 6),), ((3, 2),))
+    assert regrouped((((3, 8),), ((8, 1),)), (24,)) == (((24, 1),),)
+    assert regrouped((((4, 1),), ((1, 9),), ((2, 4),)), (8, 1)) == (((4, 1), (2, 4)), ((1, 0),))
+
+
+def test_slices_of_parts() -> None:
+    whole = Placement(0, None, (1, 8), (8, 2), 5, (((1, 8),), ((2, 1), (4, 2))))  # type: ignore[arg-type]
+    first, second = (sliced(whole, 1, start, (1, 4)) for start in (0, 4))
+    assert first is not None and (first.strides, first.offset, first.parts) == ((8, 2), 5, ())
+    assert second is not None and (second.strides, second.offset, second.parts) == ((8, 2), 6, ())
+    half = sliced(whole, 1, 2, (1, 2))
+    assert half is not None and (half.strides[1], half.offset) == (2, 9)
+    assert sliced(whole, 1, 1, (1, 3)) is None and whole.span == 8
+
+
+# -- checks, text, machine code ---------------------------------------------------------------------------------------
+@pytest.mark.usefixtures("interpreters")
+def test_kernels_are_checked_one_by_one() -> None:
+    b = Builder()
+    b.output(_units_2(b))
+    plan = apart(b)
+    checks = list(check_kernels(plan, CompiledNetwork(compile_plan(plan)), "interpreter", b.inputs))
+    assert plan.layouts.shuffles and all(check.ok for check in checks)
+
+
+def test_source(golden: Callable[[str, str], None]) -> None:
+    b = Builder()
+    y = conv(b, b.input(weights(1, 32, 14, 14)), weights(64, 32, 1, 1))
+    b.output(conv(b, channel_shuffle(b, y, 4), weights(5, 64, 3, 3)))
+    plan = planned(b.graph, "sm_90", dtype="fp16")
+    problem = plan.programs[0].launches[0].problems[0]
+    kernel = emit(problem, Tile(64, 64, 32, num_warps=4, num_stages=3), lambda operand: operand.offset % 8 == 0)
+    golden("kernels/conv1x1_shuffle.py", kernel.source)
+
+
+def test_no_spills(tmp_path: Path) -> None:
+    pytest.importorskip("triton", reason="kernels are compiled with Triton")
+    b = Builder()
+    x = b.input(weights(1, 64, 28, 28))
+    y = depth_to_space(b, channel_shuffle(b, conv(b, x, weights(256, 64, 3, 3), pads=(1,) * 4), 4))
+    b.output(conv(b, y, weights(64, 64, 1, 1)))
+    plan = planned(b.graph, "sm_80", "sm_90", dtype="fp16")
+    assert plan.layouts.shuffles
+    for program in compile_plan(plan, KernelCache(tmp_path)).manifest.programs:
+        assert all(kernel.binary.spill_bytes == 0 for kernel in program.kernels)
