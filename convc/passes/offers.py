@@ -42,6 +42,8 @@ def _problems(rule: str, choice: Choice, graph: Graph, taken: Mapping[int, int])
         yield "an anchor or a prologue that is not among its nodes"
     if choice.open and set(nodes) != {*choice.prologue, anchor}:
         yield "nodes behind the anchor, where open=True leaves it to convc to take them; say open=False"
+    if choice.pool is not None:
+        yield "a pooling of whole images, which only convc's own rule places"
     leaving = _leaving(choice, graph)
     if leaving:
         yield f"more than one value that is read outside: those of {_listed(labels[id] for id in leaving)} too"

@@ -147,6 +147,7 @@ class TestProposer:
             (lambda g, n, t: convc.Choice(RULE.name, (), n.id), "not in topological order"),
             (lambda g, n, t: convc.Choice(RULE.name, (before(g, n), n.id), n.id), "an anchor or a prologue|open=True"),
             (lambda g, n, t: convc.Choice(RULE.name, (n.id,), before(g, n)), "an anchor or a prologue"),
+            (lambda g, n, t: convc.Choice(RULE.name, (n.id,), n.id, pool=n.id), "a pooling of whole images"),
             (lambda g, n, t: convc.Choice(RULE.name, (0, n.id), n.id, open=False), "inputs, constants or outputs"),
         ],
     )
