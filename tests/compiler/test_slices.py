@@ -27,8 +27,11 @@ class TakesSlices:
 
     name = "slices"
 
+    def __init__(self, *others: str) -> None:
+        self.rules = (RULE, *others)
+
     def refusal(self, choice: Choice, graph: Graph) -> str | None:
-        return None if choice.rule == RULE else "not this one"
+        return None if choice.rule in self.rules else "not this one"
 
 
 def plan_of(b: Builder, *targets: str, **options: Any) -> Plan:
@@ -65,6 +68,19 @@ def block(batch: int) -> Builder:
     return b
 
 
+def squeeze(batch: int) -> Builder:
+    """Two kernels with two results each, one of them a mean; a gate; a mean that is the only result."""
+    b = Builder("squeeze")
+    y = b.input(integers(RANDOM, (batch, 8, 8, 8)))
+    for _ in range(2):
+        y = conv(b, y, integers(RANDOM, (8, 1, 3, 3), 1), pads=(1,) * 4, groups=8)
+        y = b.add("Clip", y, min=-2.0, max=2.0)
+        y = b.add("Add", y, b.add("ReduceMax", y, axes=(2, 3), keepdims=True))
+    y = conv(b, y, integers(RANDOM, (8, 8, 1, 1), 1))
+    b.output(b.add("ReduceMean", b.add("Relu", y), axes=(2, 3), keepdims=False))
+    return b
+
+
 # -- numbers ----------------------------------------------------------------------------------------------------------
 @pytest.mark.usefixtures("interpreters")
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
@@ -82,6 +98,17 @@ def test_exact_on_whole_numbers(
     with CompiledNetwork(compile_plan(plan)).engine("interpreter") as engine:
         for _ in range(2):
             same(engine.run(b.inputs), evaluate(b.graph, b.inputs))
+
+
+@pytest.mark.usefixtures("interpreters")
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_kernels_that_pool_whole_images_are_divided_too(dtype: str) -> None:
+    b = squeeze(4)
+    plan = plan_of(b, dtype=dtype, policy=TakesSlices("global-pool-epilogue"))
+    pools = [p.pool.keeps for stage in stages(plan) for launch in stage.launches for p in launch.problems if p.pool]
+    assert pools.count(True) == 2
+    with CompiledNetwork(compile_plan(plan)).engine("interpreter") as engine:
+        same(engine.run(b.inputs), evaluate(b.graph, b.inputs))
 
 
 def smallest_image(b: Builder, dtype: str) -> float:
