@@ -59,6 +59,6 @@ def test_the_networks_have_what_rules_look_for() -> None:
         network = RandomCnn(number, [str(block) for block in random.choice(BLOCKS, 4)])
         plan = convc.plan(network.graph, target="interpreter", dtype="fp32", policy="always")
         taken.update({rule for launch in plan.programs[0].launches for rule in launch.all_rules})
-    rare = {"matmul-epilogue", "l2-slices"}
+    rare = {"matmul-epilogue", "l2-slices", "softmax-epilogue"}  # softmax is not exact
     missing = [rule.name for rule in convc.RULES.values() if rule.level == "fuse" and not taken[rule.name]]
     assert set(missing) <= rare
