@@ -26,7 +26,7 @@ from ..targets.cost import BLOCK_L2_BYTES_PER_S, TICKET_S, side_by_side
 from .choice import Choice, Policy
 from .lowering import Work
 from .switches import Switches
-from .tiling import Tiles, alone_seconds, program_count
+from .tiling import Tiles, program_count
 from .traffic import traffic
 
 SIBLINGS = "sibling-convolutions"
@@ -202,7 +202,7 @@ class _Arranger:
 
     def _alone_s(self, problem: Problem) -> float:
         least = traffic(problem).total / BLOCK_L2_BYTES_PER_S
-        return least if least > LONGEST_ALONE_S else alone_seconds(problem, self.judged.best(problem), self.judge)
+        return least if least > LONGEST_ALONE_S else self.judged.alone(problem, WARPS[0]).predicted_us * 1e-6
 
     def _warps(self, index: int) -> int:
         """Warps of a launch on the GPU that decides."""

@@ -85,7 +85,7 @@ class Tiles:
     def alone(self, problem: Problem, warps: int) -> Tile:
         """The schedule with which one block of that many warps does the whole problem soonest."""
         if not isinstance(problem, (Contraction, ChainedContraction)):
-            tile = choose(problem, self.target)
+            tile = choose(problem, replace(self.target, sms=1))  # blocks as large as they go, as nobody waits for one
         else:
             whole = [tile for tile in self._candidates(problem) if tile.split_k == 1]
             fitting = [tile for tile in whole if tile.num_warps == warps] or whole

@@ -142,10 +142,12 @@ def lone_seconds(problem: Problem, tile: Tile, steps: int, dram_bytes: int, targ
     """Predicted seconds that one block takes for a whole problem, whose data lie in L2.
 
     steps: of its main loop per tile. For contractions ``max(bytes, latency of all steps, products)``; a kernel without
-    products takes a wave of its own or its bytes.
+    products takes a wave for each tile or its bytes.
     """
     if not isinstance(problem, Contraction):
-        return max(STREAMED_WAVE_S, dram_bytes / BLOCK_L2_BYTES_PER_S)
+        extents = ((problem.extent(Axis.ROW), tile.rows), (problem.extent(Axis.COL), tile.cols))
+        tiles = problem.extent(Axis.GROUP) * math.prod(math.ceil(extent / block) for extent, block in extents)
+        return max(tiles * STREAMED_WAVE_S, dram_bytes / BLOCK_L2_BYTES_PER_S)
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
     tiles = problem.extent(Axis.GROUP) * problem.row_tiles(tile.rows) * math.ceil(cols / tile.cols)
     loaded = tiles * steps * tile.depth * (min(tile.rows, rows) + min(tile.cols, cols)) * problem.compute.itemsize
