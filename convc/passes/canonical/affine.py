@@ -160,7 +160,8 @@ def _rebuild(graph: Graph, anchor: _Anchor, absorbed: Node, scale: np.ndarray, b
     if not (scale == 1.0).all():
         out_axis = 0 if anchor.node.op == "Conv" or anchor.node.attributes["trans_b"] else 1
         factors = scale.reshape([-1 if axis == out_axis else 1 for axis in range(weight.ndim)])
-        weight = (weight * factors).astype(dtype)
+        with np.errstate(over="ignore"):
+            weight = (weight * factors).astype(dtype)
         if not np.isfinite(weight).all() and np.isfinite(anchor.weight).all():
             return False
     w = graph.add_constant(weight, origins=_weight_origins(graph, anchor.node))
