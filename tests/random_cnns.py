@@ -11,7 +11,7 @@ import numpy as np
 from compiled import Builder, integers
 from random_graphs import LARGEST, RandomNetwork
 
-from convc.ir import Value
+from convc.ir import DType, Value
 
 SIZES = ((4, 4), (5, 7), (8, 8), (6, 5), (9, 9), (2, 8), (1, 1))
 
@@ -222,6 +222,37 @@ class RandomCnn(RandomNetwork):
         flat = self.add("Reshape", self.clipped(mean, 16), shape=self.shape(mean)[:2])
         weights = self.random.choice([-1, 0, 1], (5, self.shape(mean)[1])).astype(np.float32)
         self.made(self.add("Gemm", flat, self.constant(weights), trans_b=True), LARGEST)
+
+    def block_bytes(self) -> None:
+        """A convolution behind an image in bytes or bits and its normalisation."""
+        dtype = self.random.choice([np.uint8, np.int8, np.int16, np.bool_])
+        channels, size = self.pick(1, 3, 4, 16, 20), self.pick(4, 5, 8)
+        image = np.abs(integers(self.random, (self.pick(1, 2), channels, size, size))).astype(dtype)
+        x = self.made(self.add("Cast", self.input(image), dtype=DType.FP32), 2)
+        for op, most in (("Sub", 4), ("Mul", 8), ("Div", 16), ("Add", 18))[self.pick(0, 0, 1, 2) :]:
+            values = self.random.choice([-1.0, -0.5, 2.0] if op == "Div" else [-2, -1, 1, 2], (channels, 1, 1))
+            x = self.made(self.add(op, x, self.constant(values.astype(np.float32))), most)
+        self.activated(self.conv(x, self.pick(4, 16), self.pick(1, 3, 5), self.pick(1, 2), pad=self.pick(0, 1, 2)))
+
+    def block_shuffle(self) -> None:
+        """A channel shuffle, or a movement between depth and space, behind a kernel or a concatenation."""
+        x = self.start()
+        groups = self.pick(1, 2, 4)
+        y = self.conv(self.conv(x, 16, 1), 16, self.pick(1, 3), groups=groups)
+        if self.flip(0.3):
+            y = self.joined([y, self.conv(x, 16, 1)]) if self.shape(y)[2:] == self.shape(x)[2:] else y
+        y = self.activated(y) if self.flip() else y
+        n, c, h, w = self.shape(y)
+        kind = self.pick(0, 0, 1, 2)
+        fine, perm, coarse = (n, 2, c // 2, h, w), (0, 2, 1, 3, 4), (n, c, h, w)
+        if kind == 1:
+            fine, perm, coarse = (n, c // 4, 2, 2, h, w), (0, 1, 4, 2, 5, 3), (n, c // 4, 2 * h, 2 * w)
+        if kind == 2 and h % 2 == w % 2 == 0:
+            fine, perm, coarse = (n, c, h // 2, 2, w // 2, 2), (0, 3, 5, 1, 2, 4), (n, 4 * c, h // 2, w // 2)
+        moved = self.add("Transpose", self.add("Reshape", y, shape=fine), perm=perm)
+        moved = self.made(self.add("Reshape", moved, shape=coarse), self.sizes[y])
+        if self.flip():
+            self.conv(moved, 5, self.pick(1, 3))
 
     def block_any(self) -> None:
         """An operator of `RandomNetwork`."""
