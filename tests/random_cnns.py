@@ -254,6 +254,18 @@ class RandomCnn(RandomNetwork):
         if self.flip():
             self.conv(moved, 5, self.pick(1, 3))
 
+    def block_pyramid(self) -> None:
+        """A coarse level, repeated, beside a convolution of a finer one."""
+        x = self.start()
+        n, c, h, w = self.shape(x)
+        y = self.add("Reshape", x, shape=(n, c, h, 1, w, 1))
+        y = self.add("Expand", y, shape=(n, c, h, 2, w, self.pick(1, 2, 3)))
+        y = self.made(self.add("Reshape", y, shape=(n, c, 2 * h, w * self.shape(y)[5])), self.sizes[x])
+        fine = self.input(integers(self.random, (n, self.pick(3, 8), *self.shape(y)[2:])))
+        total = self.added(self.conv(self.made(fine, 2), c), y)
+        if self.flip():
+            self.conv(self.activated(total), 5, 3)
+
     def block_any(self) -> None:
         """An operator of `RandomNetwork`."""
         names = ("op_residual", "op_gate", "op_concat", "op_slice", "op_pad", "op_transpose", "op_reduce", "op_unary")

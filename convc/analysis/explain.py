@@ -19,6 +19,7 @@ from ..ir.plan import Decline, Region
 from ..passes import RULES, Switches
 from ..passes.fusion import rule_of
 from ..passes.launches import LAST_BLOCK
+from ..passes.shuffles import READER_RULE as READS
 from ..passes.shuffles import RULE as SHUFFLES
 from ..planner import Plan
 from .models import Choices, is_compiled, make_plan
@@ -220,6 +221,8 @@ def _into_a_view(case: _Case) -> _Answer | None:
     layouts = case.facts.plan.layouts
     if case.target.id in layouts.shuffles:
         return _Answer("a view: the kernel in front stores in its order", SHUFFLES)
+    if case.target.id in layouts.read_through:
+        return _Answer("a view: what reads it steps through this tensor in its order", READS)
     for decline in layouts.declines:
         if decline.target == case.target.id:
             return _Answer(f"a copy: {decline.reason}", decline.rule)

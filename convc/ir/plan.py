@@ -145,13 +145,15 @@ class Layouts:
     """All placements of a fused graph.
 
     views: nodes that cost nothing. shuffles: those of them that the writer of what they read does, by storing it in
-    their order. declines: why it does not do others.
+    their order. read_through: those that readers do, by stepping through memory in their order. declines: why it does
+    not do others.
     """
 
     blocks: dict[int, Block] = field(default_factory=dict)
     placements: dict[Value, Placement] = field(default_factory=dict)
     views: frozenset[int] = frozenset()
     shuffles: frozenset[int] = frozenset()
+    read_through: frozenset[int] = frozenset()
     declines: list[Decline] = field(default_factory=list)
     weights: dict[tuple[int, str], PackedWeight] = field(default_factory=dict)
 

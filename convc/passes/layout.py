@@ -250,7 +250,13 @@ class _Placer:
         if source is None:
             return None
         shape = tuple(int(dim) for dim in node.outputs[0].shape)  # type: ignore[arg-type]
-        return view_placement(node, source, shape)
+        placed = view_placement(node, source, shape)
+        if placed is not None or node.op != "Reshape" or not self.switches.on(shuffles.READER_RULE):
+            return placed
+        placed = shuffles.read_through(self.fused, region.output, source)
+        if placed is not None:
+            self.layouts.read_through |= {node.id}
+        return placed
 
 
 def order_of(placement: Placement) -> tuple[int, ...]:
@@ -263,6 +269,8 @@ def view_placement(node: Node, source: Placement, shape: tuple[int, ...]) -> Pla
     """Where the result of a view operator lies, given its operand; None where only a copy can do it."""
     attributes = node.attributes
     offset, strides = source.offset, source.strides
+    if source.parts:
+        return None
     if node.op == "Transpose":
         strides = tuple(source.strides[axis] for axis in attributes["perm"])
     elif node.op == "Slice":

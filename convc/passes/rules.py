@@ -31,6 +31,7 @@ RULES = {
         Rule("nest-concat", "none", "concat(a, b), concat(a, b, c) → y = concat(a, b), concat(y, c)"),
         Rule("concat-in-place", "fold", "y = concat(f(a), g(b)) → f and g write their slices of y"),
         Rule("shuffle-in-writer", "fold", "y = f(x); z = reshape(transpose(reshape(y))) → f writes z"),
+        Rule("shuffle-in-reader", "fold", "y = reshape(expand(reshape(x))); z = g(y, …) → g reads x"),
         Rule("update-in-place", "none", "y = f(conv(x), r) → y takes r's memory where r is not read again"),
         Rule("conv-epilogue", "fuse", "y = conv(x, w); z = f(y, …) → z = f(conv(x, w), …)"),
         Rule("conv-pool", "fuse", "y = f(conv(x, w), …); z = pool(y) → z = pool(f(conv(x, w), …))"),

@@ -12,11 +12,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..ir import Graph, Node
+from ..ir import Graph, Kind, Node, Value
 from ..ir.plan import FusedGraph, Placement, Region
 from .pooling import RULE as POOLED
 
 RULE = "shuffle-in-writer"
+READER_RULE = "shuffle-in-reader"
 
 Pair = tuple[int, int]
 """(extent, stride)."""
@@ -43,6 +44,27 @@ def before(graph: Graph, views: Sequence[Node], placed: Placement) -> list[Place
             parts = divided
         found.insert(0, _placement(placed, shape, parts))
     return found
+
+
+def read_through(fused: FusedGraph, value: Value, source: Placement) -> Placement | None:
+    """Where a reshaped tensor lies if those who read it step through its operand's memory, unevenly; None where
+    some of them cannot: all but elementwise operators that no prologue holds."""
+    graph = fused.graph
+    shape = tuple(int(dim) for dim in graph.type(value).shape)  # type: ignore[arg-type]
+    parts = regrouped(source.all_parts, shape)
+    if parts is None:
+        return None
+    uneven = {axis for axis, pairs in enumerate(parts) if len(pairs) > 1}
+    regions = fused.region_of()
+    for use in graph.users(value):
+        reader, region = graph.node(use.node), regions.get(use.node)
+        if region is None or reader.kind is not Kind.ELEMENTWISE or reader.op == "Copy" or reader.id in region.prologue:
+            return None
+        lead = len(reader.outputs[0].shape) - len(shape)
+        whole = region.anchor is None or 1 - lead not in uneven
+        if not whole or 0 in uneven or region.pool is not None or POOLED in region.rules:
+            return None
+    return _placement(source, shape, parts)
 
 
 def unfit(fused: FusedGraph, region: Region, placed: Placement | None) -> str | None:

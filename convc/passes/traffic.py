@@ -52,10 +52,13 @@ def touched(problem: Problem, operand: Operand) -> int:
     windows = getattr(problem, "taps", ()) if operand.name == "x" else ()
     taps = {tap.dim: tap for tap in windows if tap.dim >= 0}
     padded = {bound.dim: bound.extent for bound in operand.bounds}
+    split = {split.dim: [extent for extent, stride in split.parts if stride] for split in operand.splits}
     count = 1
     for index, extent in enumerate(problem.extents_of(operand)):
         if index in taps:
             count *= taps[index].covered(extent)
+        elif index in split:
+            count *= math.prod(split[index])
         elif operand.strides[index]:
             count *= min(extent, padded.get(index, extent))
     if operand.depth:

@@ -108,7 +108,7 @@ def test_launches_of_shuffle_networks() -> None:
     for build, fewer in ((_units_1, 2), (_units_2, 2), (_sub_pixel, 1)):
         b = Builder()
         b.output(build(b))
-        plans = apart(b), apart(b, RULE)
+        plans = apart(b), apart(b, RULE, "shuffle-in-reader")
         with_it, without = (len(plan.programs[0].launches) for plan in plans)
         assert with_it == without - fewer
         moved = [plan.programs[0].traffic.activations for plan in plans]
@@ -141,6 +141,85 @@ def _sub_pixel(b: Builder) -> Value:
     """Upscaling by a convolution with r² times the channels (Shi et al. 2016)."""
     x = b.add("Neg", b.input(weights(1, 16, 8, 8)))
     return depth_to_space(b, conv(b, x, weights(12, 16, 3, 3), pads=(1,) * 4))
+
+
+# -- readers ----------------------------------------------------------------------------------------------------------
+def upsampled(b: Builder, x: Value, r: int) -> Value:
+    """Nearest neighbours, as exporters write them."""
+    n, c, h, w = shape_of(b, x)
+    y = b.add("Expand", b.add("Reshape", x, shape=(n, c, h, 1, w, 1)), shape=(n, c, h, r, w, r))
+    return b.add("Reshape", y, shape=(n, c, h * r, w * r))
+
+
+@pytest.mark.usefixtures("interpreters")
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+@FEW
+@given(st.integers(1, 3), st.integers(1, 3), st.sampled_from(["sum", "chain", "output", "twice"]), st.booleans())
+def test_elementwise_operators_read_through_upsampling(
+    dtype: str, r: int, batch: int, reader: str, inner: bool
+) -> None:
+    """A feature pyramid: the coarse level is added to a 1x1 convolution of the fine one, and is nowhere in fine."""
+    b = Builder()
+    coarse = b.input(weights(batch, 8, 3, 5))
+    coarse = (
+        b.add("ReduceMax", b.add("Reshape", coarse, shape=(1, batch, 8, 3, 5)), axes=(0,), keepdims=False)
+        if inner
+        else coarse
+    )
+    fine = upsampled(b, coarse, r + 1)
+    lateral = conv(b, b.input(weights(batch, 16, 3 * r + 3, 5 * r + 5)), weights(8, 16, 1, 1))
+    y = b.add("Add", lateral, fine) if reader != "chain" else b.add("Abs", fine)
+    if reader == "twice":
+        y = b.add("Mul", b.add("Relu", fine), y)
+    if reader in ("chain", "twice"):
+        b.output(y)  # so that the convolution does not compute it
+    b.output(y if reader == "output" else conv(b, y, weights(5, 8, 3, 3)))
+    plan = planned(b.graph, dtype=dtype)
+    assert plan.layouts.read_through
+    assert not any(problem.mode == "copy" for problem in plan.programs[0].problems)
+    same(run_planned(plan, b.inputs), evaluate(b.graph, b.inputs))
+
+
+@pytest.mark.usefixtures("interpreters")
+def test_a_shuffle_that_its_writer_cannot_do_is_read_through() -> None:
+    b = Builder()
+    x = _inside(b)
+    b.output(b.add("ReduceMax", x, axes=(2, 3), keepdims=True))
+    b.output(b.add("Abs", channel_shuffle(b, x)))
+    plan = planned(b.graph, dtype="fp16")
+    assert len(plan.layouts.read_through) == 1
+    assert not any(problem.mode == "copy" for problem in plan.programs[0].problems)
+    same(run_planned(plan, b.inputs), evaluate(b.graph, b.inputs))
+
+
+def test_bytes_that_are_read_through_upsampling_count_once() -> None:
+    b = Builder()
+    b.output(
+        b.add("Abs", upsampled(b, b.add("ReduceMax", b.input(weights(2, 1, 8, 3, 5)), axes=(0,), keepdims=False), 2))
+    )
+    for disabled, copied in (("shuffle-in-reader", 2 * 8 * 15 * 4 * 2), ("", 0)):
+        plan = apart(b, *([disabled] if disabled else []))
+        assert plan.programs[0].traffic.activations == 8 * 15 * (2 * 4 + 2 + 2 + 4 * 4) + copied
+    edges = [edge for edge in explain(apart(b)) if edge.rule == "shuffle-in-reader"]
+    assert [edge.reason for edge in edges] == ["a view: what reads it steps through this tensor in its order"]
+
+
+@pytest.mark.parametrize("reader", ["conv", "pool", "concat", "output", "prologue"])
+def test_other_readers_read_a_copy(reader: str) -> None:
+    b = Builder()
+    y = upsampled(b, b.add("ReduceMax", b.input(weights(2, 1, 8, 3, 5)), axes=(0,), keepdims=False), 2)
+    if reader == "prologue":
+        y = b.add("Neg", y)
+    if reader in ("conv", "prologue"):
+        y = conv(b, y, weights(5, 8, 1, 1))
+    if reader == "pool":
+        y = b.add("MaxPool", y, **POOL)
+    if reader == "concat":
+        y = b.add("Concat", y, b.input(weights(1, 8, 6, 10)), axis=1)
+    b.output(y)
+    plan = planned(b.graph)
+    assert plan.layouts.read_through == frozenset()
+    same(run_planned(plan, b.inputs), evaluate(b.graph, b.inputs))
 
 
 # -- reasons ----------------------------------------------------------------------------------------------------------

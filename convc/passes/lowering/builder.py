@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ...ir import DType, Graph, Kind, Node, Value, operator
 from ...ir.plan import FusedGraph, Layouts, PackedWeight, Placement, Region
@@ -74,7 +74,7 @@ class Builder:
         """The tensor that the kernel stores; without a place where it only pools it."""
         if not self.keeps:
             return Operand("y", self.region.output, self.compute, (0,) * len(self.maps))
-        return stored_as("y", self.region.output, self.placement(self.region.output), self.maps)
+        return over("y", self.region.output, self.placement(self.region.output), self.maps)
 
     @property
     def image_axis(self) -> Axis:
@@ -102,6 +102,8 @@ class Builder:
     def operand(self, name: str, value: Value, axis: int | None = None) -> Operand:
         """A tensor broadcast against the region's output, as NumPy does it, or lying along ``axis``."""
         source, placed = self.located(value)
+        if placed.parts:
+            return over(name, source, _broadcast(placed, self.output_shape), self.maps)
         strides = broadcast_strides(placed, self.output_shape, axis)
         mapped = tuple(strides[m.dim] * m.step for m in self.maps)
         return Operand(name, source, placed.dtype, mapped, placed.offset)
@@ -157,15 +159,23 @@ class Builder:
         return self.read(value, axis)
 
 
-def stored_as(name: str, value: Value, placed: Placement, maps: Sequence[DimMap]) -> Operand:
-    """A tensor that is written over iteration dimensions, given how each of them moves through it."""
+def over(name: str, source: Value | PackedWeight, placed: Placement, maps: Sequence[DimMap]) -> Operand:
+    """A tensor over iteration dimensions, given how each of them moves through it."""
     strides, splits = [], []
     for index, map in enumerate(maps):
         parts = steps_between(placed.all_parts[map.dim], map.step, _reach(placed, map, maps))
         strides.append(parts[-1][1] if parts else placed.strides[map.dim] * map.step)
         if len(parts) > 1 and map not in maps[:index]:
             splits.append(Split(index, parts))
-    return Operand(name, value, placed.dtype, tuple(strides), placed.offset, splits=tuple(splits))
+    return Operand(name, source, placed.dtype, tuple(strides), placed.offset, splits=tuple(splits))
+
+
+def _broadcast(placed: Placement, target: tuple[int, ...]) -> Placement:
+    """A tensor under the shape that it is broadcast to."""
+    lead = len(target) - len(placed.shape)
+    own = (((extent, 0),) if placed.shape[i] == 1 else placed.all_parts[i] for i, extent in enumerate(target[lead:]))
+    parts = (*(((extent, 0),) for extent in target[:lead]), *own)
+    return replace(placed, shape=target, strides=tuple(pairs[-1][1] for pairs in parts), parts=parts)
 
 
 def _reach(placed: Placement, map: DimMap, maps: Sequence[DimMap]) -> int:

@@ -9,7 +9,7 @@ from ...ir.plan import Placement
 from ...ir.problem import Axis, Bound, IterDim, Operand, Problem, collapse
 from ..layout import dense_strides, order_of, reshape_strides
 from ..shuffles import sliced
-from .builder import Builder, DimMap, Refused, stored_as
+from .builder import Builder, DimMap, Refused, over
 
 
 def lower_elementwise(b: Builder) -> Problem:
@@ -74,7 +74,7 @@ def lower_concat(b: Builder) -> list[Problem]:
 def _copy(b: Builder, x: Operand, placed: Placement, slot: Placement) -> Problem:
     dims, maps = _space(slot)
     strides = tuple(placed.strides[m.dim] for m in maps)
-    output = stored_as("y", b.region.output, slot, maps)
+    output = over("y", b.region.output, slot, maps)
     operand = Operand("x", x.source, x.dtype, strides, x.offset)
     return collapse(Problem("pointwise", "copy", dims, output, (operand,)))
 
