@@ -33,6 +33,40 @@ def test_zero_padding_folds() -> None:
     assert applied(b, fold_pad) == {"Conv": 1, "AveragePool": 2}
 
 
+def largest(b: Builder, x: Value, kernel: int = 3, **attributes: object) -> Value:
+    window = {"kernel_shape": (kernel,) * 2, "strides": (2, 2), "pads": (0, 0, 1, 0), "dilations": (1, 1)}
+    return b.add("MaxPool", x, **{**window, "ceil_mode": False, **attributes})
+
+
+@pytest.mark.parametrize(
+    ("op", "value"), [("Neg", -np.inf), ("Relu", 0.0), ("Relu", -1.0), ("Abs", 0.0), ("Clip", 0.0)]
+)
+def test_padding_that_is_never_the_largest_folds(op: str, value: float) -> None:
+    b = Builder()
+    x = b.add(op, image(b), **({"min": 0.0, "max": 6.0} if op == "Clip" else {}))
+    b.output(largest(b, pad(b, x, (0, 0, 1, 1, 0, 0, 1, 0), value=float(value))))
+    assert applied(b, fold_pad) == {op: 1, "MaxPool": 1}
+
+
+@pytest.mark.parametrize(
+    ("op", "value", "kernel", "attributes"),
+    [
+        ("Neg", 0.0, 3, {}),
+        ("Relu", 1.0, 3, {}),
+        ("Clip", 0.0, 3, {}),
+        ("Relu", 0.0, 2, {}),
+        ("Relu", 0.0, 3, {"ceil_mode": True}),
+    ],
+)
+def test_padding_that_may_be_the_largest_declines(
+    op: str, value: float, kernel: int, attributes: dict[str, object]
+) -> None:
+    b = Builder()
+    x = b.add(op, image(b), **({"min": -1.0, "max": 6.0} if op == "Clip" else {}))
+    b.output(largest(b, pad(b, x, value=value), kernel, **attributes))
+    declined(b, fold_pad)
+
+
 def test_padding_that_is_not_a_window_s_own_declines() -> None:
     b = Builder()
     weights = normal(6, 4, 3, 3)

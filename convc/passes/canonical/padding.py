@@ -1,16 +1,19 @@
-"""Explicit zero padding in front of a convolution becomes the convolution's own padding."""
+"""Explicit padding in front of a convolution or pooling becomes its own padding."""
 
 from __future__ import annotations
+
+import math
 
 from ...ir import Graph, Node, Value
 
 
 def fold_pad(graph: Graph) -> bool:
-    """conv(pad(x, p, 0), w, pads=q) → conv(x, w, pads=p+q); average pooling that counts its padding likewise."""
+    """conv(pad(x, p, 0), w, pads=q) → conv(x, w, pads=p+q); average pooling that counts its padding likewise, and
+    maximum pooling of −∞, or of zeros around what is nowhere negative."""
     changed = False
-    for node in graph.of_kind("Conv", "AveragePool"):
+    for node in graph.of_kind("Conv", "AveragePool", "MaxPool"):
         pad = graph.producer(graph.inputs(node)[0])
-        if pad.op != "Pad" or not _foldable(pad, node):
+        if pad.op != "Pad" or not _foldable(graph, pad, node):
             continue
         pads = _joined(pad, node)
         inputs = [graph.inputs(pad)[0], *graph.inputs(node)[1:]]
@@ -24,14 +27,25 @@ def fold_pad(graph: Graph) -> bool:
     return changed
 
 
-def _foldable(pad: Node, node: Node) -> bool:
+def _foldable(graph: Graph, pad: Node, node: Node) -> bool:
     pads = pad.attributes["pads"]
     rank = len(pads) // 2
     spatial_only = not any((*pads[:2], *pads[rank : rank + 2]))
-    zeros = pad.attributes["mode"] == "constant" and pad.attributes["value"] == 0
-    if not (spatial_only and zeros):
+    if not spatial_only or pad.attributes["mode"] != "constant":
+        return False
+    if node.op == "MaxPool":
+        fits = not node.attributes["ceil_mode"] and _smaller_than_window(_joined(pad, node), node)
+        return fits and _never_largest(graph, pad)
+    if pad.attributes["value"] != 0:
         return False
     return node.op != "AveragePool" or (_counts_padding(node) and _smaller_than_window(_joined(pad, node), node))
+
+
+def _never_largest(graph: Graph, pad: Node) -> bool:
+    """Whether no window's maximum comes from the padding, as long as the window has other elements."""
+    source = graph.producer(graph.inputs(pad)[0])
+    least = {"Relu": 0.0, "Sigmoid": 0.0, "Abs": 0.0, "Clip": source.attributes.get("min", -math.inf)}
+    return bool(pad.attributes["value"] <= least.get(source.op, -math.inf))
 
 
 def _joined(pad: Node, node: Node) -> tuple[int, ...]:
