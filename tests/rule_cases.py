@@ -100,6 +100,19 @@ def _concat_in_place(b: Builder) -> Value:
     return b.add("Relu", b.add("Concat", pointwise(b, x, 8), pool(b, padded(b, x, 8), 1, 1), axis=1))
 
 
+def _shuffle_in_writer(b: Builder) -> Value:
+    y = b.add("Reshape", pointwise(b, image(b), 12), shape=(2, 3, 4, 7, 7))
+    return b.add("Relu", b.add("Reshape", b.add("Transpose", y, perm=(0, 2, 1, 3, 4)), shape=(2, 12, 7, 7)))
+
+
+def _shuffle_in_reader(b: Builder) -> Value:
+    """Upsampling by repetition, as exporters write it, and a sum with the finer tensor."""
+    y = b.add("Reshape", maximum(b, image(b)), shape=(2, 6, 1, 1))
+    y = b.add("Neg", b.add("Mul", y, b.input(whole(2, 6, 3, 3))))
+    y = b.add("Expand", b.add("Reshape", y, shape=(2, 6, 3, 1, 3, 1)), shape=(2, 6, 3, 2, 3, 2))
+    return b.add("Add", b.add("Reshape", y, shape=(2, 6, 6, 6)), b.input(whole(2, 6, 6, 6)))
+
+
 def _update_in_place(b: Builder) -> Value:
     x = padded(b, image(b), 8)
     return maximum(b, b.add("Add", padded(b, x, 8), x))
@@ -136,6 +149,13 @@ def _pool_conv(b: Builder) -> Value:
 
 def _back_to_back(b: Builder) -> Value:
     return pointwise(b, b.add("Relu", padded(b, image(b), 8)), 20)
+
+
+def _softmax_epilogue(b: Builder) -> Value:
+    """Rows with 1, 2, 4 and 8 largest elements, 200 above the rest: the softmax is a power of two or vanishes."""
+    largest = 200 * (np.arange(8) < 2 ** np.arange(4)[:, None])
+    product = b.add("Gemm", b.input(np.eye(4, dtype=np.float32)), b.constant(largest.astype(np.float32)))
+    return b.add("Softmax", product, axis=1)
 
 
 def _matmul_epilogue(b: Builder) -> Value:
@@ -191,6 +211,8 @@ CASES: dict[str, Callable[[Builder], Value]] = {
     "flatten-into-weights": _flatten_into_weights,
     "nest-concat": _nest_concat,
     "concat-in-place": _concat_in_place,
+    "shuffle-in-writer": _shuffle_in_writer,
+    "shuffle-in-reader": _shuffle_in_reader,
     "update-in-place": _update_in_place,
     "conv-epilogue": _conv_epilogue,
     "conv-pool": _conv_pool,
@@ -199,6 +221,7 @@ CASES: dict[str, Callable[[Builder], Value]] = {
     "expand-depthwise": _expand_depthwise,
     "pool-conv": _pool_conv,
     "back-to-back": _back_to_back,
+    "softmax-epilogue": _softmax_epilogue,
     "matmul-epilogue": _matmul_epilogue,
     "pool-epilogue": _pool_epilogue,
     "reduction-epilogue": _reduction_epilogue,

@@ -91,14 +91,27 @@ def _concat(b: Builder) -> Value:
     return b.add("Concat", b.input(weights(1, 8, 6, 6)), inside(b, 1, 8, 6, 6), axis=1)
 
 
+def _slice(b: Builder) -> Value:
+    """A convolution that writes the second half of the channels."""
+    y = conv(b, inside(b, 1, 32, 9, 9), weights(16, 32, 3, 3), pads=(1,) * 4)
+    return b.add("Concat", inside(b, 1, 16, 9, 9), y, axis=1)
+
+
+def _upsampled(b: Builder) -> Value:
+    """A 1x1 convolution and a coarser tensor, each element of which is added four times (a feature pyramid)."""
+    y = b.add("Reshape", inside(b, 1, 24, 5, 5), shape=(1, 24, 5, 1, 5, 1))
+    y = b.add("Reshape", b.add("Expand", y, shape=(1, 24, 5, 2, 5, 2)), shape=(1, 24, 10, 10))
+    return b.add("Add", _conv1x1(b, 10, 24), y)
+
+
 def _reshape(b: Builder) -> Value:
     return b.add("MatMul", b.add("Reshape", inside(b, 2, 6, 4, 5), shape=(12, 20)), b.input(weights(20, 3)))
 
 
-def _conv1x1(b: Builder) -> Value:
-    x = inside(b, 1, 64, 14, 14)
+def _conv1x1(b: Builder, size: int = 14, filters: int = 128) -> Value:
+    x = inside(b, 1, 64, size, size)
     b.output(b.add("Abs", x))  # so that x is not computed while the convolution loads it
-    return conv(b, x, weights(128, 64, 1, 1))
+    return conv(b, x, weights(filters, 64, 1, 1))
 
 
 def _conv1x1_prologue(b: Builder) -> Value:
@@ -151,6 +164,8 @@ KERNELS: dict[str, tuple[str, Callable[[Builder], Value]]] = {
     ),
     "reduce_max": ("reduce_max", lambda b: b.add("ReduceMax", inside(b, 6, 50), axes=(1,), keepdims=False)),
     "elementwise_chain": ("elementwise", _elementwise),
+    "conv_slice": ("conv3x3", _slice),
+    "conv1x1_upsampled": ("conv1x1", _upsampled),
     "copy_to_channels_last": (
         "copy",
         lambda b: b.add("Concat", b.input(weights(1, 6, 5, 5)), inside(b, 1, 6, 5, 5), axis=0),

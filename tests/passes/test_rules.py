@@ -23,6 +23,9 @@ from convc.planner import Options, Plan, TargetPlan, make_plan
 
 ROOT = Path(__file__).parents[2]
 KERNELS: dict[str, tuple[str, ...]] = {
+    "concat-in-place": ("conv_slice",),
+    "shuffle-in-writer": ("conv1x1_shuffle",),
+    "shuffle-in-reader": ("conv1x1_upsampled",),
     "conv-epilogue": ("conv3x3_bias_residual_relu", "conv_grouped", "depthwise_multiplier"),
     "conv-pool": ("conv_pool_mean", "conv_pool_overlapping"),
     "conv-prologue": ("conv1x1_prologue", "conv7x7_prologue"),
@@ -30,6 +33,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "expand-depthwise": ("expand_depthwise", "inverted_residual"),
     "pool-conv": ("average_pool_conv1x1", "max_pool_conv1x1"),
     "back-to-back": ("conv3x3_conv1x1",),
+    "softmax-epilogue": ("gemm_softmax",),
     "matmul-epilogue": ("matmul_batched",),
     "pool-epilogue": ("max_pool", "average_pool_window", "average_pool_valid", "average_pool_padded"),
     "reduction-epilogue": ("reduce_max", "global_average", "softmax", "lrn"),
@@ -38,7 +42,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "last-block": ("group",),
     "elementwise-chain": ("elementwise_chain",),
 }
-"""Golden kernels, in tests/golden/kernels, of the rules that shape a kernel's text: of all that fuse but slices."""
+"""Golden kernels, in tests/golden/kernels, of the rules that shape a kernel's text: all that fuse but slices, and some more."""
 
 
 def own_rules() -> set[str]:
@@ -100,7 +104,7 @@ def test_the_kernels_compute_what_they_do_without_the_rule(name: str, dtype: str
 # -- completeness -----------------------------------------------------------------------------------------------------
 def test_every_rule_has_a_network_and_every_kernel_rule_a_golden_kernel() -> None:
     assert set(CASES) == own_rules()
-    assert set(KERNELS) == {name for name in own_rules() if RULES[name].level == "fuse"} - {"l2-slices"}
+    assert set(KERNELS) >= {name for name in own_rules() if RULES[name].level == "fuse"} - {"l2-slices"}
     texts = {path.stem for path in (ROOT / "tests/golden/kernels").glob("*.py")}
     assert {case for cases in KERNELS.values() for case in cases} <= texts
 

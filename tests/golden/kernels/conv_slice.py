@@ -1,0 +1,60 @@
+"""y = conv(x, w)
+
+Over p=9 (row), q=9 (row), k=16 (col).
+x: fp16 tensor, strides p: 288, q: 32
+w: fp16 weights, strides k: 1
+y: fp16 tensor, strides p: 288, q: 32, k: 1
+Tile: 64 rows x 64 columns x 32 deep, 4 warps, 3 stages.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def conv3x3_e6645e19(x, w, y, steps):
+    ROWS: tl.constexpr = 81
+    COLS: tl.constexpr = 16
+    BLOCK_ROWS: tl.constexpr = 64
+    BLOCK_COLS: tl.constexpr = 64
+    BLOCK_DEPTH: tl.constexpr = 32
+    pid = tl.program_id(0)
+    tile_row = pid
+    row = tile_row * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    col = tl.arange(0, BLOCK_COLS)
+    row_ok = (row < ROWS)[:, None]
+    row = tl.minimum(row, ROWS - 1)  # rows past the end compute the last one again and are not stored
+    col_ok = (col < COLS)[None, :]
+    p = row // 9
+    q = row % 9
+    k = col
+
+    r_start = p - 1
+    r_inside = tl.zeros((BLOCK_ROWS,), tl.int32)  # bit r: that tap reads inside the input
+    for r in tl.static_range(3):
+        r_at = r_start + r
+        r_inside |= ((r_at >= 0) & (r_at < 9)).to(tl.int32) << r
+
+    s_start = q - 1
+    s_inside = tl.zeros((BLOCK_ROWS,), tl.int32)  # bit s: that tap reads inside the input
+    for s in tl.static_range(3):
+        s_at = s_start + s
+        s_inside |= ((s_at >= 0) & (s_at < 9)).to(tl.int32) << s
+
+    d = tl.arange(0, BLOCK_DEPTH)
+    x_tile = x + (p * 288 + q * 32)[:, None] - 320 + (d)[None, :]
+    w_tile = w + (d * 16)[:, None] + k[None, :]
+    acc = tl.zeros((BLOCK_ROWS, BLOCK_COLS), tl.float32)
+    s = 0
+    r = 0
+    tl.assume(steps > 0)
+    for _ in range(steps):
+        inside = (((r_inside >> r) & (s_inside >> s)) & 1) != 0
+        a = tl.load(x_tile + (r * 288 + s * 32), mask=inside[:, None], other=0.0)
+        b = tl.load(w_tile + (r * 1536 + s * 512), mask=(col < 16)[None, :], other=0.0)
+        acc = tl.dot(a, b, acc)
+        s += 1
+        carry = (s >= 3).to(tl.int32)
+        s = tl.where(carry == 1, 0, s)
+        r += carry
+    tl.store(y + (p * 288 + q * 32)[:, None] + k[None, :], acc.to(tl.float16), mask=row_ok & col_ok)
