@@ -116,7 +116,7 @@ def test_a_kernel_reads_twelve_tensors_at_most(rule: str) -> None:
     b, y = anchored(rule)
     sums = [y]
     for _ in range(MAX_EXTERNAL_OPERANDS + 1):
-        sums.append(b.add("Add", sums[-1], b.input(whole(6, 1, 1))))
+        sums.append(b.add("Add", sums[-1], b.input(whole(1))))
     b.output(sums[-1])
     fused = divided(b)
     own = 2 if rule in ("conv-epilogue", "matmul-epilogue") else 1
@@ -169,7 +169,7 @@ def _shared(b: Builder) -> Value:
 def _many(b: Builder) -> Value:
     gate = b.input(whole(2, 6, 7, 7))
     for _ in range(MAX_EXTERNAL_OPERANDS - 1):
-        gate = b.add("Add", gate, b.input(whole(6, 1, 1)))
+        gate = b.add("Add", gate, b.input(whole(1)))
     return gate
 
 

@@ -42,7 +42,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "last-block": ("group",),
     "elementwise-chain": ("elementwise_chain",),
 }
-"""Golden kernels, in tests/golden/kernels, of the rules that shape a kernel's text: all that fuse but slices, and some more."""
+"""Golden kernels, in tests/golden/kernels, of rules that shape a kernel's text: all that fuse but slices, and more."""
 
 
 def own_rules() -> set[str]:
