@@ -44,6 +44,7 @@ MAX_EXTERNAL_OPERANDS = 12
 
 _ANCHOR_RULES = {
     "Conv": "conv-epilogue",
+    "Pad": "pad-epilogue",
     Kind.CONTRACTION: "matmul-epilogue",
     Kind.WINDOW: "pool-epilogue",
     Kind.REDUCTION: "reduction-epilogue",

@@ -50,6 +50,7 @@ RULES = {
         Rule("back-to-back", "fuse", "y = f(conv(x, w)); z = conv1x1(y, v) → z = conv1x1(f(conv(x, w)), v)"),
         Rule("matmul-epilogue", "fuse", "y = a·b; z = f(y, …) → z = f(a·b, …)"),
         Rule("pool-epilogue", "fuse", "y = pool(x); z = f(y, …) → z = f(pool(x), …)"),
+        Rule("pad-epilogue", "fuse", "y = pad(x); z = f(y, …) → z = f(pad(x), …)"),
         Rule("reduction-epilogue", "fuse", "y = reduce(x); z = f(y, …) → z = f(reduce(x), …)"),
         Rule(
             "global-pool-epilogue",

@@ -22,7 +22,7 @@ from convc.planner import Options, make_plan
 def kernel_of(case: str) -> EmittedKernel:
     """The kernel that the case is about, under one fixed tile, so that the cost model does not change the text."""
     prologues = () if "prologue" in case else ("conv-prologue",)
-    switches = Switches(disable=("last-block", "sibling-convolutions", "shuffle-in-writer", *prologues))
+    switches = Switches(disable=("last-block", "sibling-convolutions", "shuffle-in-writer", "pad-epilogue", *prologues))
     plan = make_plan(kernel_case(case).graph, Options(("sm_90",), "fp16", switches=switches))
     word = KERNELS[case][0]
     launch = next(x for x in plan.programs[0].launches if x.kernel.name.rpartition("_")[0] == word)

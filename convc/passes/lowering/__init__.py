@@ -111,7 +111,8 @@ def _check_dtypes(fused: FusedGraph, region: Region, node: Node) -> None:
     """Arithmetic is compiled for floats up to fp32, conversions also for what fp32 holds exactly; copies for every
     type."""
     graph = fused.graph
-    if node.kind in (Kind.MOVEMENT, Kind.VIEW) or [graph.node(id).op for id in region.nodes] == ["Copy"]:
+    moves = len(region.nodes) == 1 and node.kind in (Kind.MOVEMENT, Kind.VIEW)
+    if moves or [graph.node(id).op for id in region.nodes] == ["Copy"]:
         return
     for inner in map(graph.node, region.nodes):
         for type in (*inner.outputs, *map(graph.type, graph.inputs(inner))):

@@ -115,7 +115,7 @@ class Builder:
             return Ref("number", number=float(constant.reshape(-1)[0]))
         candidate = self.operand(name or f"in{len(self.operands) + 1}", value, axis)
         for index, present in enumerate(self.operands):
-            if (present.source, present.strides) == (candidate.source, candidate.strides):
+            if not present.bounds and (present.source, present.strides) == (candidate.source, candidate.strides):
                 return Ref("operand", index)
         self.operands.append(candidate)
         return Ref("operand", len(self.operands) - 1)

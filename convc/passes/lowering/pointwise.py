@@ -6,10 +6,10 @@ import math
 
 from ...ir import Value
 from ...ir.plan import Placement
-from ...ir.problem import Axis, Bound, IterDim, Operand, Problem, collapse
+from ...ir.problem import Axis, Bound, IterDim, Operand, Problem, Ref, collapse
 from ..layout import dense_strides, order_of, reshape_strides
 from ..shuffles import sliced
-from .builder import Builder, DimMap, Refused, over
+from .builder import Builder, DimMap, over
 
 
 def lower_elementwise(b: Builder) -> Problem:
@@ -80,8 +80,9 @@ def _copy(b: Builder, x: Operand, placed: Placement, slot: Placement) -> Problem
 
 
 def lower_pad(b: Builder) -> Problem:
-    """Padding: reads outside the operand give the fill value, or a reflected or repeated element."""
-    node = b.graph.node(b.region.output.node)
+    """Padding: reads outside the operand give the fill value, or a reflected or repeated element. Elementwise operators
+    may follow."""
+    node = b.anchor
     dims, b.maps = _space(b.placement(b.region.output))
     source, placed = b.located(b.graph.inputs(node)[0])
     befores = node.attributes["pads"][: len(placed.shape)]
@@ -92,10 +93,11 @@ def lower_pad(b: Builder) -> Problem:
         if shape[m.dim] != placed.shape[m.dim]
     )
     strides = tuple(placed.strides[m.dim] for m in b.maps)
-    x = Operand("x", source, placed.dtype, strides, placed.offset, bounds=bounds, fill=float(node.attributes["value"]))
-    b.operands.append(x)
-    if len(b.region.nodes) > 1:
-        raise Refused("Pad with an epilogue")
+    name = "x" if len(b.region.nodes) == 1 else "padded"
+    fill = float(node.attributes["value"])
+    b.operands.append(Operand(name, source, placed.dtype, strides, placed.offset, bounds=bounds, fill=fill))
+    b.known[node.id] = Ref("operand", 0)
+    b.add_elementwise()
     return _pointwise(b, dims, "pad")
 
 
