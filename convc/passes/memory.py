@@ -137,7 +137,7 @@ def _in_place_unions(launches: Sequence[Launch], layouts: Layouts, parts: Mappin
 
 
 def _is_alone(launch: Launch, operand: Operand, layouts: Layouts) -> bool:
-    """Whether no other problem of the launch touches an operand's memory."""
+    """Whether nothing else in the launch touches an operand's memory: no other problem, nor another operand."""
     return _touched(launch, layouts).count(_block_of(layouts, operand)) == 1
 
 
@@ -145,8 +145,6 @@ def _replaceable(problem: Problem, operand: Operand, layouts: Layouts, last_use:
     """Whether the result may overwrite an operand: the same elements in the same places, read by the same program just
     before it writes, and never again by anybody."""
     if not isinstance(operand.source, Value) or operand.unravel or operand.bounds:
-        return False
-    if any(other is not operand and _same_block(layouts, operand, other) for other in problem.reads):
         return False
     source, target = layouts.placements[operand.source], layouts.placements[problem.output.source]  # type: ignore[index]
     block = layouts.blocks[source.block]
@@ -159,10 +157,6 @@ def _replaceable(problem: Problem, operand: Operand, layouts: Layouts, last_use:
         and (operand.strides, operand.splits, operand.offset, operand.dtype)
         == (problem.output.strides, problem.output.splits, problem.output.offset, problem.output.dtype)
     )
-
-
-def _same_block(layouts: Layouts, operand: Operand, other: Operand) -> bool:
-    return isinstance(other.source, Value) and _block_of(layouts, operand) == _block_of(layouts, other)
 
 
 def _covers(placed: Placement, nbytes: int) -> bool:

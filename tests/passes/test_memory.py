@@ -1,15 +1,21 @@
-"""The memory plan: nothing that lives at the same time overlaps, and hardly anything is wasted."""
+"""The memory plan: nothing that lives at the same time overlaps, results overwrite operands where that is legal, and
+hardly anything is wasted."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
+from compiled import Builder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rule_cases import image, maximum, padded, whole
 
 from convc.frontends import zoo
-from convc.ir import Value
+from convc.ir import DType, Value
 from convc.passes import Switches
 from convc.passes.memory import ALIGNMENT, Interval, _arrange
+from convc.passes.policies import Always
 from convc.planner import Options, Plan, TargetPlan, make_plan
 
 intervals = st.lists(
@@ -82,6 +88,129 @@ def test_networks_share_bytes_only_where_a_result_replaces_its_operand(name: str
         assert {a, b} & written and {a, b} & read, "an operand dies where the result is written"
 
 
+# -- results over operands --------------------------------------------------------------------------------------------
+def residual(b: Builder) -> Value:
+    """Another convolution's result, of the type and the strides of the one that it is added to."""
+    return padded(b, b.input(whole(2, 6, 7, 7)), 8)
+
+
+def summed(b: Builder, r: Value) -> Value:
+    """A convolution whose kernel adds ``r``, and something that reads the sum."""
+    y = b.add("Add", padded(b, image(b), 8), r)
+    b.output(maximum(b, y))
+    return y
+
+
+def _read_later(b: Builder) -> tuple[Value, Value]:
+    r = residual(b)
+    y = summed(b, r)
+    b.output(b.add("Sub", maximum(b, r), maximum(b, y)))
+    return y, r
+
+
+def _other_strides(b: Builder) -> tuple[Value, Value]:
+    """A sum that lies like its other operand, channels-last; the matrix product does not."""
+    y = b.add("Add", padded(b, b.add("Neg", image(b)), 8), _two_of_three(b))
+    r = b.add("MatMul", b.input(whole(2, 8, 7, 7)), b.input(whole(2, 8, 7, 7)))
+    y = b.add("Add", y, r)
+    b.output(maximum(b, y))
+    return y, r
+
+
+def _two_of_three(b: Builder) -> Value:
+    """Images with the strides of two, behind which a third one lies."""
+    images = padded(b, b.input(whole(3, 6, 7, 7)), 8)
+    return b.add("Slice", images, starts=(0, 0, 0, 0), sizes=(2, 8, 7, 7), steps=(1,) * 4)
+
+
+def _other_type(b: Builder) -> tuple[Value, Value]:
+    r = b.add("Cast", b.add("Abs", b.input(whole(2, 64))), dtype=DType.UINT8)
+    y = b.add("Cast", b.add("Reshape", r, shape=(16, 8)), dtype=DType.FP32)
+    b.output(b.add("ReduceMax", y, axes=(1,), keepdims=True))
+    return y, r
+
+
+def _a_part(b: Builder) -> tuple[Value, Value]:
+    r = _two_of_three(b)
+    return summed(b, r), r
+
+
+def _part_of_a_concatenation(b: Builder) -> tuple[Value, Value]:
+    r = residual(b)
+    y = b.add("Add", padded(b, image(b), 8), r)
+    b.output(maximum(b, b.add("Concat", y, padded(b, image(b), 8), axis=1)))
+    return y, r
+
+
+def _also_contracted(b: Builder) -> tuple[Value, Value]:
+    r = residual(b)
+    y = b.add("Add", padded(b, r, 8), r)
+    b.output(maximum(b, y))
+    return y, r
+
+
+def _broadcast(b: Builder) -> tuple[Value, Value]:
+    r = maximum(b, residual(b))
+    return summed(b, r), r
+
+
+def _input(b: Builder) -> tuple[Value, Value]:
+    r = b.input(whole(2, 64))
+    y = b.add("Neg", r)
+    b.output(b.add("ReduceMax", y, axes=(1,), keepdims=True))
+    return y, r
+
+
+def _output(b: Builder) -> tuple[Value, Value]:
+    r = b.add("MatMul", b.input(whole(2, 8)), b.input(whole(8, 9)))
+    return b.output(b.add("Neg", r)), r
+
+
+def _beside_another_reader(b: Builder) -> tuple[Value, Value]:
+    """Two sums of one launch: each would destroy what the other one still reads."""
+    x, r = image(b), residual(b)
+    y, z = (b.add("Add", padded(b, x, 8), r) for _ in range(2))
+    b.output(b.add("Sub", maximum(b, y), maximum(b, z)))
+    return y, r
+
+
+def overwrites(b: Builder, result: Value, operand: Value, *rules: str) -> bool:
+    """Whether a result starts where an operand does."""
+    only = ("update-in-place", "concat-in-place", "conv-epilogue", "elementwise-chain", *rules)
+    plan = make_plan(b.graph, Options(("interpreter",), "fp32", switches=Switches(only=only), policy=Always()))
+    y, r = (plan.layouts.placements[value].block for value in (result, operand))
+    offsets = plan.programs[0].arena.offsets
+    assert (y in offsets) == (plan.layouts.blocks[y].buffer == "arena")
+    return y in offsets and offsets[y] == offsets.get(r)
+
+
+def test_a_sum_overwrites_the_operand_that_dies() -> None:
+    b = Builder()
+    r = residual(b)
+    assert overwrites(b, summed(b, r), r)
+
+
+REASONS: dict[str, Callable[[Builder], tuple[Value, Value]]] = {
+    "read later": _read_later,
+    "other strides": _other_strides,
+    "another type": _other_type,
+    "a part of its block": _a_part,
+    "a part of a concatenation": _part_of_a_concatenation,
+    "read by the convolution": _also_contracted,
+    "broadcast": _broadcast,
+    "an input": _input,
+    "an output": _output,
+    "read by a sibling": _beside_another_reader,
+}
+
+
+@pytest.mark.parametrize("case", REASONS)
+def test_an_operand_that_is_not_overwritten(case: str) -> None:
+    b = Builder()
+    assert not overwrites(b, *REASONS[case](b), *(["sibling-convolutions"] if case == "read by a sibling" else []))
+
+
+# -- the whole arena --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["lenet5", "resnet18", "resnet50", "googlenet", "squeezenet1_0", "mobilenet_v2"])
 def test_the_arena_is_close_to_its_lower_bound(name: str) -> None:
     """Exactly the bound, as a rule; googlenet, with sums of reductions split many ways beside tensors that outlive
