@@ -254,6 +254,16 @@ class RandomCnn(RandomNetwork):
         if self.flip():
             self.conv(moved, 5, self.pick(1, 3))
 
+    def block_padding(self) -> None:
+        """Padding that no window has as its own, and what may follow it."""
+        x = self.start()
+        mode = str(self.random.choice(["constant", "edge"]))
+        pads = (0, 0, self.pick(0, 1), 1, 0, 0, self.pick(0, 2), self.pick(0, 1))
+        y = self.made(self.add("Pad", x, pads=pads, mode=mode, value=float(self.pick(-1, 0, 2))), self.sizes[x] + 2)
+        y = self.made(self.add("Abs", y), self.sizes[y])
+        if self.flip():
+            self.conv(self.activated(y), 4, 3)
+
     def block_pyramid(self) -> None:
         """A coarse level, repeated, beside a convolution of a finer one."""
         x = self.start()
