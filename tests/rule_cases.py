@@ -170,6 +170,11 @@ def _pool_epilogue(b: Builder) -> Value:
     return b.add("Relu", b.add("Neg", pool(b, y, op="AveragePool")))
 
 
+def _pad_epilogue(b: Builder) -> Value:
+    y = b.add("Pad", image(b), pads=(0, 0, 1, 2, 0, 0, 2, 1), mode="reflect")
+    return b.add("Clip", b.add("Mul", y, b.input(whole(6, 1, 1))), min=-1.0, max=2.0)
+
+
 def _reduction_epilogue(b: Builder) -> Value:
     y = b.add("Mul", maximum(b, image(b)), b.input(whole(6, 1, 1)))
     return b.add("Neg", b.add("ReduceSum", y, axes=(1,), keepdims=True))
@@ -224,6 +229,7 @@ CASES: dict[str, Callable[[Builder], Value]] = {
     "softmax-epilogue": _softmax_epilogue,
     "matmul-epilogue": _matmul_epilogue,
     "pool-epilogue": _pool_epilogue,
+    "pad-epilogue": _pad_epilogue,
     "reduction-epilogue": _reduction_epilogue,
     "global-pool-epilogue": _global_pool_epilogue,
     "sibling-convolutions": _sibling_convolutions,

@@ -12,13 +12,14 @@ from convc.analysis.explain import explain
 from convc.ir import DType, Value
 from convc.ir.plan import FusedGraph
 from convc.passes import Switches
-from convc.passes.fusion import MAX_EXTERNAL_OPERANDS, fuse
+from convc.passes.fusion import _ANCHOR_RULES, MAX_EXTERNAL_OPERANDS, fuse
 from convc.planner import Options, make_plan
 
 ANCHORS: dict[str, Callable[[Builder, Value], Value]] = {
     "conv-epilogue": lambda b, x: padded(b, x, 6),
     "matmul-epilogue": lambda b, x: b.add("MatMul", x, b.input(whole(2, 6, 7, 7))),
     "pool-epilogue": lambda b, x: pool(b, x, 3, 1),
+    "pad-epilogue": lambda b, x: b.add("Pad", x, pads=(0, 0, 1, 1, 0, 0, 1, 1), mode="edge"),
     "reduction-epilogue": lambda b, x: b.add("ReduceMax", x, axes=(1,), keepdims=True),
     "elementwise-chain": lambda b, x: b.add("Neg", x),
 }
@@ -84,6 +85,10 @@ def said(fused: FusedGraph, value: Value) -> list[tuple[str, str]]:
 def anchored(rule: str) -> tuple[Builder, Value]:
     b = Builder()
     return b, ANCHORS[rule](b, image(b))
+
+
+def test_every_anchor_is_here() -> None:
+    assert set(ANCHORS) == {*_ANCHOR_RULES.values(), "elementwise-chain"}
 
 
 @pytest.mark.parametrize("case", REASONS)

@@ -17,6 +17,7 @@ from convc.ir import Value, print_graph
 from convc.ir.problem import Operand
 from convc.passes import RULES, Switches
 from convc.passes.extensions import extensions
+from convc.passes.fusion import _ANCHOR_RULES
 from convc.passes.policies import Always
 from convc.passes.slices import Stage
 from convc.planner import Options, Plan, TargetPlan, make_plan
@@ -36,6 +37,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "softmax-epilogue": ("gemm_softmax",),
     "matmul-epilogue": ("matmul_batched",),
     "pool-epilogue": ("max_pool", "average_pool_window", "average_pool_valid", "average_pool_padded"),
+    "pad-epilogue": ("pad_epilogue",),
     "reduction-epilogue": ("reduce_max", "global_average", "softmax", "lrn"),
     "global-pool-epilogue": ("conv_global_max", "conv_mean", "squeeze_depthwise"),
     "sibling-convolutions": ("group",),
@@ -120,7 +122,7 @@ def sections() -> dict[str, str]:
     return dict(zip(parts[::2], (text.partition("\n## ")[0] for text in parts[1::2]), strict=True))
 
 
-SHARED = ("conv-epilogue", "matmul-epilogue", "pool-epilogue", "reduction-epilogue", "elementwise-chain")
+SHARED = {*_ANCHOR_RULES.values(), "elementwise-chain"}
 """Rules whose reasons and savings stand once, above their sections."""
 
 
