@@ -18,9 +18,10 @@ from convc.codegen.cache import KernelCache
 from convc.compiler import compile_plan
 from convc.frontends import zoo
 from convc.ir import Graph, Value
-from convc.passes import Switches
+from convc.passes import Switches, launches
 from convc.passes.choice import Choice
 from convc.passes.launches import LAST_BLOCK, SIBLINGS
+from convc.passes.tiling import Tiles
 from convc.planner import Options, Plan, make_plan
 from convc.runtime.network import CompiledNetwork
 
@@ -30,8 +31,6 @@ MODES = ("fp32", "fp16", "bf16")
 
 class Takes:
     """Takes everything, or nothing."""
-
-    name = "takes"
 
     name = "takes"
 
@@ -151,6 +150,35 @@ def test_siblings_that_depend_on_each_other_stay_apart() -> None:
     b.output(b.add("Add", pointwise(b, x, 16), y))
     plan = plan_of(b, switches=Switches(disable=(LAST_BLOCK,)), policy=ALL)
     assert "it also reads, through other kernels, what a sibling computes" in reasons(plan, SIBLINGS)
+
+
+def test_siblings_without_a_common_number_of_warps_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tiles, "with_warps", lambda *_: None)
+    plan = plan_of(heads(), switches=Switches(disable=(LAST_BLOCK,)), policy=ALL)
+    assert set(rules(plan)) == {()} and set(reasons(plan, SIBLINGS)) == {"no number of warps suits all of them"}
+
+
+def test_siblings_that_take_longer_together_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launches, "side_by_side", lambda parts, _: 10e-6 * len(parts) ** 2)
+    b = Builder()
+    x = b.input(integers(RANDOM, (1, 16, 6, 6)))
+    b.output(pointwise(b, x, 8))
+    b.output(pointwise(b, x, 24))
+    (reason,) = reasons(plan_of(b), SIBLINGS)
+    assert reason == "one number of warps for all of them is predicted to take 20.0 us longer than it saves"
+
+
+@pytest.mark.parametrize("size", [4, 112])
+def test_a_kernel_that_waits_for_a_launch_behind_this_one_is_not_done_by_its_last_block(size: int) -> None:
+    """The last product reads both maxima: where the kernel between them is small, the last block does everything."""
+    b = Builder()
+    x = b.input(integers(RANDOM, (1, 64, size, size)))
+    first = b.add("ReduceMax", pointwise(b, x, 64), axes=(2, 3), keepdims=True)
+    second = b.add("ReduceMax", b.add("Mul", x, first), axes=(2, 3), keepdims=True)
+    b.output(b.add("MatMul", b.add("Reshape", first, shape=(64, 1)), b.add("Reshape", second, shape=(1, 64))))
+    plan = plan_of(b, dtype="fp16", policy=ALL, switches=Switches(only=(LAST_BLOCK,)))
+    alone = [[step.alone for step in launch.steps] for launch in plan.programs[0].launches]
+    assert alone == ([[False, True], [False, True, True]] if size > 4 else [[False, True, True, True, True]])
 
 
 def test_a_policy_can_keep_everything_apart() -> None:

@@ -15,6 +15,7 @@ from convc.frontends import zoo
 from convc.ir import Graph, Value
 from convc.passes import Switches, slices
 from convc.passes.choice import Choice
+from convc.passes.policies import Always
 from convc.passes.slices import RULE, Stage, divided
 from convc.planner import Options, Plan, make_plan
 from convc.runtime.network import CompiledNetwork
@@ -183,6 +184,40 @@ def test_a_tensor_that_is_read_later_is_not_kept() -> None:
         for value, placed in home.items():
             users = {plan.graph.node(use.node).region for use in plan.graph.users(value)}
             assert placed.block not in stage.kept or users <= inside
+
+
+def test_a_stage_ends_where_the_batch_does() -> None:
+    """Before a maximum over the images, and at a graph whose tensors have other first extents."""
+    b = chain(4)
+    y = b.graph.inputs(b.graph.graph_outputs[0])[0]
+    y = b.add("Neg", b.add("ReduceMax", b.add("Exp", y), axes=(0,), keepdims=True))
+    b.output(b.add("ReduceMax", y, axes=(2, 3), keepdims=False))
+    plan = plan_of(b, switches=Switches(disable=("last-block",)))
+    (stage,) = stages(plan)
+    reductions = [problem for launch in stage.launches for problem in launch.problems if problem.family == "reduction"]
+    assert reductions == [] and len(plan.programs[0].schedule) > 1
+
+
+def test_a_launch_with_a_last_block_is_in_no_stage() -> None:
+    b = chain(4)
+    y = b.graph.inputs(b.graph.graph_outputs[0])[0]
+    b.output(b.add("ReduceMax", b.add("Sqrt", b.add("Abs", y)), axes=(2, 3), keepdims=False))
+    plan = plan_of(b, policy=Always(), switches=Switches(disable=("global-pool-epilogue",)))
+    ends = [entry for entry in plan.programs[0].schedule if not isinstance(entry, Stage)]
+    assert any(step.alone for launch in ends for step in launch.steps)
+    assert not any(step.alone for stage in stages(plan) for launch in stage.launches for step in launch.steps)
+
+
+@pytest.mark.parametrize("outermost", [True, False])
+def test_tensors_are_kept_where_the_batch_is_outermost(outermost: bool) -> None:
+    """Results that lie like a transposed tensor have their images inside."""
+    b = Builder()
+    x = b.add("Neg", b.input(integers(RANDOM, (4, 6, 5) if outermost else (6, 4, 5))))
+    y = x if outermost else b.add("Transpose", x, perm=(1, 0, 2))
+    for _ in range(3):
+        y = b.add("Softmax", y, axis=2)
+    b.output(y)
+    assert bool(stages(plan_of(b))) == outermost
 
 
 def test_a_problem_without_the_batch_is_not_divided() -> None:
