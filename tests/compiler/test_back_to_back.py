@@ -24,7 +24,7 @@ from convc.frontends import zoo
 from convc.ir import DType, Value
 from convc.ir.chained import ChainedContraction
 from convc.ir.plan import Tile
-from convc.passes import Switches, chained_tiles, fuse
+from convc.passes import Switches, back_to_back, chained_tiles, fuse
 from convc.passes.back_to_back import RULE
 from convc.passes.policies import Always
 from convc.passes.traffic import traffic
@@ -264,6 +264,11 @@ def test_declines_with_a_reason(case: str) -> None:
     assert not any(RULE in region.rules for region in found.regions)
     said = [decline.reason for decline in found.declines if decline.rule == RULE]
     assert len(said) == 1 and reason in said[0], said
+
+
+def test_declines_where_no_tile_holds_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(back_to_back, "ranked", lambda *_: [])
+    assert reasons(plan(block(WIDE).graph)) == ["no tile of both convolutions fits into a multiprocessor"]
 
 
 def test_says_that_it_is_switched_off_and_nothing_of_other_convolutions() -> None:

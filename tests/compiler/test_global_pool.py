@@ -25,6 +25,7 @@ from convc.ir.plan import Tile
 from convc.ir.problem import Problem
 from convc.passes import Switches, fuse, tiling
 from convc.passes.global_pool import RULE
+from convc.passes.policies import Always
 from convc.passes.traffic import traffic
 from convc.planner import Options, Plan, make_plan, optimise
 from convc.runtime.network import CompiledNetwork
@@ -329,7 +330,12 @@ def _integers(b: Builder, x: Value) -> Value:
     return b.add("Cast", mean(b, y, op="ReduceMax"), dtype=DType.FP32)
 
 
+def _two_products(b: Builder, x: Value) -> Value:
+    return mean(b, conv(b, conv(b, x, weights(8, 24, 3, 3)), weights(16, 8, 1, 1)))
+
+
 REASONS: dict[str, tuple[str, Callable[[Builder, Value], Value]]] = {
+    "two products": ("two convolutions one after the other", _two_products),
     "two poolings": ("another global pooling already", _another),
     "operators behind": ("operators behind the pooling", _behind),
     "another pooling": ("ends in another pooling", _pooled_convolution),
@@ -343,7 +349,7 @@ def test_declines_with_a_reason(case: str) -> None:
     reason, build = REASONS[case]
     b.output(build(b, b.input(weights(1, 24, 6, 6))))
     canonical, _ = optimise(b.graph, Options())
-    said = [decline.reason for decline in fuse(canonical, Switches()).declines if decline.rule == RULE]
+    said = [decline.reason for decline in fuse(canonical, Switches(), Always()).declines if decline.rule == RULE]
     assert len(said) == 1 and reason in said[0]
 
 

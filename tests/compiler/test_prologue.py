@@ -20,10 +20,10 @@ from convc.codegen.cache import KernelCache
 from convc.codegen.emit import emit
 from convc.compiler import compile_plan
 from convc.frontends.export import export_onnx
-from convc.ir import DType, Value
+from convc.ir import Dim, DType, Graph, TensorType, Value
 from convc.ir.plan import Tile
 from convc.ir.problem import Contraction, Statement
-from convc.passes import Switches, fuse, tiling
+from convc.passes import Switches, fuse, prologue, tiling
 from convc.passes.prologue import RULE
 from convc.planner import Options, make_plan, optimise
 from convc.targets import target
@@ -252,6 +252,17 @@ def test_declines_with_a_reason(case: str) -> None:
     b = Builder()
     build(b)
     assert any(reason in text for text in reasons(b)), reasons(b)
+
+
+def test_declines_what_has_no_known_shape() -> None:
+    """Plans have none; what calls the rule itself may."""
+    graph = Graph("images")
+    x = graph.add(
+        "Relu", [graph.add_input("x", TensorType(DType.FP32, (Dim.symbol("N"), 16, 5, 5)))], {}, origins=["relu"]
+    )
+    attributes = {"strides": (1, 1), "pads": (0,) * 4, "dilations": (1, 1), "groups": 1}
+    y = graph.add("Conv", [x, graph.add_constant(weights(4, 16, 1, 1))], attributes, origins=["conv"])
+    assert prologue.propose(graph, graph.node(y.node), {}) == "its shape is not known"
 
 
 def test_declines_what_belongs_to_another_kernel() -> None:

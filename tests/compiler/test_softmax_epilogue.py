@@ -16,10 +16,10 @@ from convc.analysis.kernel_check import check_kernels
 from convc.codegen.cache import KernelCache
 from convc.codegen.emit import emit
 from convc.compiler import compile_plan
-from convc.ir import Value
+from convc.ir import Dim, DType, Graph, TensorType, Value
 from convc.ir.plan import Tile
 from convc.ir.problem import Contraction
-from convc.passes import Switches, fuse, tiling
+from convc.passes import Switches, fuse, softmax, tiling
 from convc.passes.softmax import RULE
 from convc.passes.traffic import traffic
 from convc.planner import Options, Plan, make_plan, optimise
@@ -167,6 +167,15 @@ def test_declines_with_a_reason(case: str) -> None:
     canonical, _ = optimise(b.graph, Options(switches=Switches(disable=("merge-groups",))))
     said = [decline.reason for decline in fuse(canonical, Switches()).declines if decline.rule == RULE]
     assert len(said) == 1 and reason in said[0]
+
+
+def test_declines_what_has_no_known_shape() -> None:
+    """Plans have none; what calls the rule itself may."""
+    graph = Graph("rows")
+    x = graph.add_input("x", TensorType(DType.FP32, (Dim.symbol("N"), 12)))
+    y = graph.add("MatMul", [x, graph.add_constant(weights(12, 10))], {}, origins=["matmul"])
+    z = graph.add("Softmax", [y], {"axis": 1}, origins=["softmax"])
+    assert softmax.propose(graph, graph.node(z.node), {y.node: y.node, z.node: z.node}) == "its shape is not known"
 
 
 def test_switched_off() -> None:
