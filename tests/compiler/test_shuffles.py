@@ -222,6 +222,25 @@ def test_other_readers_read_a_copy(reader: str) -> None:
     same(run_planned(plan, b.inputs), evaluate(b.graph, b.inputs))
 
 
+@pytest.mark.usefixtures("interpreters")
+@pytest.mark.parametrize("case", ["pooled", "channels"])
+def test_epilogues_that_read_a_copy(case: str) -> None:
+    """A kernel that pools what it stores, and one whose channels would step unevenly."""
+    b = Builder()
+    if case == "pooled":
+        y = upsampled(b, b.add("ReduceMax", b.input(weights(2, 1, 8, 3, 5)), axes=(0,), keepdims=False), 2)
+    else:
+        x = b.add("Neg", b.input(weights(1, 8, 6, 10)))
+        b.output(b.add("ReduceMax", x, axes=(2, 3), keepdims=True))
+        y = channel_shuffle(b, x)
+    y = b.add("Add", conv(b, b.input(weights(1, 16, 6, 10)), weights(8, 16, 1, 1)), y)
+    b.output(b.add("ReduceMax", y, axes=(2, 3), keepdims=True) if case == "pooled" else y)
+    plan = planned(b.graph)
+    assert plan.layouts.read_through == frozenset()
+    assert any(problem.mode == "copy" for problem in plan.programs[0].problems)
+    same(run_planned(plan, b.inputs), evaluate(b.graph, b.inputs))
+
+
 # -- reasons ----------------------------------------------------------------------------------------------------------
 def _inside(b: Builder, channels: int = 16) -> Value:
     return b.add("Neg", b.input(weights(4, channels, 8, 8)))
