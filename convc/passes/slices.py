@@ -163,8 +163,8 @@ class _Slicer:
         return home.buffer == "arena" and even
 
     def _least_parts(self, first: int, last: int, kept: frozenset[int], batch: int) -> int | None:
-        """The fewest parts with which what lives at once fits into its share of L2; None where that is one, or too
-        many."""
+        """The fewest parts, two or more, with which what lives at once fits into its share of L2; None where those
+        would be too many, or do not divide the batch."""
         live = 0
         for number in range(first, last + 1):
             alive = [b for b in kept if self.touches[b][0] <= number <= self.touches[b][-1]]
