@@ -69,7 +69,9 @@ def _places(problem: PooledContraction, tile: Tile, linear: str, prefix: str, im
         return dimensions(_stored(problem, prefix, image), Axis.ROW, linear)
     down, across = problem.grid(tile.rows)
     lines = []
-    if _is_batched(problem):
+    if _is_batched(problem) and problem.images == 1:
+        lines.append(f"{image} = 0")  # of a part of a batch
+    elif _is_batched(problem):
         number = f"tile_row // {down * across}"
         lines.append(f"{image} = ({number}).to(tl.int64)" if is_wide(problem) else f"{image} = {number}")
     along_p = "tile_row" if across == 1 else f"tile_row // {across}"

@@ -12,6 +12,7 @@ Whether they pay is predicted from the tiles, so a launch is a property of a tar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -194,15 +195,17 @@ class _Arranger:
         (step,) = self.launches[follower].steps
         problem = step.work.problem
         apart = self._seconds([problem], self._tiles_together([problem]))
-        tile = self.judged.alone(problem, warps)
-        gained = apart - tile.predicted_us * 1e-6
-        if self.target.is_interpreter:
-            tile = self.tiles.alone(problem, 1)
-        return Step(step.work, tile, alone=True), gained
+        judged = self.judged.alone(problem, warps)
+        tile = self.tiles.alone(problem, 1) if self.target.is_interpreter else judged
+        assert judged is not None and tile is not None, "a launch without such tiles fits nowhere"
+        return Step(step.work, tile, alone=True), apart - judged.predicted_us * 1e-6
 
     def _alone_s(self, problem: Problem) -> float:
         least = traffic(problem).total / BLOCK_L2_BYTES_PER_S
-        return least if least > LONGEST_ALONE_S else self.judged.alone(problem, WARPS[0]).predicted_us * 1e-6
+        if least > LONGEST_ALONE_S or self.tiles.alone(problem, 1) is None:
+            return math.inf
+        tile = self.judged.alone(problem, WARPS[0])
+        return math.inf if tile is None else tile.predicted_us * 1e-6
 
     def _warps(self, index: int) -> int:
         """Warps of a launch on the GPU that decides."""

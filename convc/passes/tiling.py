@@ -82,12 +82,15 @@ class Tiles:
         best = next(fitting, None)
         return best and replace(best, reason=_reason(problem, best, self.target))
 
-    def alone(self, problem: Problem, warps: int) -> Tile:
-        """The schedule with which one block of that many warps does the whole problem soonest."""
+    def alone(self, problem: Problem, warps: int) -> Tile | None:
+        """The schedule with which one block of that many warps does the whole problem soonest; None where all tiles
+        split the reduction."""
         if not isinstance(problem, (Contraction, ChainedContraction)):
             tile = choose(problem, replace(self.target, sms=1))  # blocks as large as they go, as nobody waits for one
         else:
             whole = [tile for tile in self._candidates(problem) if tile.split_k == 1]
+            if not whole:
+                return None
             fitting = [tile for tile in whole if tile.num_warps == warps] or whole
             tile = min(fitting, key=lambda tile: alone_seconds(problem, tile, self.target))
         seconds = alone_seconds(problem, tile, self.target)

@@ -359,7 +359,8 @@ def test_a_prologue_costs_predicted_time() -> None:
 
 
 def test_explain_names_the_rule() -> None:
-    plan = planned(stem(64).graph, "sm_90", dtype="fp16")
+    b = stem(64)
+    plan = make_plan(b.graph, Options(("sm_90",), "fp16", switches=Switches(disable=("merge-affine",))))
     edges = {(edge.source.rstrip("0123456789"), edge.target.rstrip("0123456789")): edge for edge in explain(plan)}
     for pair in (("cast", "mul"), ("sub", "div"), ("div", "conv")):
         assert pair in edges and (edges[pair].fused, edges[pair].rule) == (True, RULE)
