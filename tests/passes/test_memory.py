@@ -14,7 +14,7 @@ from rule_cases import image, maximum, padded, whole
 from convc.frontends import zoo
 from convc.ir import DType, Value
 from convc.passes import Switches
-from convc.passes.memory import ALIGNMENT, Interval, _arrange
+from convc.passes.memory import ALIGNMENT, Interval, Repeated, _arrange, plan_arena
 from convc.passes.policies import Always
 from convc.planner import Options, Plan, TargetPlan, make_plan
 
@@ -208,6 +208,21 @@ REASONS: dict[str, Callable[[Builder], tuple[Value, Value]]] = {
 def test_an_operand_that_is_not_overwritten(case: str) -> None:
     b = Builder()
     assert not overwrites(b, *REASONS[case](b), *(["sibling-convolutions"] if case == "read by a sibling" else []))
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_a_part_of_a_batch_is_overwritten_by_a_part_alone(both: bool) -> None:
+    """In a stage that runs in parts, an operand holds one part: a result that holds them all does not fit over it."""
+    b = Builder()
+    r = residual(b)
+    y = summed(b, r)
+    only = ("update-in-place", "conv-epilogue")
+    plan = make_plan(b.graph, Options(("interpreter",), "fp32", switches=Switches(only=only)))
+    launches = [launch.problems for launch in plan.programs[0].launches]
+    result, operand = (plan.layouts.placements[value].block for value in (y, r))
+    stage = Repeated(0, len(launches) - 2, 2, frozenset([operand, result] if both else [operand]))
+    arena = plan_arena(launches, plan.layouts, [0] * len(launches), True, [stage])
+    assert (arena.offsets[result] == arena.offsets[operand]) == both
 
 
 # -- the whole arena --------------------------------------------------------------------------------------------------
