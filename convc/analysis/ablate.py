@@ -19,7 +19,6 @@ from ..passes import RULES, Switches
 from ..planner import Options, Plan, bind_batch, make_plan
 from ..targets import Target, target
 from .arrays import random_inputs
-from .figures import recomputed_macs
 from .models import DEFAULT_POLICY, Choices, Progress, compile_network, is_compiled, read_graph, resolved_device
 from .verify import compare, reference_model, reference_outputs
 
@@ -228,7 +227,7 @@ class Trial:
             traffic_bytes=program.traffic.activations + program.traffic.weights,
             arena_bytes=program.arena.nbytes,
             macs=sum(launch.macs for launch in program.launches),
-            recomputed_macs=sum(recomputed_macs(step.work.problem, step.tile) for step in steps),
+            recomputed_macs=sum(step.work.problem.recomputed_macs(step.tile) for step in steps),
             predicted_us=round(program.predicted_us, DECIMALS),
             measured_us=measured,
             max_error=error,

@@ -69,7 +69,7 @@ class _Facts:
         if region is None:
             return None
         graph = self.plan.graph
-        return rule_of(graph.node(region.anchor if region.anchor is not None else region.nodes[0]))
+        return rule_of(graph.node(region.head))
 
 
 @dataclass(frozen=True)
@@ -294,9 +294,9 @@ _BEHIND_A_CHAIN = {
 
 def _not_by_the_last_block(case: _Case) -> _Answer | None:
     """A kernel of its own that the last block of the launch before it could have computed."""
-    region = case.target_region
-    anchor = None if region is None else region.anchor if region.anchor is not None else region.nodes[0]
-    decline = case.facts.launch_declines.get((case.source.id, -1 if anchor is None else anchor))
+    if case.target_region is None:
+        return None
+    decline = case.facts.launch_declines.get((case.source.id, case.target_region.head))
     return _Answer(decline.reason, decline.rule) if decline else None
 
 

@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from ..ir.chained import ChainedContraction
 from ..ir.expansion import ExpandedWindow
 from ..ir.plan import Tile
-from ..ir.pooled import PooledContraction
 from ..ir.problem import Axis, AxisReduction, Contraction, Problem, WindowReduction, steps_of
 from ..ir.separable import SeparableContraction
-from ..passes import chained_tiles, separable_tiles
+from ..passes import chained_tiles
 from ..passes.traffic import touched
 from ..planner import Plan, Scheduled, TargetPlan
 from ..runtime.manifest import ProgramSpec
 from ..targets import Target
-from ..targets.cost import Shape, blocks
 
 RATES = {"fp16": 1.0, "bf16": 1.0, "tf32": 0.5}
 """Tensor-core rate by numeric mode, as a fraction of the fp16 rate; NVIDIA's data sheets give tf32 one half."""
@@ -81,17 +79,6 @@ def roofline_fraction(launches: Sequence[Launch], target: Target, dtype: str, mi
     return sum(roofline_us(launch, target, dtype) for launch in launches) / microseconds
 
 
-def recomputed_macs(problem: Problem, tile: Tile) -> int:
-    """Multiply-adds of a problem that a schedule does more than once."""
-    if isinstance(problem, SeparableContraction):
-        return separable_tiles.recomputed_macs(problem, tile)
-    if isinstance(problem, ChainedContraction):
-        return chained_tiles.recomputed_macs(problem, tile)
-    if isinstance(problem, PooledContraction):
-        return problem.recomputed_macs(tile.rows)
-    return problem.recomputed_macs if isinstance(problem, ExpandedWindow) else 0
-
-
 def operations(problem: Problem) -> int:
     """Arithmetic operations of a kernel: two a multiply-add, one for each element that a window or a reduction takes
     in, one for each elementwise operator and element, and one where it is pooled."""
@@ -117,12 +104,11 @@ def _asked(problem: Problem, tile: Tile) -> int:
     if isinstance(problem, Contraction):
         separable = isinstance(problem, SeparableContraction)  # its steps cover the channels, each with all taps
         total = math.ceil(problem.depth / tile.depth) if separable else steps_of(problem).total(tile.depth)
-        shape = Shape.of(problem, tile, total)
         steps = math.ceil(total / tile.split_k)
         x_elements = tile.rows * tile.depth * (problem.tap_count if separable else 1)
         if isinstance(problem, SeparableContraction) and problem.expansion:
             x_elements = problem.expansion.inputs * (tile.rows * problem.tap_count + tile.depth)
-        return blocks(shape, tile) * steps * (x_elements + tile.depth * tile.cols) * shape.itemsize
+        return problem.programs(tile) * steps * (x_elements + tile.depth * tile.cols) * problem.compute.itemsize
     x = getattr(problem, "x", None)
     if x is None:
         return 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
+from .plan import Tile
 from .problem import Axis, Contraction, Operand, Problem
 
 
@@ -37,6 +39,14 @@ class ChainedContraction(Problem):
     @property
     def macs(self) -> int:
         return self.first.macs + self.extent(Axis.ROW) * self.extent(Axis.COL) * self.middle
+
+    def row_tiles(self, block: int) -> int:
+        return self.first.row_tiles(block)
+
+    def recomputed_macs(self, tile: Tile) -> int:
+        """Multiply-adds of the first product: programs that share the columns of a tile each make it."""
+        across = math.ceil(self.extent(Axis.COL) / (tile.cols * tile.col_blocks))
+        return (across - 1) * self.first.macs
 
     def owner_of(self, operand: Operand) -> Problem:
         return self.first if any(operand is own for own in self.first.reads) else self

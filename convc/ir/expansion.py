@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from .plan import Tile
 from .problem import Axis, Operand, Problem, Statement, Tap, WindowReduction
 from .types import DType
 
@@ -79,8 +80,7 @@ class ExpandedWindow(WindowReduction):
     def macs(self) -> int:
         return super().macs + self.products(pixels_under(self, self.taps))
 
-    @property
-    def recomputed_macs(self) -> int:
+    def recomputed_macs(self, tile: Tile) -> int:
         """Multiply-accumulates of the expansion that are done more than once: windows overlap."""
         places = self.extent(Axis.GROUP) * self.extent(Axis.ROW)
         return self.products(places * self.tap_count - pixels_under(self, self.taps))

@@ -35,6 +35,11 @@ class Region:
     also: Value | None = None
 
     @property
+    def head(self) -> int:
+        """The anchor, or the first of the nodes where there is none."""
+        return self.anchor if self.anchor is not None else self.nodes[0]
+
+    @property
     def outputs(self) -> tuple[Value, ...]:
         """Every value that leaves the region."""
         return (self.output,) if self.also is None else (self.output, self.also)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from .plan import Tile
 from .problem import Axis, Contraction, Operand
 
 STEP = 2
@@ -83,9 +84,9 @@ class PooledContraction(Contraction):
         down, across = self.windows
         return math.ceil(down.places / (lines - 1)), math.ceil(across.places / (columns - 1))
 
-    def recomputed_macs(self, block: int) -> int:
+    def recomputed_macs(self, tile: Tile) -> int:
         """Multiply-adds of pixels that several tiles compute, or that no window covers."""
-        again = self.row_tiles(block) * block - self.extent(Axis.ROW)
+        again = self.row_tiles(tile.rows) * tile.rows - self.extent(Axis.ROW)
         return max(0, again) * self.macs // self.extent(Axis.ROW) if self.overlaps else 0
 
 

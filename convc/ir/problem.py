@@ -15,7 +15,7 @@ from typing import Any
 
 from .graph import Value
 from .operator import Operator
-from .plan import PackedWeight
+from .plan import PackedWeight, Tile
 from .types import DType
 
 
@@ -196,6 +196,19 @@ class Problem:
     def macs(self) -> int:
         return 0
 
+    def row_tiles(self, block: int) -> int:
+        """Tiles of ``block`` rows, of one group and block of columns."""
+        return math.ceil(self.extent(Axis.ROW) / block)
+
+    def programs(self, tile: Tile) -> int:
+        """Thread blocks of a launch."""
+        across = math.ceil(self.extent(Axis.COL) / (tile.cols * tile.col_blocks))
+        return self.extent(Axis.GROUP) * self.row_tiles(tile.rows) * across * tile.split_k
+
+    def recomputed_macs(self, tile: Tile) -> int:
+        """Multiply-adds that a schedule does more than once."""
+        return 0
+
 
 @dataclass(frozen=True)
 class Contraction(Problem):
@@ -226,10 +239,6 @@ class Contraction(Problem):
     @property
     def tap_count(self) -> int:
         return math.prod(tap.size for tap in self.taps)
-
-    def row_tiles(self, block: int) -> int:
-        """Tiles of ``block`` rows, of one group and block of columns."""
-        return math.ceil(self.extent(Axis.ROW) / block)
 
     @property
     def macs(self) -> int:

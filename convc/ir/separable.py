@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 from .expansion import Expansion, pixels_under
+from .plan import Tile
 from .problem import Axis, Contraction, Operand
 
 
@@ -45,6 +46,13 @@ class SeparableContraction(Contraction):
     def products(self, pixels: int) -> int:
         """Multiply-accumulates that expand so many pixels."""
         return pixels * self.expansion.inputs * self.depth if self.expansion else 0
+
+    def recomputed_macs(self, tile: Tile) -> int:
+        """Multiply-adds of the windows, and of what they read, that are done more than once."""
+        tiles = math.ceil(self.extent(Axis.COL) / tile.cols)
+        places = self.extent(Axis.GROUP) * self.extent(Axis.ROW)
+        expanded = tiles * places * self.tap_count - pixels_under(self, self.taps)
+        return (tiles - 1) * self.window_macs + self.products(expanded)
 
     @property
     def macs(self) -> int:

@@ -17,10 +17,10 @@ from dataclasses import replace
 from ..ir import DType, Graph, Node, Value
 from ..ir.chained import ChainedContraction
 from ..ir.problem import Axis, Contraction, IterDim, Operand, Tap
-from ..targets import TARGETS, Target
+from ..targets import GPUS, Target
+from .chains import behind, elements, extents, unfit_chain, unfit_product, unfree
 from .choice import ELEMENT_BYTES, Choice, saved_seconds
 from .layout import channels_last, dense_strides
-from .separable import behind, elements, unfit_chain, unfit_product
 from .tiling import ranked
 
 RULE = "back-to-back"
@@ -45,7 +45,7 @@ def propose(graph: Graph, conv: Node, taken: Mapping[int, int]) -> Choice | str 
         unfit_product(graph, conv)
         or _unfit_weights(graph, start, conv)
         or unfit_chain(graph, chain, sources - {starts[0]})
-        or _unfree(graph, nodes, conv, taken)
+        or unfree(graph, nodes, conv, taken)
     )
     return reason or _choice(graph, start, conv, nodes)
 
@@ -57,19 +57,8 @@ def _is_ordinary(node: Node) -> bool:
 def _unfit_weights(graph: Graph, start: Node, conv: Node) -> str | None:
     if any(graph.constant(value) is None for node in (start, conv) for value in graph.inputs(node)[1:2]):
         return "weights are computed at run time"
-    middle = _shape(graph, Value(start.id))[1]
+    middle = extents(graph, Value(start.id))[1]
     return f"{middle} channels between them are more than a tile's {MOST_MIDDLE}" if middle > MOST_MIDDLE else None
-
-
-def _unfree(graph: Graph, nodes: list[int], conv: Node, taken: Mapping[int, int]) -> str | None:
-    inside = {*nodes, conv.id}
-    readers = {use.node for id in nodes for use in graph.users(Value(id))}
-    if any(graph.node(id).op == "Output" for id in readers):
-        return "it is a graph output"
-    if not readers <= inside:
-        return "several operators read it"
-    belongs = any(id in taken for id in nodes) or nodes[0] in taken.values()
-    return "it already belongs to another kernel" if belongs else None
 
 
 def _choice(graph: Graph, start: Node, conv: Node, nodes: list[int]) -> Choice | str:
@@ -86,11 +75,10 @@ def _choice(graph: Graph, start: Node, conv: Node, nodes: list[int]) -> Choice |
     whole = ChainedContraction(
         "chained", "conv", second.dims, second.output, first=first, w=second.w, w_depth=second.w_depth
     )
-    gpus = [gpu for gpu in TARGETS.values() if not gpu.is_interpreter]
-    if not all(ranked(whole, gpu) for gpu in gpus):
+    if not all(ranked(whole, gpu) for gpu in GPUS):
         return "no tile of both convolutions fits into a multiprocessor"
-    slower = {gpu.name: _seconds(whole, gpu) - _seconds(first, gpu) - _seconds(second, gpu) for gpu in gpus}
-    return replace(choice, slower={gpu.name: slower[gpu.name] + saved_seconds(choice, gpu) for gpu in gpus})
+    slower = {gpu.name: _seconds(whole, gpu) - _seconds(first, gpu) - _seconds(second, gpu) for gpu in GPUS}
+    return replace(choice, slower={gpu.name: slower[gpu.name] + saved_seconds(choice, gpu) for gpu in GPUS})
 
 
 def _seconds(problem: Contraction | ChainedContraction, gpu: Target) -> float:
@@ -100,7 +88,7 @@ def _seconds(problem: Contraction | ChainedContraction, gpu: Target) -> float:
 def _product(graph: Graph, conv: Node) -> Contraction:
     """A convolution alone as the cost model knows it: over dense channels-last tensors, in fp16."""
     x_value, w_value = graph.inputs(conv)[:2]
-    x, y, (filters, channels, *kernel) = (_shape(graph, value) for value in (x_value, Value(conv.id), w_value))
+    x, y, (filters, channels, *kernel) = (extents(graph, value) for value in (x_value, Value(conv.id), w_value))
     rank = len(kernel)
     outside = graph.producer(x_value).op == "Input"
     along = dense_strides(x, range(len(x)) if outside else channels_last(len(x)))
@@ -126,7 +114,3 @@ def _product(graph: Graph, conv: Node) -> Contraction:
         taps=tuple(tap for tap in taps if tap.size > 1 or tap.pad > 0),
         compute=DType.FP16,
     )
-
-
-def _shape(graph: Graph, value: Value) -> list[int]:
-    return [int(dim) for dim in graph.type(value).shape]  # type: ignore[arg-type]

@@ -24,10 +24,9 @@ from ..targets.cost import (
     INTERPRETER_STEP_S,
     issue_efficiency,
 )
+from .tile_sizes import LARGEST_BLOCK, MIN_DOT, by_time, ceil_power, powers
 from .traffic import traffic
 
-LARGEST_BLOCK = 1 << 18
-"""Most elements of a block in the interpreter."""
 MOST_SHARED = 160 * 1024
 """Most shared memory of a block."""
 MOST_GATHERED = 16
@@ -37,67 +36,48 @@ MOST_GATHERED = 16
 def ranked(problem: ChainedContraction, target: Target) -> list[Tile]:
     """All candidates, the cheapest first, with their predicted times."""
     moved = traffic(problem).total
-    timed = [
-        (_seconds(problem, tile, target, moved), index, tile) for index, tile in enumerate(_candidates(problem, target))
-    ]
-    timed.sort(key=lambda entry: entry[:2])
-    return [replace(tile, predicted_us=round(seconds * 1e6, 3)) for seconds, _, tile in timed]
+    return by_time(_candidates(problem, target), lambda tile: _seconds(problem, tile, target, moved))
 
 
 def described(problem: ChainedContraction, tile: Tile, target: Target) -> str:
     """A tile in words."""
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
     text = f"{tile.rows}x{problem.middle}x{tile.depth}, then {tile.col_blocks} of {tile.rows}x{tile.cols}"
-    return f"{text}: {programs(problem, tile)} blocks for {rows}x{cols} on {target.sms} multiprocessors"
-
-
-def recomputed_macs(problem: ChainedContraction, tile: Tile) -> int:
-    """Multiply-adds of the first product that are done more than once."""
-    return (_across(problem, tile) - 1) * problem.first.macs
-
-
-def programs(problem: ChainedContraction, tile: Tile) -> int:
-    """Programs of the launch."""
-    return problem.first.row_tiles(tile.rows) * _across(problem, tile)
+    return f"{text}: {problem.programs(tile)} blocks for {rows}x{cols} on {target.sms} multiprocessors"
 
 
 def asked_elements(problem: ChainedContraction, tile: Tile) -> int:
     """Elements of x and of both weights that the loops load, as often as they do."""
     middle = problem.middle_block
     loop = steps_of(problem.first).total(tile.depth) * tile.depth * (tile.rows + middle)
-    return programs(problem, tile) * (loop + tile.col_blocks * middle * tile.cols)
-
-
-def _across(problem: ChainedContraction, tile: Tile) -> int:
-    """Programs that share the columns of one tile of rows."""
-    return math.ceil(problem.extent(Axis.COL) / (tile.cols * tile.col_blocks))
+    return problem.programs(tile) * (loop + tile.col_blocks * middle * tile.cols)
 
 
 # -- candidates -------------------------------------------------------------------------------------------------------
 def _candidates(problem: ChainedContraction, target: Target) -> Iterator[Tile]:
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
     for block_rows in _rows(problem, target):
-        for block_cols in _powers(16, min(_ceil_power(cols), 2048 if target.is_interpreter else 128)):
+        for block_cols in powers(MIN_DOT, min(ceil_power(cols), 2048 if target.is_interpreter else 128)):
             for depth in _depths(problem, target):
-                yield from _fitting(problem, target, min(block_rows, max(16, _ceil_power(rows))), block_cols, depth)
+                yield from _fitting(problem, target, min(block_rows, max(MIN_DOT, ceil_power(rows))), block_cols, depth)
 
 
 def _rows(problem: ChainedContraction, target: Target) -> Iterator[int]:
     """Heights of tiles; below 64 rows only where no more are there, or where fp32 takes the registers."""
     rows = problem.extent(Axis.ROW)
     if target.is_interpreter:
-        return _powers(16, min(_ceil_power(rows), 4096))
+        return powers(MIN_DOT, min(ceil_power(rows), 4096))
     small = rows <= 32 or problem.first.compute.itemsize == 4 or target.instruction == "mma"
-    return _powers(16 if small else 64, 128 if rows > 64 else 64)
+    return powers(MIN_DOT if small else 64, 128 if rows > 64 else 64)
 
 
 def _depths(problem: ChainedContraction, target: Target) -> Iterator[int]:
     steps = steps_of(problem.first)
     if steps.flat:
-        return _powers(max(16, _ceil_power(steps.length)), 16)
+        return powers(max(MIN_DOT, ceil_power(steps.length)), MIN_DOT)
     widest = 1024 if target.is_interpreter else 128 if problem.first.compute.itemsize == 2 else 32
-    top = max(16, min(_ceil_power(steps.length), widest))
-    return _powers(min(32, top), top)
+    top = max(MIN_DOT, min(ceil_power(steps.length), widest))
+    return powers(min(32, top), top)
 
 
 def _fitting(problem: ChainedContraction, target: Target, rows: int, cols: int, depth: int) -> Iterator[Tile]:
@@ -132,7 +112,7 @@ def _divisions(blocks: int) -> Iterator[int]:
 # -- time -------------------------------------------------------------------------------------------------------------
 def _seconds(problem: ChainedContraction, tile: Tile, target: Target, moved: int) -> float:
     """Predicted seconds: launch + max(arithmetic, L2, DRAM, latency), as in `convc.targets.cost`."""
-    count, first = programs(problem, tile), problem.first
+    count, first = problem.programs(tile), problem.first
     if target.is_interpreter:
         return count * _interpreted(problem, tile)
     arithmetic = math.ceil(count / target.sms) * _products_seconds(problem, tile, target)
@@ -155,7 +135,7 @@ def _interpreted(problem: ChainedContraction, tile: Tile) -> float:
 
 def alone_seconds(problem: ChainedContraction, tile: Tile, target: Target) -> float:
     """Predicted seconds that one block takes for the whole problem, whose data lie in L2."""
-    count = programs(problem, tile)
+    count = problem.programs(tile)
     loaded = asked_elements(problem, tile) * problem.first.compute.itemsize / BLOCK_L2_BYTES_PER_S
     return max(loaded, count * max(_products_seconds(problem, tile, target), _latency(problem, tile, target)))
 
@@ -177,14 +157,3 @@ def _latency(problem: ChainedContraction, tile: Tile, target: Target) -> float:
     """Seconds of one program's chain of dependent steps; the second loop begins when the first has ended."""
     steps = steps_of(problem.first).total(tile.depth) + tile.col_blocks
     return (steps / max(tile.num_stages - 1, 1) + 1) * target.step_s
-
-
-def _powers(low: int, high: int) -> Iterator[int]:
-    value = low
-    while value <= max(low, high):
-        yield value
-        value *= 2
-
-
-def _ceil_power(value: int) -> int:
-    return 1 << max(0, value - 1).bit_length()

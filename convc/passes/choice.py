@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from ..ir import Graph
-from ..targets import TARGETS, Target
+from ..targets import GPUS, Target
 
 ISSUED_PER_MAC = 3
 """Instructions per multiply-add on ordinary units: a load and a conversion stand beside each, vectorised."""
@@ -109,8 +109,7 @@ class CostModel:
         )
 
     def _gpus(self) -> Sequence[Target]:
-        gpus = [target for target in TARGETS.values() if not target.is_interpreter]
-        return [gpu for gpu in gpus if gpu.name in self.targets] or gpus
+        return [gpu for gpu in GPUS if gpu.name in self.targets] or GPUS
 
 
 def saved_seconds(choice: Choice, gpu: Target) -> float:

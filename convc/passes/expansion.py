@@ -20,9 +20,9 @@ import math
 from collections.abc import Iterable, Mapping
 
 from ..ir import Graph, Node, Value
+from .chains import behind, elements, extents, is_depthwise, unfit_chain, unfit_product, unfit_window, unfree
 from .choice import ELEMENT_BYTES, ISSUED_PER_MAC, Choice, operator_instructions
 from .separable import COLUMNS as TILE_COLUMNS
-from .separable import behind, elements, is_depthwise, unfit_chain, unfit_product, unfit_window, unfree
 
 RULE = "expand-depthwise"
 MOST_INPUTS = 64
@@ -60,10 +60,8 @@ def propose(graph: Graph, depthwise: Node, taken: Mapping[int, int]) -> Choice |
         _unfit_expansion(graph, expansion)
         or unfit_window(graph, depthwise)
         or unfit_chain(graph, chain, sources - {dense[0]})
-        or unfree(graph, nodes, depthwise)
+        or unfree(graph, nodes, depthwise, taken)
     )
-    if reason is None and any(id in taken or id in taken.values() for id in nodes):
-        reason = "it already belongs to another kernel"
     anchor = graph.node(taken.get(depthwise.id, depthwise.id))
     return reason or _choice(graph, expansion, depthwise, anchor, nodes)
 
@@ -74,7 +72,7 @@ def _unfit_expansion(graph: Graph, conv: Node) -> str | None:
         return "the convolution in front has a window of its own"
     if any(graph.constant(value) is None for value in graph.inputs(conv)[1:]):
         return "the weights of the 1x1 convolution are computed at run time"
-    if int(graph.type(x).shape[1]) > MOST_INPUTS:  # type: ignore[arg-type]
+    if extents(graph, x)[1] > MOST_INPUTS:
         return f"it is made from more than {MOST_INPUTS} channels"
     return unfit_product(graph, conv)
 
@@ -85,11 +83,11 @@ def _choice(graph: Graph, expansion: Node, depthwise: Node, anchor: Node, nodes:
     anchor: the depthwise convolution, or the 1x1 convolution that computes it already.
     """
     x, made = graph.inputs(expansion)[0], elements(graph, Value(expansion.id))
-    inputs, channels = (int(graph.type(value).shape[1]) for value in (x, Value(expansion.id)))  # type: ignore[arg-type]
-    kernel = [int(size) for size in graph.type(graph.inputs(depthwise)[1]).shape[2:]]  # type: ignore[arg-type]
+    inputs, channels = (extents(graph, value)[1] for value in (x, Value(expansion.id)))
+    kernel = extents(graph, graph.inputs(depthwise)[1])[2:]
     composed = anchor.id != depthwise.id
     results = elements(graph, Value(depthwise.id))
-    filters = int(graph.type(Value(anchor.id)).shape[1]) if composed else 1  # type: ignore[arg-type]
+    filters = extents(graph, Value(anchor.id))[1] if composed else 1
     tiles = math.ceil(filters / TILE_COLUMNS)
     again = max(0, tiles * results * math.prod(kernel) - made)
     bias = ["Add"] * (len(graph.inputs(expansion)) - 2)

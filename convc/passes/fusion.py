@@ -104,7 +104,7 @@ class _Fuser:
         frontier = list(users)
         while True:
             node = self.graph.node(frontier.pop(0))
-            reason = self._refusal(node, shape, region | set(taken), single=not frontier and not taken)
+            reason = self._refusal(node, shape, region | set(taken))
             if reason is not None:
                 if taken or frontier:
                     reason = f"several operators read it, and one of them cannot be fused: {reason}"
@@ -117,7 +117,7 @@ class _Fuser:
             if len(taken) > MAX_EXTERNAL_OPERANDS:
                 return [], "several operators read it and they do not meet again soon", node.id
 
-    def _refusal(self, node: Node, shape: object, inside: set[int], single: bool) -> str | None:
+    def _refusal(self, node: Node, shape: object, inside: set[int]) -> str | None:
         if node.op == "Output":
             return "it is a graph output"
         if node.kind is not Kind.ELEMENTWISE:
@@ -287,8 +287,8 @@ def _region(graph: Graph, fuser: _Fuser, index: int, seed: int) -> Region:
     anchor = None if node.kind is Kind.ELEMENTWISE else seed
     prologue = tuple(sorted(fuser.prologues.get(seed, ()), key=fuser.position.__getitem__))
     rule = rule_of(node) if seed not in fuser.complete else None
-    ended = not {pooling.RULE, softmax.RULE}.isdisjoint(fuser.applied.get(seed, ()))
-    rules = (rule,) if rule and len(ids) > 1 + len(prologue) + ended else ()
+    followed = any(graph.node(id).kind is Kind.ELEMENTWISE for id in members - {seed, *prologue})
+    rules = (rule,) if rule and followed else ()
     return Region(index, ids, anchor, Value(ids[-1]), (*fuser.applied.get(seed, ()), *rules), prologue)
 
 

@@ -20,8 +20,8 @@ import math
 from collections.abc import Mapping
 
 from ..ir import Graph, Kind, Node, Value
+from .chains import elements, extents, is_depthwise
 from .choice import ELEMENT_BYTES, Choice
-from .separable import elements, is_depthwise
 
 RULE = "global-pool-epilogue"
 REDUCTIONS = {"ReduceMean": "mean", "ReduceMax": "max", "AveragePool": "mean", "MaxPool": "max"}
@@ -86,7 +86,7 @@ def _unfit(graph: Graph, pool: Node, y: Value, nodes: list[int]) -> str | None:
 
 def _choice(graph: Graph, pool: Node, y: Value, seed: int, nodes: list[int]) -> Choice:
     """Savings and costs of fusing; see the formulas above."""
-    batch, channels, *spatial = (int(dim) for dim in graph.type(y).shape)  # type: ignore[arg-type]
+    batch, channels, *spatial = extents(graph, y)
     pixels, alone = math.prod(spatial), len(graph.users(y)) == 1
     rows = SMALL_IMAGE if pixels <= SMALL_IMAGE else 2 * SMALL_IMAGE
     tiles = math.ceil(pixels / rows)
@@ -108,6 +108,5 @@ def _depth(graph: Graph, seed: int) -> int:
     if graph.node(seed).op != "Conv":
         return 0
     w = graph.inputs(seed)[1]
-    filters = int(graph.type(w).shape[0])  # type: ignore[arg-type]
-    size = elements(graph, w) // filters
+    size = elements(graph, w) // extents(graph, w)[0]
     return 0 if graph.type(w).shape[1] == 1 else size

@@ -27,7 +27,7 @@ from ..targets.cost import BLOCK_L2_BYTES_PER_S, TICKET_S, side_by_side
 from .choice import Choice, Policy
 from .lowering import Work
 from .switches import Switches
-from .tiling import Tiles, program_count
+from .tiling import Tiles
 from .traffic import traffic
 
 SIBLINGS = "sibling-convolutions"
@@ -140,7 +140,7 @@ class _Arranger:
 
     def _seconds(self, problems: Sequence[Problem], tiles: Sequence[Tile]) -> float:
         """Predicted seconds of one launch of these problems."""
-        parts = [(tile.predicted_us, program_count(p, tile)) for p, tile in zip(problems, tiles, strict=True)]
+        parts = [(tile.predicted_us, p.programs(tile)) for p, tile in zip(problems, tiles, strict=True)]
         return side_by_side(parts, self.judge)
 
     # -- the last block -----------------------------------------------------------------------------------------------
@@ -218,13 +218,13 @@ class _Arranger:
     # -- both ---------------------------------------------------------------------------------------------------------
     def _choice(self, rule: str, steps: Sequence[Step], gain: float, why: str) -> Choice:
         nodes = tuple(dict.fromkeys(id for step in steps for id in step.work.region.nodes))
-        return Choice(rule, nodes, _first_node(steps[-1]), open=False, gain_s=gain, why=why)
+        return Choice(rule, nodes, steps[-1].work.region.head, open=False, gain_s=gain, why=why)
 
     def _refused(self, choice: Choice) -> str | None:
         return self.policy.refusal(choice, self.fused.graph)
 
     def _decline(self, rule: str, source: int, step: Step, reason: str) -> None:
-        self.declines.append(Decline(rule, source, _first_node(step), reason))
+        self.declines.append(Decline(rule, source, step.work.region.head, reason))
 
     def _merge(self, first: int, other: int, launch: Launch) -> None:
         self.launches[first] = launch
@@ -242,7 +242,7 @@ def predicted_us(steps: Sequence[Step], target: Target) -> float:
     alone = [step for step in steps if step.alone]
     if target.is_interpreter or len(steps) == 1:
         return sum(step.tile.predicted_us for step in steps)
-    parts = [(step.tile.predicted_us, program_count(step.work.problem, step.tile)) for step in beside]
+    parts = [(step.tile.predicted_us, step.work.problem.programs(step.tile)) for step in beside]
     ticket = TICKET_S if alone else 0.0
     return round((side_by_side(parts, target) + ticket) * 1e6 + sum(step.tile.predicted_us for step in alone), 3)
 
@@ -251,11 +251,6 @@ def _contracted(problem: Problem) -> Value | PackedWeight | None:
     """What a convolution or a product reads; None for other kernels."""
     first = problem.first if isinstance(problem, ChainedContraction) else problem
     return first.x.source if isinstance(first, Contraction) else None
-
-
-def _first_node(step: Step) -> int:
-    region = step.work.region
-    return region.anchor if region.anchor is not None else region.nodes[0]
 
 
 def _dependencies(work: Sequence[Work], fused: FusedGraph) -> nx.DiGraph:

@@ -18,8 +18,9 @@ import math
 from collections.abc import Mapping
 
 from ..ir import Graph, Node, Value
+from .chains import behind, belongs, elements, extents, unfit_chain, unfit_product
 from .choice import ELEMENT_BYTES, Choice
-from .separable import COLUMNS, behind, elements, unfit_chain, unfit_product
+from .separable import COLUMNS
 
 RULE = "pool-conv"
 POOLS = ("MaxPool", "AveragePool")
@@ -43,7 +44,7 @@ def propose(graph: Graph, conv: Node, taken: Mapping[int, int]) -> Choice | str 
     reason = (
         unfit_product(graph, conv)
         or unfit_chain(graph, chain, sources - {pools[0]})
-        or _unfree([*nodes, *readers], taken)
+        or belongs([*nodes, *readers], taken)
         or _unfit_readers(graph, conv, chain, readers)
     )
     return reason or _choice(graph, pool, nodes, [conv.id, *(id for id in readers if id != conv.id)])
@@ -52,10 +53,6 @@ def propose(graph: Graph, conv: Node, taken: Mapping[int, int]) -> Choice | str 
 def _readers(graph: Graph, nodes: list[int]) -> list[int]:
     """Whatever reads what these nodes make, themselves left out."""
     return sorted({use.node for id in nodes for use in graph.users(Value(id))} - set(nodes))
-
-
-def _unfree(nodes: list[int], taken: Mapping[int, int]) -> str | None:
-    return "it already belongs to another kernel" if any(id in taken for id in nodes) else None
 
 
 def _unfit_readers(graph: Graph, conv: Node, chain: list[int], readers: list[int]) -> str | None:
@@ -74,7 +71,7 @@ def _choice(graph: Graph, pool: Node, nodes: list[int], readers: list[int]) -> C
     """Savings and costs of fusing; see the formulas above."""
     pooled, taps = elements(graph, Value(pool.id)), math.prod(pool.attributes["kernel_shape"])
     read = min(elements(graph, graph.inputs(pool)[0]), taps * pooled)
-    filters = [int(graph.type(Value(reader)).shape[1]) for reader in readers]  # type: ignore[arg-type]
+    filters = [extents(graph, Value(reader))[1] for reader in readers]
     tiles = sum(math.ceil(count / COLUMNS) for count in filters)
     return Choice(
         RULE,

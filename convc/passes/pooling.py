@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from ..ir import Graph, Kind, Node, Value
 from ..ir.pooled import blocks_of
 from ..ir.problem import FLAT_DEPTH
+from .chains import extents
 from .choice import ELEMENT_BYTES, Choice
 
 RULE = "conv-pool"
@@ -88,8 +89,8 @@ def _shared(graph: Graph, chain: list[int], pool: Node) -> str | None:
 
 def _choice(graph: Graph, conv: Node, pool: Node, nodes: list[int]) -> Choice:
     """What fusing saves and costs; see the formulas above."""
-    batch, filters, *pixels = _shape(graph, Value(conv.id))
-    places = _shape(graph, Value(pool.id))[2:]
+    batch, filters, *pixels = extents(graph, Value(conv.id))
+    places = extents(graph, Value(pool.id))[2:]
     again = 0
     if pool.attributes["kernel_shape"] == OVERLAPPING:
         tiles = (2**power for power in range(4, LARGEST_TILE.bit_length()))
@@ -113,11 +114,7 @@ def _tiled(places: list[int], tile: int) -> int:
 
 def _depth(graph: Graph, conv: Node) -> int:
     """Multiply-adds for one pixel and filter, steps filled up."""
-    _, channels, *kernel = _shape(graph, graph.inputs(conv)[1])
+    _, channels, *kernel = extents(graph, graph.inputs(conv)[1])
     inner = channels * kernel[-1] if channels < FLAT_DEPTH else channels
     outer = math.prod(kernel[:-1]) if channels < FLAT_DEPTH else math.prod(kernel)
     return outer * STEP_DEPTH * math.ceil(inner / STEP_DEPTH)
-
-
-def _shape(graph: Graph, value: Value) -> list[int]:
-    return [int(dim) for dim in graph.type(value).shape]  # type: ignore[arg-type]

@@ -19,8 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ..ir import Graph, Kind, Node, Value
 from ..ir.problem import FLAT_DEPTH
+from .chains import elements, extents, is_depthwise
 from .choice import ELEMENT_BYTES, ISSUED_PER_MAC, Choice, operator_instructions
-from .separable import elements, is_depthwise
 
 RULE = "conv-prologue"
 MAX_OPERANDS = 6
@@ -125,7 +125,7 @@ def _chain(graph: Graph, conv: Node, x: Value, taken: Mapping[int, int]) -> list
 def _choice(graph: Graph, conv: Node, nodes: Sequence[int]) -> Choice:
     """What fusing saves and costs; see the formulas above."""
     x, w = graph.inputs(conv)[:2]
-    filters, channels, *kernel = _shape(graph, w)
+    filters, channels, *kernel = extents(graph, w)
     places = elements(graph, Value(conv.id)) // filters * conv.attributes["groups"]
     depth, gathered = channels * math.prod(kernel), False
     if channels < FLAT_DEPTH and (math.prod(kernel) > 1 or any(conv.attributes["pads"])):
@@ -144,7 +144,3 @@ def _choice(graph: Graph, conv: Node, nodes: Sequence[int]) -> Choice:
         unit_macs=again * issued // ISSUED_PER_MAC,
         why="computing it again for every position of the window",
     )
-
-
-def _shape(graph: Graph, value: Value) -> list[int]:
-    return [int(dim) for dim in graph.type(value).shape]  # type: ignore[arg-type]

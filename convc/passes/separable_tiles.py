@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
-from ..ir.expansion import UNROLLED_EXPANSIONS, pixels_under
+from ..ir.expansion import UNROLLED_EXPANSIONS
 from ..ir.plan import Tile
 from ..ir.problem import Axis
 from ..ir.separable import SeparableContraction
@@ -33,11 +32,9 @@ from .choice import ISSUED_PER_MAC, TENSOR_EFFICIENCY
 from .expansion import STEP_INSTRUCTIONS, instructions
 from .expansion import SUMS_PER_THREAD as EXPANDED_PER_THREAD
 from .separable import COLUMNS
+from .tile_sizes import LARGEST_BLOCK, by_time, covering
 from .traffic import traffic
 
-LARGEST_BLOCK = 1 << 18
-"""Most elements of a block in the interpreter."""
-MIN_DOT = 16
 SUMS_PER_THREAD = 16
 """Most depthwise sums that a thread keeps; each takes an accumulator, an address and a value in registers."""
 LARGEST_STEP = 8192
@@ -53,27 +50,14 @@ def ranked(problem: SeparableContraction, target: Target) -> list[Tile]:
     """All candidates, the cheapest first, with their predicted times."""
     moved = traffic(problem).total
     candidates = _interpreted(problem) if target.is_interpreter else _compiled(problem, target)
-    timed: list[tuple[float, int, Tile]] = []
-    for tile in candidates:
-        seconds = _seconds(problem, tile, target, moved) + pooling_seconds(problem, tile, target)
-        timed.append((seconds, len(timed), tile))
-    timed.sort(key=lambda entry: entry[:2])
-    return [replace(tile, predicted_us=round(seconds * 1e6, 3)) for seconds, _, tile in timed]
-
-
-def recomputed_macs(problem: SeparableContraction, tile: Tile) -> int:
-    """Multiply-adds of the depthwise part, and of what it reads, that are done more than once."""
-    tiles = math.ceil(problem.extent(Axis.COL) / tile.cols)
-    places = problem.extent(Axis.GROUP) * problem.extent(Axis.ROW)
-    expanded = tiles * places * problem.tap_count - pixels_under(problem, problem.taps)
-    return (tiles - 1) * problem.window_macs + problem.products(expanded)
+    return by_time(candidates, lambda tile: _seconds(problem, tile, target, moved))
 
 
 # -- candidates -------------------------------------------------------------------------------------------------------
 def _interpreted(problem: SeparableContraction) -> Iterator[Tile]:
-    for rows in powers(problem.extent(Axis.ROW), 8192):
-        for cols in powers(problem.extent(Axis.COL), 2048):
-            for depth in powers(problem.depth, 1024):
+    for rows in covering(problem.extent(Axis.ROW), 8192):
+        for cols in covering(problem.extent(Axis.COL), 2048):
+            for depth in covering(problem.depth, 1024):
                 if max(rows * cols, max(rows, cols) * depth) <= LARGEST_BLOCK:
                     yield Tile(rows, cols, depth, num_warps=1, num_stages=1)
 
@@ -81,11 +65,11 @@ def _interpreted(problem: SeparableContraction) -> Iterator[Tile]:
 def _compiled(problem: SeparableContraction, target: Target) -> Iterator[Tile]:
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
     widest_row = 128 if rows > 64 else 64
-    for block_rows in powers(min(rows, widest_row), widest_row):
+    for block_rows in covering(min(rows, widest_row), widest_row):
         if target.instruction != "mma" and 16 < block_rows < 64 < rows:
             continue
-        for block_cols in powers(cols, COLUMNS):
-            for depth in powers(problem.depth, 64 if problem.compute.itemsize == 2 else 32):
+        for block_cols in covering(cols, COLUMNS):
+            for depth in covering(problem.depth, 64 if problem.compute.itemsize == 2 else 32):
                 yield from _fitting(problem, target, block_rows, block_cols, depth)
 
 
@@ -122,19 +106,21 @@ def _staged_bytes(problem: SeparableContraction, rows: int, cols: int, depth: in
 def _seconds(problem: SeparableContraction, tile: Tile, target: Target, moved: int) -> float:
     """Predicted seconds: launch + max(arithmetic, L2, DRAM, latency) + split-K, as in `convc.targets.cost`."""
     steps = math.ceil(math.ceil(problem.depth / tile.depth) / tile.split_k)
-    programs = _programs(problem, tile)
+    programs = problem.programs(tile)
     sums, taps = tile.rows * tile.depth, problem.tap_count
     if target.is_interpreter:
         step = INTERPRETER_STEP_S * (1 + taps) + sums * taps * 3 * INTERPRETER_ELEMENT_S
         step += tile.depth * tile.cols * (INTERPRETER_ELEMENT_S + 2.0 * tile.rows * INTERPRETER_FLOP_S)
-        return programs * (INTERPRETER_PROGRAM_S + steps * step + tile.rows * tile.cols * INTERPRETER_ELEMENT_S)
+        one = INTERPRETER_PROGRAM_S + steps * step + tile.rows * tile.cols * INTERPRETER_ELEMENT_S
+        return programs * one + pooling_seconds(problem, tile, target)
     arithmetic = math.ceil(programs / target.sms) * steps * _step_seconds(problem, tile, target)
     partial = 2 * 4 * tile.rows * tile.cols * programs
     split = SPLIT_K_S + partial / target.dram_bytes_per_s if tile.split_k > 1 else 0.0
     loaded = programs * steps * (_x_elements(problem, tile) + tile.depth * tile.cols) * problem.compute.itemsize
     memory = max(loaded / target.l2_bytes_per_s, moved / target.dram_bytes_per_s)
     latency = _latency(problem, tile, target) * math.ceil(programs / (target.sms * BLOCKS_PER_SM))
-    return target.launch_s + max(arithmetic, memory, latency) + split
+    busy = max(arithmetic, memory, latency) + split
+    return target.launch_s + busy + pooling_seconds(problem, tile, target)
 
 
 def alone_seconds(problem: SeparableContraction, tile: Tile, target: Target) -> float:
@@ -143,7 +129,7 @@ def alone_seconds(problem: SeparableContraction, tile: Tile, target: Target) -> 
     arithmetic = steps * _step_seconds(problem, tile, target)
     loaded = steps * (_x_elements(problem, tile) + tile.depth * tile.cols) * problem.compute.itemsize
     latency = _latency(problem, tile, target)
-    return _programs(problem, tile) * max(arithmetic, loaded / BLOCK_L2_BYTES_PER_S, latency)
+    return problem.programs(tile) * max(arithmetic, loaded / BLOCK_L2_BYTES_PER_S, latency)
 
 
 def _latency(problem: SeparableContraction, tile: Tile, target: Target) -> float:
@@ -175,23 +161,8 @@ def _expansion_seconds(problem: SeparableContraction, tile: Tile, target: Target
     return product + (issued + STEP_INSTRUCTIONS * 32 * tile.num_warps) / (target.fp32_flops / 2 / target.sms)
 
 
-def _programs(problem: SeparableContraction, tile: Tile) -> int:
-    groups, rows, cols = (problem.extent(axis) for axis in (Axis.GROUP, Axis.ROW, Axis.COL))
-    return groups * math.ceil(rows / tile.rows) * math.ceil(cols / tile.cols) * tile.split_k
-
-
 def _x_elements(problem: SeparableContraction, tile: Tile) -> int:
     """Elements of x that a step takes from L2: each line of the window; its neighbours along a line are in L1."""
     lines = math.prod(tap.size for tap in problem.taps[:-1])
     depth = problem.expansion.inputs if problem.expansion else tile.depth
     return tile.rows * depth * lines * problem.taps[-1].step
-
-
-def powers(extent: int, most: int) -> Iterator[int]:
-    """Block sizes from the least of ``tl.dot`` to the first that covers ``extent``, or ``most``."""
-    size = MIN_DOT
-    while True:
-        yield size
-        if size >= min(extent, most):
-            return
-        size *= 2

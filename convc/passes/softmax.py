@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..ir import Graph, Kind, Node, Value
+from .chains import elements
 from .choice import ELEMENT_BYTES, Choice
-from .separable import elements
 
 RULE = "softmax-epilogue"
 MODES = {"Softmax": "softmax", "LogSoftmax": "log_softmax"}

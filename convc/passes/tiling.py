@@ -17,15 +17,12 @@ from ..ir.pooled import PooledContraction
 from ..ir.problem import Axis, AxisReduction, Contraction, Problem, Steps, WindowReduction, steps_of
 from ..ir.separable import SeparableContraction
 from ..targets import Target
-from ..targets.cost import Shape, contraction_seconds, lone_seconds, pooling_seconds, streaming_seconds
+from ..targets.cost import contraction_seconds, lone_seconds, pooling_seconds, streaming_seconds
 from . import chained_tiles, expansion_tiles, prologue, separable_tiles
 from .choice import operator_instructions
+from .tile_sizes import LARGEST_BLOCK, MIN_DOT, by_time, ceil_power, powers
 from .traffic import traffic
 
-LARGEST_BLOCK = 1 << 18
-"""Most elements of a block in the interpreter: Triton's own limit is 2^20."""
-MIN_DOT = 16
-"""Least extent of each side of `tl.dot`."""
 LEAST_POOLED_COLS = 16
 """Least columns of a memory-bound block whose rows are pooled: two threads' vectors."""
 GATHERED_PER_THREAD = 16
@@ -94,7 +91,7 @@ class Tiles:
             fitting = [tile for tile in whole if tile.num_warps == warps] or whole
             tile = min(fitting, key=lambda tile: alone_seconds(problem, tile, self.target))
         seconds = alone_seconds(problem, tile, self.target)
-        tiles = program_count(problem, tile)
+        tiles = problem.programs(tile)
         reason = f"{tile.rows}x{tile.cols}: {tiles} tiles, all by the last block; predicted {seconds * 1e6:.1f} us"
         return replace(tile, num_warps=warps, reason=reason, predicted_us=round(seconds * 1e6, 3))
 
@@ -118,16 +115,6 @@ def alone_seconds(problem: Problem, tile: Tile, target: Target) -> float:
     return lone_seconds(problem, tile, steps, traffic(problem).total, target)
 
 
-def program_count(problem: Problem, tile: Tile) -> int:
-    """Thread blocks of a problem."""
-    if isinstance(problem, ChainedContraction):
-        return chained_tiles.programs(problem, tile)
-    rows = math.ceil(problem.extent(Axis.ROW) / tile.rows)
-    if isinstance(problem, Contraction):
-        rows = problem.row_tiles(tile.rows)
-    return problem.extent(Axis.GROUP) * rows * math.ceil(problem.extent(Axis.COL) / tile.cols) * tile.split_k
-
-
 # -- contractions -----------------------------------------------------------------------------------------------------
 def _ranked_contractions(problem: Contraction | ChainedContraction, target: Target) -> list[Tile]:
     if isinstance(problem, ChainedContraction):
@@ -136,14 +123,13 @@ def _ranked_contractions(problem: Contraction | ChainedContraction, target: Targ
         return separable_tiles.ranked(problem, target)
     steps = steps_of(problem)
     moved = traffic(problem).total
-    timed: list[tuple[float, int, Tile]] = []
-    for tile in _candidates(problem, steps, target):
-        shape = Shape.of(problem, tile, steps.total(tile.depth))
-        issued = _prologue_instructions(problem, steps)
-        seconds = contraction_seconds(shape, tile, target, moved, issued) + pooling_seconds(problem, tile, target)
-        timed.append((seconds, len(timed), tile))
-    timed.sort(key=lambda entry: entry[:2])
-    return [replace(tile, predicted_us=round(seconds * 1e6, 3)) for seconds, _, tile in timed]
+    issued = _prologue_instructions(problem, steps)
+
+    def seconds(tile: Tile) -> float:
+        own = contraction_seconds(problem, tile, target, steps.total(tile.depth), moved, issued)
+        return own + pooling_seconds(problem, tile, target)
+
+    return by_time(_candidates(problem, steps, target), seconds)
 
 
 def _prologue_instructions(problem: Contraction, steps: Steps) -> int:
@@ -158,7 +144,7 @@ def _reason(problem: Contraction | ChainedContraction, tile: Tile, target: Targe
     if isinstance(problem, ChainedContraction):
         return f"{chained_tiles.described(problem, tile, target)}; predicted {tile.predicted_us:.1f} us"
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
-    tiles = program_count(problem, tile) // tile.split_k
+    tiles = problem.programs(tile) // tile.split_k
     text = f"{tile.rows}x{tile.cols}x{tile.depth}: {tiles} tiles of {rows}x{cols} on {target.sms} multiprocessors"
     if tile.split_k > 1:
         text += f", the reduction split {tile.split_k} ways to fill them"
@@ -168,26 +154,26 @@ def _reason(problem: Contraction | ChainedContraction, tile: Tile, target: Targe
 def _candidates(problem: Contraction, steps: Steps, target: Target) -> Iterator[Tile]:
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
     low, high = _row_range(rows, target)
-    widest = min(_ceil_power(cols), 2048 if target.is_interpreter else 256)
-    for block_rows in _powers(MIN_DOT if problem.normalise else low, high):
-        for block_cols in _powers(max(MIN_DOT, widest) if problem.normalise else MIN_DOT, widest):
+    widest = min(ceil_power(cols), 2048 if target.is_interpreter else 256)
+    for block_rows in powers(MIN_DOT if problem.normalise else low, high):
+        for block_cols in powers(max(MIN_DOT, widest) if problem.normalise else MIN_DOT, widest):
             for depth in _depths(problem, steps, target):
                 yield from _fitting(problem, steps, target, block_rows, block_cols, depth)
 
 
 def _row_range(rows: int, target: Target) -> tuple[int, int]:
     if target.is_interpreter:
-        return MIN_DOT, min(_ceil_power(rows), 8192)
+        return MIN_DOT, min(ceil_power(rows), 8192)
     return (16 if target.instruction == "mma" and rows < 64 else 64 if rows > 32 else 16), 256 if rows > 64 else 64
 
 
 def _depths(problem: Contraction, steps: Steps, target: Target) -> Iterator[int]:
     widest = 1024 if target.is_interpreter else (128 if problem.compute.itemsize == 2 else 32)
     if steps.flat:
-        yield max(MIN_DOT, _ceil_power(steps.length))
+        yield max(MIN_DOT, ceil_power(steps.length))
         return
-    top = min(_ceil_power(steps.length), widest)
-    yield from (depth for depth in _powers(MIN_DOT, top) if depth >= min(32, top))
+    top = min(ceil_power(steps.length), widest)
+    yield from (depth for depth in powers(MIN_DOT, top) if depth >= min(32, top))
 
 
 def _fitting(problem: Contraction, steps: Steps, target: Target, rows: int, cols: int, depth: int) -> Iterator[Tile]:
@@ -236,9 +222,9 @@ def _ranked_streams(problem: Problem, target: Target) -> list[Tile]:
     of all where results are pooled along the rows, as high blocks leave fewer partial results."""
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
     budget = LARGEST_BLOCK if target.is_interpreter else _streaming_block(problem, target)
-    widest = min(_ceil_power(cols), 256 if not target.is_interpreter else 4096)
+    widest = min(ceil_power(cols), 256 if not target.is_interpreter else 4096)
     narrowest = min(widest, LEAST_POOLED_COLS) if problem.pool is not None else widest
-    shapes = [(max(1, min(_ceil_power(rows), budget // width)), width) for width in _powers(narrowest, widest)]
+    shapes = [(max(1, min(ceil_power(rows), budget // width)), width) for width in powers(narrowest, widest)]
     return sorted((_streamed(problem, target, *shape) for shape in shapes[::-1]), key=lambda tile: tile.predicted_us)
 
 
@@ -246,7 +232,7 @@ def _streamed(problem: Problem, target: Target, block_rows: int, block_cols: int
     """A memory-bound kernel's tile of this size, with its predicted time."""
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
     tile = Tile(block_rows, block_cols, num_warps=1 if target.is_interpreter else 4, num_stages=1)
-    programs = problem.extent(Axis.GROUP) * math.ceil(rows / block_rows) * math.ceil(cols / block_cols)
+    programs = problem.programs(tile)
     taps = math.prod(tap.size for tap in getattr(problem, "taps", ()))
     elements = programs * block_rows * block_cols * (len(problem.reads) - 1 + taps + 1)
     seconds = streaming_seconds(problem, programs, elements, target, traffic(problem).total)
@@ -260,21 +246,21 @@ def _streaming_block(problem: Problem, target: Target) -> int:
     size = problem.extent(Axis.ROW) * problem.extent(Axis.COL) * problem.extent(Axis.GROUP)
     weighted = isinstance(problem, WindowReduction)
     largest = 1024 if weighted else 2048
-    return max(128, min(largest, _ceil_power(max(1, size // (2 * target.sms)))))
+    return max(128, min(largest, ceil_power(max(1, size // (2 * target.sms)))))
 
 
 def _choose_reduction(problem: AxisReduction, target: Target) -> Tile:
     rows = problem.extent(Axis.ROW)
     length = problem.extent(Axis.COL) if problem.family == "softmax" else math.prod(e for e, _ in problem.reduced)
     largest = LARGEST_BLOCK if target.is_interpreter else 4096
-    block_cols = _ceil_power(length)
+    block_cols = ceil_power(length)
     if problem.family != "softmax":
         block_cols = min(block_cols, _reduction_width(target))
     fill = 1 if target.is_interpreter else max(1, rows // (2 * target.sms))
-    wanted = _ceil_power(rows) if target.is_interpreter else min(_ceil_power(fill), 32)
+    wanted = ceil_power(rows) if target.is_interpreter else min(ceil_power(fill), 32)
     contiguous_rows = problem.x.strides and problem.x.strides[-1] == 1 and problem.family != "softmax"
     if contiguous_rows and not target.is_interpreter:
-        wanted = max(wanted, min(_ceil_power(rows), 32))
+        wanted = max(wanted, min(ceil_power(rows), 32))
     block_rows = max(1, min(wanted, largest // block_cols))
     warps = 1 if target.is_interpreter else 4 if block_rows * block_cols <= 4096 else 8
     programs = math.ceil(rows / block_rows)
@@ -285,16 +271,3 @@ def _choose_reduction(problem: AxisReduction, target: Target) -> Tile:
 
 def _reduction_width(target: Target) -> int:
     return 4096 if target.is_interpreter else 128
-
-
-# -- sizes ------------------------------------------------------------------------------------------------------------
-def _powers(low: int, high: int) -> Iterator[int]:
-    value = low
-    while value <= max(low, high):
-        yield value
-        value *= 2
-
-
-def _ceil_power(value: int) -> int:
-    """The least power of two not below ``value``."""
-    return 1 << max(0, value - 1).bit_length()

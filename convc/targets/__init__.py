@@ -1,5 +1,5 @@
 """What convc knows about the machines that it compiles for."""
 
-from .device import TARGETS, Target, of_capability, target
+from .device import GPUS, TARGETS, Target, of_capability, target
 
-__all__ = ["TARGETS", "Target", "of_capability", "target"]
+__all__ = ["GPUS", "TARGETS", "Target", "of_capability", "target"]

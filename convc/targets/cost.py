@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ..ir.plan import Tile
 from ..ir.problem import Axis, Contraction, Problem
@@ -25,8 +24,6 @@ SPLIT_K_S = 1.0e-6
 """Writing, counting and reading back partial sums, beyond their bytes."""
 POOLED_ELEMENTS = 2048
 """Elements of partial results of a global pooling that a program takes at a time."""
-
-
 STREAMED_WAVE_S = 1.0e-6
 """A block of a kernel without products: its addresses, its loads, its store."""
 TICKET_S = 1.0e-6
@@ -35,44 +32,21 @@ BLOCK_L2_BYTES_PER_S = 1.0e11
 """What one multiprocessor takes from L2: 64 bytes a clock."""
 
 
-@dataclass(frozen=True)
-class Shape:
-    """A contraction as counts: groups × (rows × cols), and steps of the main loop of ``tile.depth`` elements."""
-
-    groups: int
-    rows: int
-    cols: int
-    steps: int
-    itemsize: int
-
-    @staticmethod
-    def of(problem: Contraction, tile: Tile, steps: int) -> Shape:
-        return Shape(
-            problem.extent(Axis.GROUP),
-            problem.row_tiles(tile.rows) * tile.rows,
-            problem.extent(Axis.COL),
-            steps,
-            problem.compute.itemsize,
-        )
-
-
-def blocks(shape: Shape, tile: Tile) -> int:
-    """Thread blocks of the launch."""
-    return shape.groups * math.ceil(shape.rows / tile.rows) * math.ceil(shape.cols / tile.cols) * tile.split_k
-
-
-def contraction_seconds(shape: Shape, tile: Tile, target: Target, dram_bytes: int, issued: int = 0) -> float:
-    """Predicted seconds of a contraction. issued: instructions of its prologue for each element of x."""
+def contraction_seconds(
+    problem: Contraction, tile: Tile, target: Target, steps: int, dram_bytes: int, issued: int = 0
+) -> float:
+    """Predicted seconds of a contraction. steps: of its main loop, all of a tile; issued: instructions of its prologue
+    for each element of x."""
+    count, itemsize = problem.programs(tile), problem.compute.itemsize
+    steps = math.ceil(steps / tile.split_k)
     if target.is_interpreter:
-        return _interpreted(shape, tile)
-    count = blocks(shape, tile)
-    steps = math.ceil(shape.steps / tile.split_k)
+        return count * _interpreted(tile, steps)
     flops_per_block = 2.0 * tile.rows * tile.cols * tile.depth * steps
-    rate = (target.tensor_flops if shape.itemsize == 2 else target.fp32_flops) / target.sms
+    rate = (target.tensor_flops if itemsize == 2 else target.fp32_flops) / target.sms
     waves = math.ceil(count / target.sms)
     units = 2.0 * issued * tile.rows * tile.depth * steps * target.sms / target.fp32_flops
     arithmetic = waves * (flops_per_block / (rate * issue_efficiency(tile)) + units)
-    loaded = count * steps * tile.depth * (tile.rows + tile.cols) * shape.itemsize
+    loaded = count * steps * tile.depth * (tile.rows + tile.cols) * itemsize
     partial = 2 * 4 * tile.rows * tile.cols * count if tile.split_k > 1 else 0
     traffic = max((loaded + partial) / target.l2_bytes_per_s, dram_bytes / target.dram_bytes_per_s)
     latency = steps * target.step_s / max(tile.num_stages - 1, 1) * math.ceil(count / (target.sms * BLOCKS_PER_SM))
@@ -111,13 +85,12 @@ def issue_efficiency(tile: Tile) -> float:
     return min(1.0, clocks / (clocks * 0.25 + issued))
 
 
-def _interpreted(shape: Shape, tile: Tile) -> float:
-    count = blocks(shape, tile)
-    steps = math.ceil(shape.steps / tile.split_k)
+def _interpreted(tile: Tile, steps: int) -> float:
+    """Seconds of one program in Triton's interpreter."""
     loaded = (tile.rows + tile.cols) * tile.depth
     per_step = INTERPRETER_STEP_S + loaded * INTERPRETER_ELEMENT_S
     per_step += 2.0 * tile.rows * tile.cols * tile.depth * INTERPRETER_FLOP_S
-    return count * (INTERPRETER_PROGRAM_S + steps * per_step + tile.rows * tile.cols * INTERPRETER_ELEMENT_S)
+    return INTERPRETER_PROGRAM_S + steps * per_step + tile.rows * tile.cols * INTERPRETER_ELEMENT_S
 
 
 def streaming_seconds(problem: Problem, programs: int, elements: int, target: Target, dram_bytes: int) -> float:
@@ -145,11 +118,8 @@ def lone_seconds(problem: Problem, tile: Tile, steps: int, dram_bytes: int, targ
     products takes a wave for each tile or its bytes.
     """
     if not isinstance(problem, Contraction):
-        extents = ((problem.extent(Axis.ROW), tile.rows), (problem.extent(Axis.COL), tile.cols))
-        tiles = problem.extent(Axis.GROUP) * math.prod(math.ceil(extent / block) for extent, block in extents)
-        return max(tiles * STREAMED_WAVE_S, dram_bytes / BLOCK_L2_BYTES_PER_S)
-    rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
-    tiles = problem.extent(Axis.GROUP) * problem.row_tiles(tile.rows) * math.ceil(cols / tile.cols)
+        return max(problem.programs(tile) * STREAMED_WAVE_S, dram_bytes / BLOCK_L2_BYTES_PER_S)
+    rows, cols, tiles = problem.extent(Axis.ROW), problem.extent(Axis.COL), problem.programs(tile)
     loaded = tiles * steps * tile.depth * (min(tile.rows, rows) + min(tile.cols, cols)) * problem.compute.itemsize
     latency = tiles * steps * target.step_s / max(tile.num_stages - 1, 1)
     rate = (target.tensor_flops if problem.compute.itemsize == 2 else target.fp32_flops) / target.sms

@@ -54,6 +54,10 @@ TARGETS = {
 }
 
 
+GPUS = tuple(target for target in TARGETS.values() if not target.is_interpreter)
+"""The targets that are GPUs."""
+
+
 def target(name: str) -> Target:
     """The target of that name. Raises ``UsageError`` where there is none."""
     if name not in TARGETS:

@@ -294,8 +294,8 @@ def test_traffic_and_multiply_adds_count_each_byte_and_product_once() -> None:
     # behind the first: bias, two clips, which are one where they follow each other
     assert operations(problem) - 2 * problem.macs == pixels * (33 * len(problem.first.statements) + 70 * 3)
     tile = Tile(64, 16, 32, col_blocks=2)
-    assert chained_tiles.programs(problem, tile) == 2 * 3
-    assert chained_tiles.recomputed_macs(problem, tile) == 2 * problem.first.macs
+    assert problem.programs(tile) == 2 * 3
+    assert problem.recomputed_macs(tile) == 2 * problem.first.macs
     assert asked_bytes(launch) >= loop_bytes(problem) == 2 * (40 * pixels + 40 * 9 * 33 + 33 * 70)
 
 

@@ -272,7 +272,7 @@ def test_traffic_and_multiply_adds():
     assert moved.activations == 4 * 2 * 3 * 40 * 37 + 4 * 2 * 20 * 10 * 10
     assert moved.weights == 2 * 20 * 147 + 4 * 20
     assert problem.grid(256) == (2, 2) and problem.row_tiles(256) == 8
-    assert problem.recomputed_macs(256) == (8 * 256 - 2 * 20 * 19) * 20 * 147
+    assert problem.recomputed_macs(Tile(256, 32, 32)) == (8 * 256 - 2 * 20 * 19) * 20 * 147
 
 
 @pytest.mark.parametrize("name", ["resnet18", "squeezenet1_1", "googlenet", "densenet121"])

@@ -308,7 +308,7 @@ def test_traffic_and_multiply_adds_count_each_byte_and_product_once() -> None:
     assert launch.traffic.weights == 2 * 90 * 9 + 2 * 90 * 70 + 4 * (90 + 70)
     assert problem.macs == 49 * 90 * 9 + 49 * 90 * 70
     tile = Tile(64, 32, 32)
-    assert separable_tiles.recomputed_macs(problem, tile) == 2 * 49 * 90 * 9
+    assert problem.recomputed_macs(tile) == 2 * 49 * 90 * 9
 
 
 def test_source(golden: Callable[[str, str], None]) -> None:

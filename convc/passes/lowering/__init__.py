@@ -62,7 +62,7 @@ def lower(fused: FusedGraph, layouts: Layouts, mode: str) -> list[Work]:
         try:
             work.extend(Work(region, problem) for problem in _lower_region(fused, layouts, mode, region))
         except Refused as refusal:
-            refusals.setdefault(str(refusal), []).append(fused.graph.node(region.anchor or region.nodes[0]))
+            refusals.setdefault(str(refusal), []).append(fused.graph.node(region.head))
     if refusals:
         raise errors.UnsupportedModelError(
             [errors.Unsupported(what, "", tuple(n.label for n in nodes)) for what, nodes in refusals.items()]
@@ -74,7 +74,7 @@ def _lower_region(fused: FusedGraph, layouts: Layouts, mode: str, region: Region
     builder = Builder(fused, layouts, mode, _without_ending(fused, region), keeps=region.output.node != region.pool)
     if 0 in builder.output_shape:
         return []
-    node = fused.graph.node(region.anchor if region.anchor is not None else region.nodes[0])
+    node = fused.graph.node(region.head)
     _check_dtypes(fused, region, node)
     if region.anchor is None:
         lowered: Problem | list[Problem] = lower_elementwise(builder)

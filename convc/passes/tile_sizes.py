@@ -1,0 +1,37 @@
+"""Sizes of blocks, and candidates in the order of their predicted times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+from ..ir.plan import Tile
+
+LARGEST_BLOCK = 1 << 18
+"""Most elements of a block in the interpreter: Triton's own limit is 2^20."""
+MIN_DOT = 16
+"""Least extent of each side of `tl.dot`."""
+
+
+def powers(low: int, high: int) -> Iterator[int]:
+    """``low`` and its doubles up to ``high``; at least one."""
+    value = low
+    while value <= max(low, high):
+        yield value
+        value *= 2
+
+
+def ceil_power(value: int) -> int:
+    """The least power of two not below ``value``."""
+    return 1 << max(0, value - 1).bit_length()
+
+
+def covering(extent: int, most: int) -> Iterator[int]:
+    """Block sizes from the least of `tl.dot` to the first that covers ``extent``, or ``most``."""
+    return powers(MIN_DOT, min(ceil_power(extent), ceil_power(most)))
+
+
+def by_time(candidates: Iterable[Tile], seconds: Callable[[Tile], float]) -> list[Tile]:
+    """The candidates with their predicted times, the cheapest first, ties in the order in which they come."""
+    timed = sorted(((seconds(tile), index, tile) for index, tile in enumerate(candidates)), key=lambda entry: entry[:2])
+    return [replace(tile, predicted_us=round(time * 1e6, 3)) for time, _, tile in timed]
