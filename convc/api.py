@@ -72,9 +72,10 @@ def plan(
     disable: Iterable[str] | str = (),
     only: Iterable[str] | str | None = None,
     policy: Policy | str = CostModel.name,
+    enable: Iterable[str] | str = (),
 ) -> Plan:
     """Everything that `compile` does before machine code: the fused graph, layouts, tiles, kernels and memory."""
-    switches = Switches.parse(opt, disable, only)
+    switches = Switches.parse(opt, disable, only, enable)
     options = Options(targets_of(target), dtype, batch, switches, policy=policy)
     return make_plan(graph_of(model, batch), options)
 
@@ -89,6 +90,7 @@ def compile(
     only: Iterable[str] | str | None = None,
     progress: Progress | None = None,
     policy: Policy | str = CostModel.name,
+    enable: Iterable[str] | str = (),
 ) -> CompiledNetwork:
     """Compiles a network, on any machine.
 
@@ -96,13 +98,14 @@ def compile(
     ``sm_90``, ``interpreter``, ``auto`` (the GPU present, else the interpreter), or several. dtype: ``fp32`` (IEEE),
     ``tf32``, ``fp16``, ``bf16``: how fp32 tensors are stored and multiplied; inputs and outputs keep the model's types.
     batch: size of a symbolic batch. opt: ``none``, ``fold`` or ``fuse``. disable, only: names of rules (`convc.RULES`).
+    disable, enable: names of features (`convc.FEATURES`).
     policy: who chooses among legal fusions: ``cost-model``, ``always``, ``never``, the name of one that an installed
     package supplies, or a `Policy`. progress: called with (kernels compiled, kernels).
 
     Raises:
         LoadError, UnsupportedModelError, ShapeError, LimitError, UsageError, CompileError.
     """
-    planned = plan(model, target, dtype, batch, opt, disable, only, policy)
+    planned = plan(model, target, dtype, batch, opt, disable, only, policy, enable)
     return CompiledNetwork(compile_plan(planned, progress=progress))
 
 
@@ -112,6 +115,10 @@ def __getattr__(name: str) -> Any:
 
         load_installed()
         return RULES
+    if name == "FEATURES":
+        from .passes.features import FEATURES
+
+        return FEATURES
     raise AttributeError(f"module 'convc' has no attribute {name!r}")
 
 

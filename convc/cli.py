@@ -177,7 +177,8 @@ _OPTIONS: dict[str, Decorator] = {
     "dtype": click.option("--dtype", metavar="D", help="Numeric mode: fp32, tf32, fp16 or bf16."),
     "batch": click.option("--batch", metavar="N", callback=_batch, help="Size of a symbolic batch  [default: 1]"),
     "opt": click.option("--opt", metavar="O", help="none, fold or fuse  [default: fuse]"),
-    "disable": click.option("--disable", metavar="RULE,...", help="Rules to switch off."),
+    "disable": click.option("--disable", metavar="RULE,...", help="Rules and features to switch off."),
+    "enable": click.option("--enable", metavar="FEATURE,...", help="Features to switch on that are off by default."),
     "only": click.option("--only", metavar="RULE,...", help="The only rules to leave on."),
     "policy": click.option("--policy", metavar="P", help="Who chooses among legal fusions  [default: cost-model]"),
     "seed": click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random arrays."),
@@ -204,7 +205,7 @@ def _choices(given: dict[str, Any]) -> Choices:
     """The options that decide how to compile, taken out of a command's options."""
     from .analysis.models import Choices
 
-    names = ("target", "dtype", "batch", "opt", "disable", "only", "policy")
+    names = ("target", "dtype", "batch", "opt", "disable", "enable", "only", "policy")
     return Choices(**{name: given[name] for name in names if name in given})
 
 
@@ -228,7 +229,7 @@ def main(settings: Settings, verbose: int) -> None:
 
 @main.command("compile")
 @click.option("-o", "--output", metavar="FILE.convc", required=True, help="The file to write.")
-@_options("model", "target", "dtype", "batch", "opt", "disable", "only", "policy", "json")
+@_options("model", "target", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "json")
 def compile_command(model: str, output: str, as_json: bool, **given: Any) -> None:
     """Compile a network into one file, for one or several GPUs. No GPU is needed."""
     from .analysis import models, render, reports
@@ -250,7 +251,7 @@ def compile_command(model: str, output: str, as_json: bool, **given: Any) -> Non
 @click.option("--output", metavar="FILE.npz", help="Where to write the outputs.")
 @click.option("--profile", is_flag=True, help="Time every launch.")
 @_device("auto")
-@_options("model", "dtype", "batch", "opt", "disable", "only", "policy", "seed", "json")
+@_options("model", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "seed", "json")
 def run(
     model: str,
     inputs: tuple[str, ...],
@@ -283,7 +284,7 @@ def run(
 @main.command()
 @click.option("--per-kernel", is_flag=True, help="Also compare every kernel with float64, the fusion as it is.")
 @_device("numpy")
-@_options("model", "dtype", "batch", "opt", "disable", "only", "policy", "seed", "json")
+@_options("model", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "seed", "json")
 @click.pass_context
 def verify(
     context: click.Context, model: str, per_kernel: bool, device: str, seed: int, as_json: bool, **given: Any
@@ -304,7 +305,7 @@ def verify(
 
 @main.command()
 @_device("interpreter")
-@_options("model", "dtype", "batch", "opt", "disable", "only", "policy", "seed", "json")
+@_options("model", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "seed", "json")
 @click.pass_context
 def bisect(context: click.Context, model: str, device: str, seed: int, as_json: bool, **given: Any) -> None:
     """Find the first kernel that departs from float64, the fusion as it is. Exit status 1 where there is one."""
@@ -318,7 +319,7 @@ def bisect(context: click.Context, model: str, device: str, seed: int, as_json: 
 
 
 @main.command()
-@_options("model", "target", "dtype", "batch", "opt", "disable", "only", "policy", "json")
+@_options("model", "target", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "json")
 def explain(model: str, as_json: bool, **given: Any) -> None:
     """Say of every edge into which kernel it was fused, or which rule came nearest and why it declined."""
     from .analysis import explain as edges
@@ -331,7 +332,7 @@ def explain(model: str, as_json: bool, **given: Any) -> None:
 @main.command()
 @click.option("--after", metavar="PASS", help="The pass to stop behind  [default: fuse]")
 @click.option("-o", "--output", metavar="FILE", help="Write text (.txt), a picture (.svg) or a page (.html).")
-@_options("model", "target", "dtype", "batch", "opt", "disable", "only", "policy", "json")
+@_options("model", "target", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "json")
 def show(model: str, after: str | None, output: str | None, as_json: bool, **given: Any) -> None:
     """Show the graph, after any pass, as text or as a picture with its fused kernels."""
     from .analysis import stages
@@ -352,7 +353,7 @@ def show(model: str, after: str | None, output: str | None, as_json: bool, **giv
 
 @main.command()
 @click.option("--name", metavar="K", help="Print the listing of one kernel.")
-@_options("model", "target", "dtype", "batch", "opt", "disable", "only", "policy", "json")
+@_options("model", "target", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "json")
 def kernels(model: str, name: str | None, as_json: bool, **given: Any) -> None:
     """List the emitted kernels, with registers, shared memory, spills and tensor-core instructions."""
     from .analysis import render, reports

@@ -80,6 +80,7 @@ def compile_plan(plan: Plan, cache: KernelCache | None = None, progress: Progres
         dtype=plan.options.dtype,
         opt=plan.options.switches.opt,
         disabled=plan.options.switches.off,
+        enabled=plan.options.switches.enable,
         policy=plan.options.policy_name,
         inputs=tuple(_tensor_spec(node) for node in plan.graph.graph_inputs),
         outputs=tuple(_tensor_spec(node) for node in plan.graph.graph_outputs),

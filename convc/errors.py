@@ -148,6 +148,11 @@ def one_of(found: object, choices: Iterable[object], what: str) -> UsageError:
     return UsageError(f"unknown {what} {str(found)!r}; choose from {', '.join(str(choice) for choice in choices)}")
 
 
+def both_ways(name: str) -> UsageError:
+    """A feature that is switched on and off at once."""
+    return UsageError(f"the feature {name!r} is both enabled and disabled; name it once")
+
+
 # -- frontends: ONNX ---------------------------------------------------------------------------------------------------
 def file_unreadable(file: str, why: str) -> LoadError:
     """A model file that the system does not open."""

@@ -17,6 +17,7 @@ from ..runtime.network import CompiledNetwork, load
 
 if TYPE_CHECKING:
     from ..ir import Graph
+    from ..passes import Switches
     from ..planner import Plan
     from .verify import Verification
 
@@ -37,6 +38,14 @@ class Choices:
     disable: str | None = None
     only: str | None = None
     policy: str | None = None
+    enable: str | None = None
+
+    @property
+    def switches(self) -> Switches:
+        """The rules and features that these options leave on. Raises ``UsageError`` for unknown names."""
+        from ..passes import Switches
+
+        return Switches.parse(self.opt or "fuse", self.disable or (), self.only, self.enable or ())
 
     def refuse(self, file: str) -> None:
         """Raises `UsageError` where one is given, for a compiled network."""
@@ -80,12 +89,15 @@ def make_plan(model: str, choices: Choices, target: str, dtype: str, verify_pass
     """The plan of a model; ``target`` and ``dtype`` are the defaults."""
     from .. import planner as planning
     from ..api import targets_of
-    from ..passes import Switches
 
-    switches = Switches.parse(choices.opt or "fuse", choices.disable or (), choices.only)
     targets = targets_of(choices.target or target)
     options = planning.Options(
-        targets, choices.dtype or dtype, choices.batch or 1, switches, verify_passes, choices.policy or DEFAULT_POLICY
+        targets,
+        choices.dtype or dtype,
+        choices.batch or 1,
+        choices.switches,
+        verify_passes,
+        choices.policy or DEFAULT_POLICY,
     )
     made = planning.make_plan(read_graph(model, choices.batch), options)
     for record in made.journal:

@@ -28,6 +28,7 @@ def compiled(network: CompiledNetwork) -> dict[str, Any]:
         "dtype": manifest.dtype,
         "opt": manifest.opt,
         "disabled": list(manifest.disabled),
+        "enabled": list(manifest.enabled),
         "policy": manifest.policy,
         "weight_bytes": manifest.weights_bytes,
         "targets": [program.target for program in network.programs],

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from .. import errors
 from ..api import targets_of
 from ..ir import Graph, print_graph
-from ..passes import Switches, canonical_passes
+from ..passes import canonical_passes
 from ..planner import Options, Plan, divide, optimise
 from ..runtime.manifest import ProgramSpec
 from ..runtime.network import CompiledNetwork, load, traffic_bytes
@@ -52,12 +52,11 @@ def read_stage(model: str, choices: Choices, after: str | None, target: str, pic
     if after in (None, LAST) and pictured:
         plan = make_plan(model, choices, target, "fp16")
         return Stage(LAST, plan.graph, _title(plan.graph, LAST), planned_steps(plan))
-    switches = Switches.parse(choices.opt or "fuse", choices.disable or (), choices.only)
     options = Options(
         targets_of(choices.target or target),
         choices.dtype or "fp16",
         choices.batch or 1,
-        switches,
+        choices.switches,
         policy=choices.policy or DEFAULT_POLICY,
     )
     graph = graph_after(read_graph(model, choices.batch), options, after or LAST)

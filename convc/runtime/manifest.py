@@ -151,6 +151,7 @@ class Manifest(Record, frozen=True):
 
     graph: section with the graph's text. constants: label in that text → the view that holds it.
     programs: one per target. dtype: the numeric mode (fp32, tf32, fp16, bf16). policy: who chose among legal fusions.
+    disabled, enabled: rules and features that were switched.
     """
 
     format: tuple[Natural, Natural]
@@ -169,6 +170,7 @@ class Manifest(Record, frozen=True):
     graph: Text = ""
     sections: tuple[SectionSpec, ...] = ()
     policy: Text = "cost-model"
+    enabled: tuple[Text, ...] = ()
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -36,6 +36,11 @@ class Target:
     def is_interpreter(self) -> bool:
         return self.capability == 0
 
+    @property
+    def has_descriptors(self) -> bool:
+        """Whether kernels may read matrices through tensor maps; the interpreter reads them as a GPU would."""
+        return self.capability >= 90 or self.is_interpreter
+
 
 _KIB = 1024
 TARGETS = {
