@@ -179,6 +179,8 @@ def test_a_tensor_that_is_read_later_is_not_kept() -> None:
     )
     plan = plan_of(b, dtype="fp32")
     home = plan.layouts.placements
+    assert stages(plan) and any(stage.kept for stage in stages(plan))
+    assert home[middle].block not in {block for stage in stages(plan) for block in stage.kept}
     for stage in stages(plan):
         inside = {region.id for launch in stage.launches for step in launch.steps for region in [step.work.region]}
         for value, placed in home.items():
