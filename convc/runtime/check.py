@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from .dtypes import ITEMSIZE
 from .manifest import (
+    Binary,
     BufferArgument,
     IntegerArgument,
     KernelSpec,
@@ -18,9 +19,21 @@ from .manifest import (
     Manifest,
     Parameter,
     ProgramSpec,
+    TensorMapArgument,
+    TensorMapSpec,
     TensorSpec,
     ViewSpec,
     WeightSpec,
+)
+from .tensor_maps import (
+    MAX_BOX,
+    MAX_EXTENT,
+    MAX_STRIDE,
+    STEP,
+    SWIZZLES,
+    DescriptorType,
+    descriptor_type,
+    span_bytes,
 )
 from .weights import ALIGN, SECTION, align
 
@@ -133,11 +146,34 @@ def _check_program(manifest: Manifest, program: ProgramSpec) -> None:
 def _check_kernel(kernel: KernelSpec, where: str) -> None:
     require(SYMBOL.fullmatch(kernel.name) is not None, f"{where}: the name is not a symbol")
     for parameter in kernel.parameters:
-        known = parameter.type.startswith("*") or parameter.type in INTEGERS
+        plain = parameter.type.startswith("*") or parameter.type in INTEGERS
+        known = plain or descriptor_type(parameter.type) is not None
         require(known, f"{where}: parameter {parameter.name!r} has the unknown type {parameter.type!r}")
     if kernel.binary:
-        threads = kernel.binary.threads
-        require(threads <= THREAD_LIMIT and threads % 32 == 0, f"{where}: {threads} threads")
+        _check_binary(kernel.binary, kernel.parameters, where)
+
+
+def _check_binary(binary: Binary, parameters: Sequence[Parameter], where: str) -> None:
+    threads = binary.threads
+    require(threads <= THREAD_LIMIT and threads % 32 == 0, f"{where}: {threads} threads")
+    types = [(p.name, type) for p in parameters if (type := descriptor_type(p.type)) is not None]
+    found = len(binary.tensor_maps)
+    require(found == len(types), f"{where}: {found} tensor maps for {len(types)} descriptor parameters")
+    for (name, type), spec in zip(types, binary.tensor_maps, strict=True):
+        _check_map(spec, type, f"{where}: tensor map {name!r}")
+
+
+def _check_map(spec: TensorMapSpec, type: DescriptorType, where: str) -> None:
+    """What ``cuTensorMapEncodeTiled`` demands of the box, and that it is of the parameter's type."""
+    found, element = (spec.elem_size, spec.elem_type), (type.element.itemsize, type.element.compiled)
+    require(found == element, f"{where}: elements {found} are not those of {type.dtype}, {element}")
+    box, block = spec.block_size, type.block
+    divides = len(box) == len(block) and all(b % a == 0 for a, b in zip(box, block, strict=True))
+    require(divides, f"{where}: the box {box} does not divide the block {block}")
+    require(max(box) <= MAX_BOX, f"{where}: the box {box} has more than {MAX_BOX} elements along a dimension")
+    inner, most = box[-1] * spec.elem_size, SWIZZLES[spec.swizzle]
+    require(inner % STEP == 0, f"{where}: {inner} bytes of the innermost dimension are not a multiple of {STEP}")
+    require(not most or inner <= most, f"{where}: {inner} bytes of the innermost dimension are swizzled by {most}")
 
 
 def _check_launch(launch: LaunchSpec, kernel: KernelSpec, sizes: dict[str, int], where: str) -> None:
@@ -149,6 +185,8 @@ def _check_launch(launch: LaunchSpec, kernel: KernelSpec, sizes: dict[str, int],
         at = f"{where}: argument {parameter.name!r} of {kernel.name!r}"
         if isinstance(argument, BufferArgument):
             _check_pointer(parameter, argument, sizes, at)
+        elif isinstance(argument, TensorMapArgument):
+            _check_array(parameter, argument, sizes, at)
         else:
             _check_integer(parameter, argument, at)
 
@@ -159,6 +197,25 @@ def _check_pointer(parameter: Parameter, argument: BufferArgument, sizes: dict[s
     size, offset = sizes[argument.buffer], argument.offset
     require(offset < size or offset == 0, f"{at}: offset {offset} in {argument.buffer!r} of {size} bytes")
     require(offset % parameter.align == 0, f"{at}: offset {offset} is not a multiple of {parameter.align}")
+
+
+def _check_array(parameter: Parameter, argument: TensorMapArgument, sizes: dict[str, int], at: str) -> None:
+    """What ``cuTensorMapEncodeTiled`` demands of the array, and that every element lies inside its buffer."""
+    type = descriptor_type(parameter.type)
+    require(type is not None, f"{at} is an array, but the parameter is of type {parameter.type}")
+    assert type is not None
+    require(argument.buffer in sizes, f"{at} names the unknown buffer {argument.buffer!r}")
+    shape, strides, itemsize = argument.shape, argument.strides, type.element.itemsize
+    ranks = {len(shape), len(strides), len(type.block)}
+    require(len(ranks) == 1, f"{at}: shape {shape} and strides {strides} for a block {type.block}")
+    require(max(shape) <= MAX_EXTENT, f"{at}: the shape {shape} has more than {MAX_EXTENT} elements along a dimension")
+    require(strides[-1] == 1, f"{at}: the innermost stride is {strides[-1]}, expected 1")
+    steps = [argument.offset, *(stride * itemsize for stride in strides[:-1])]
+    even = all(step % STEP == 0 for step in steps)
+    require(even, f"{at}: offset and strides {steps} in bytes are not all multiples of {STEP}")
+    require(max(steps[1:], default=0) < MAX_STRIDE, f"{at}: a stride of {max(steps[1:], default=0)} bytes is too large")
+    size, end = sizes[argument.buffer], argument.offset + span_bytes(shape, strides, itemsize)
+    require(end <= size, f"{at}: the array reaches byte {end} of {argument.buffer!r}, which has {size}")
 
 
 def _check_integer(parameter: Parameter, argument: IntegerArgument, at: str) -> None:

@@ -24,7 +24,7 @@ from .check import buffer_sizes
 from .device_array import DeviceArray, DeviceView
 from .driver import DEFAULT_SHARED, Device, Driver, Launch
 from .dtypes import numpy_dtype
-from .manifest import Binary, BufferArgument, KernelSpec, LaunchSpec, ProgramSpec, TensorSpec
+from .manifest import Binary, IntegerArgument, KernelSpec, LaunchSpec, ProgramSpec, TensorSpec
 from .weights import weight_bytes
 
 TARGET = re.compile(r"sm_(\d+)(\d)[af]?")
@@ -186,10 +186,10 @@ class CudaExecutor:
         binary = _binary(kernel)
         values: list[Any] = []
         for parameter, argument in zip(kernel.parameters, spec.arguments, strict=True):
-            if isinstance(argument, BufferArgument):
-                values.append(ctypes.c_uint64(self._buffers[argument.buffer] + argument.offset))
-            else:
+            if isinstance(argument, IntegerArgument):
                 values.append(INTEGERS[parameter.type](argument.value))
+            else:
+                values.append(ctypes.c_uint64(self._buffers[argument.buffer] + argument.offset))
         values += [ctypes.c_uint64(scratch if binary.global_scratch_bytes else 0), ctypes.c_uint64(0)]
         return Launch(functions[spec.kernel], spec.grid, binary.threads, binary.shared_bytes, values)
 

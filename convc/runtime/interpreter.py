@@ -21,7 +21,7 @@ from ..workers import read_message, write_message
 from .artifact import Artifact, load_weights
 from .dtypes import numpy_dtype
 from .interpreter_worker import Buffer, Finished, Range, Reply, Setup, Step
-from .manifest import BufferArgument, ProgramSpec, TensorSpec
+from .manifest import Argument, IntegerArgument, ProgramSpec, TensorSpec
 
 _POISON = 0xFF
 """Every float of these bytes is a NaN."""
@@ -74,10 +74,7 @@ class InterpreterExecutor:
                 Step(
                     kernel=launch.kernel,
                     grid=launch.grid,
-                    arguments=[
-                        (a.buffer, a.offset) if isinstance(a, BufferArgument) else ("", a.value)
-                        for a in launch.arguments
-                    ],
+                    arguments=[_told(argument) for argument in launch.arguments],
                 )
                 for launch in program.launches
             ],
@@ -157,6 +154,13 @@ class _Shared:
     def close(self) -> None:
         """The memory itself goes when the last view of it does."""
         os.close(self.descriptor)
+
+
+def _told(argument: Argument) -> tuple[str, int]:
+    """An argument as the child is told of it."""
+    if isinstance(argument, IntegerArgument):
+        return "", argument.value
+    return argument.buffer, argument.offset
 
 
 def tensor_bytes(spec: TensorSpec) -> int:

@@ -10,6 +10,8 @@ from typing import Annotated, Union
 import msgspec
 from msgspec import Meta, Struct
 
+from .tensor_maps import MAX_RANK
+
 FORMAT_MAJOR = 1
 FORMAT_MINOR = 0
 
@@ -61,11 +63,23 @@ class IntegerArgument(Record, frozen=True, tag="int"):
     value: int
 
 
-Argument = Union[BufferArgument, IntegerArgument]
+class TensorMapArgument(Record, frozen=True, tag="tensor_map"):
+    """A descriptor of an array in a buffer: where it begins, in bytes, and its shape and strides, in elements.
+
+    The outermost dimension is first, and the innermost has stride 1.
+    """
+
+    buffer: Text
+    offset: Natural
+    shape: Annotated[tuple[Positive, ...], Meta(max_length=MAX_RANK)]
+    strides: Annotated[tuple[Positive, ...], Meta(max_length=MAX_RANK)]
+
+
+Argument = Union[BufferArgument, IntegerArgument, TensorMapArgument]
 
 
 class Parameter(Record, frozen=True):
-    """A kernel parameter in Triton's spelling: ``*fp16``, ``*fp32``, ``*i64``, ``i32`` …
+    """A kernel parameter in Triton's spelling: ``*fp16``, ``*i64``, ``i32``, ``tensordesc<fp16[128,64]>`` …
 
     align: bytes that the compiled code assumes every pointer to be a multiple of.
     """
@@ -75,8 +89,25 @@ class Parameter(Record, frozen=True):
     align: Positive = 16
 
 
+class TensorMapSpec(Record, frozen=True):
+    """How compiled code wants a descriptor encoded.
+
+    swizzle: 0 for none, 1, 2, 3 for 32, 64, 128 bytes. elem_size: bytes. elem_type: Triton's number of the type.
+    block_size: the box of one copy, in elements, outermost extent first; it divides the block of the parameter's type.
+    """
+
+    swizzle: Annotated[int, Meta(ge=0, le=3)]
+    elem_size: Positive
+    elem_type: Natural
+    block_size: Annotated[tuple[Positive, ...], Meta(max_length=MAX_RANK)]
+
+
 class Binary(Record, frozen=True):
-    """A compiled kernel: the section that holds the cubin, how to launch it, and what the compiled code is like."""
+    """A compiled kernel: the section that holds the cubin, how to launch it, and what the compiled code is like.
+
+    tensor_maps: one per descriptor parameter, in order. programmatic_launch: the kernel waits by itself for the kernel
+    before it, so that it may be launched before that one has finished.
+    """
 
     section: Text
     threads: Positive
@@ -86,6 +117,8 @@ class Binary(Record, frozen=True):
     tensor_core_instructions: Natural
     global_scratch_bytes: Natural = 0
     global_scratch_align: Positive = 1
+    tensor_maps: tuple[TensorMapSpec, ...] = ()
+    programmatic_launch: bool = False
 
 
 class KernelSpec(Record, frozen=True):

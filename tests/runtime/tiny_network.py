@@ -1,4 +1,7 @@
-"""A network of two kernels, as the compiler would hand it to the runtime: ``y = max(x + w, 0)`` over fp32."""
+"""Networks of tiny kernels, as the compiler would hand them to the runtime.
+
+`tiny_network`: ``y = max(x + w, 0)`` over fp32 in two kernels. `rows_network`: ``y = max(x, 0)`` through a descriptor.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ SHAPE = (2, 5, 5)
 COUNT = 50
 BLOCK = 16
 GRAPH = b"add; relu"
+ROWS, PADDED_ROWS, COLS = 13, 16, 8
+"""Rows of x, rows of y (where x ends, y is zero), and columns of both."""
 
 
 @dataclass
@@ -67,8 +72,8 @@ def tiny_network(cubins: Mapping[str, bytes], target: str = "sm_90", seed: int =
         constants={"c0": m.ViewSpec("w", "fp32", SHAPE, (25, 5, 1))},
         graph="graph.txt",
     )
-    blobs = {f"{target}/{name}.cubin": code for name, code in cubins.items()}
-    blobs |= {f"{name}.py": f"# {name}".encode() for name in cubins}
+    blobs = {f"{target}/{name}.cubin": cubins[name] for name in ("add_weights", "relu")}
+    blobs |= {f"{name}.py": f"# {name}".encode() for name in ("add_weights", "relu")}
     return Network(manifest, blobs | {"weights.safetensors": section, "graph.txt": GRAPH}, weights)
 
 
@@ -96,3 +101,28 @@ def tiny_kernel(name: str, target: str, **parameters: str) -> m.KernelSpec:
         parameters=tuple(m.Parameter(*each) for each in parameters.items()),
         binary=m.Binary(f"{target}/{name}.cubin", 128, 0, registers=16, spill_bytes=0, tensor_core_instructions=0),
     )
+
+
+def rows_network(cubins: Mapping[str, bytes], target: str = "sm_90") -> Network:
+    """One kernel that copies blocks of 8 x 8 elements by a tensor map, also past the last row of x."""
+    x = m.TensorMapArgument("input:0", 0, (ROWS, COLS), (COLS, 1))
+    spec = m.TensorMapSpec(swizzle=1, elem_size=4, elem_type=7, block_size=(8, 8))
+    kernel = tiny_kernel("relu_rows", target, x="tensordesc<fp32[8,8]>", y="*fp32", pitch="i32")
+    kernel = msgspec.structs.replace(kernel, binary=msgspec.structs.replace(kernel.binary, tensor_maps=(spec,)))
+    launch = m.LaunchSpec(0, (2, 1, 1), (x, m.BufferArgument("output:0"), m.IntegerArgument(COLS)), origins=("relu",))
+    manifest = m.Manifest(
+        format=(m.FORMAT_MAJOR, m.FORMAT_MINOR),
+        convc="test",
+        triton="test",
+        model="rows.onnx",
+        dtype="fp32",
+        opt="fuse",
+        disabled=(),
+        inputs=(m.TensorSpec("x", "fp32", (ROWS, COLS)),),
+        outputs=(m.TensorSpec("y", "fp32", (PADDED_ROWS, COLS)),),
+        weights=(),
+        weights_bytes=0,
+        programs=(m.ProgramSpec(target, (kernel,), (launch,), arena_bytes=0, arena_lower_bound=0),),
+    )
+    blobs = {f"{target}/relu_rows.cubin": cubins["relu_rows"], "relu_rows.py": b"# relu_rows"}
+    return Network(manifest, blobs, np.zeros(0, np.float32))

@@ -1,0 +1,131 @@
+"""Tensor maps: what a manifest may say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from tiny_network import COLS, ROWS, Network, rows_network
+
+from convc import errors
+from convc.runtime import manifest as m
+from convc.runtime.artifact import read
+from convc.runtime.tensor_maps import descriptor_type, span_bytes
+
+
+@pytest.fixture
+def rows(cubins: dict[str, bytes]) -> Network:
+    return rows_network(cubins)
+
+
+def with_array(network: Network, **changes: Any) -> Network:
+    """The network with another array behind its descriptor."""
+    array, *others = network.manifest.programs[0].launches[0].arguments
+    return network.with_launch(0, arguments=(msgspec.structs.replace(array, **changes), *others))
+
+
+def with_map(network: Network, **changes: Any) -> Network:
+    """The network with another encoding of its descriptor."""
+    spec = network.manifest.programs[0].kernels[0].binary.tensor_maps[0]
+    return network.with_binary(0, tensor_maps=(msgspec.structs.replace(spec, **changes),))
+
+
+def with_type(network: Network, type: str) -> Network:
+    kernel = network.manifest.programs[0].kernels[0]
+    parameters = (m.Parameter("x", type), *kernel.parameters[1:])
+    return network.with_program(kernels=(msgspec.structs.replace(kernel, parameters=parameters),))
+
+
+def test_types() -> None:
+    type = descriptor_type("tensordesc<bf16[1,2,64]>")
+    assert type is not None and type.block == (1, 2, 64) and type.element.itemsize == 2
+    for other in ("*fp16", "i32", "tensordesc<fp16[]>", "tensordesc<fp16[0]>", "tensordesc<fp99[8]>"):
+        assert descriptor_type(other) is None
+    assert descriptor_type("tensordesc<fp16[1,1,1,1,1,8]>") is None, "six dimensions are one too many"
+
+
+def test_span() -> None:
+    assert span_bytes((3, 4), (10, 1), 2) == 2 * (2 * 10 + 4)
+
+
+def test_round_trip(rows: Network, tmp_path: Any) -> None:
+    rows.build().save(tmp_path / "m.convc")
+    program = read(tmp_path / "m.convc").manifest.programs[0]
+    assert program == rows.manifest.programs[0]
+    assert not program.kernels[0].binary.programmatic_launch
+    assert read(tmp_path / "m.convc").manifest == rows.build().manifest
+
+
+def test_without_a_binary_nothing_is_encoded(rows: Network) -> None:
+    """In the interpreter a descriptor is a parameter like others."""
+    kernel = msgspec.structs.replace(rows.manifest.programs[0].kernels[0], binary=None)
+    blobs = {"relu_rows.py": rows.blobs["relu_rows.py"]}
+    Network(rows.with_program(kernels=(kernel,)).manifest, blobs, rows.weights).build()
+
+
+HUGE = 1 << 60
+LIES: dict[str, tuple[Callable[[Network], Network], str]] = {
+    "one row too many": (
+        lambda n: with_array(n, shape=(ROWS + 1, COLS)),
+        "reaches byte 448 of 'input:0', which has 416",
+    ),
+    "one block too far": (lambda n: with_array(n, offset=16), "reaches byte 432"),
+    "a huge offset": (lambda n: with_array(n, offset=HUGE), "reaches byte"),
+    "a huge shape": (lambda n: with_array(n, shape=(HUGE, COLS)), "more than 2147483647 elements"),
+    "a huge stride": (lambda n: with_array(n, strides=(HUGE, 1)), "is too large"),
+    "a wide stride": (lambda n: with_array(n, strides=(COLS + 4, 1)), "reaches byte 608"),
+    "an odd stride": (lambda n: with_array(n, strides=(COLS - 1, 1)), "multiples of 16"),
+    "an odd offset": (lambda n: with_array(n, offset=8, shape=(ROWS - 1, COLS)), "multiples of 16"),
+    "an inner stride": (lambda n: with_array(n, shape=(2, 2), strides=(COLS, 4)), "innermost stride is 4"),
+    "no extent": (lambda n: with_array(n, shape=(0, COLS)), "manifest"),
+    "no stride": (lambda n: with_array(n, strides=(0, 1)), "manifest"),
+    "one dimension": (lambda n: with_array(n, shape=(ROWS,), strides=(1,)), "for a block"),
+    "strides of another rank": (lambda n: with_array(n, strides=(COLS, COLS, 1)), "for a block"),
+    "no dimension": (lambda n: with_array(n, shape=(), strides=()), "for a block"),
+    "six dimensions": (lambda n: with_array(n, shape=(1,) * 6, strides=(1,) * 6), "manifest"),
+    "an unknown buffer": (lambda n: with_array(n, buffer="output:1"), "unknown buffer 'output:1'"),
+    "an array for a number": (
+        lambda n: n.with_launch(0, arguments=tuple(reversed(n.manifest.programs[0].launches[0].arguments))),
+        "argument 'x' of 'relu_rows' is an integer",
+    ),
+    "an array for a pointer": (lambda n: with_type(n.with_binary(0, tensor_maps=()), "*fp32"), r"type \*fp32"),
+    "a pointer for an array": (
+        lambda n: n.with_launch(
+            0, arguments=(m.BufferArgument("input:0"), *n.manifest.programs[0].launches[0].arguments[1:])
+        ),
+        "is a buffer, but the parameter is of type tensordesc",
+    ),
+    "unknown elements": (lambda n: with_type(n, "tensordesc<fp99[8,8]>"), "unknown type"),
+    "a huge rank": (lambda n: with_type(n, "tensordesc<fp32[" + "1," * 30000 + "1]>"), "unknown type"),
+    "other elements": (lambda n: with_type(n, "tensordesc<fp16[8,8]>"), "are not those of fp16"),
+    "no map": (lambda n: n.with_binary(0, tensor_maps=()), "0 tensor maps for 1 descriptor parameters"),
+    "two maps": (
+        lambda n: n.with_binary(0, tensor_maps=n.manifest.programs[0].kernels[0].binary.tensor_maps * 2),
+        "2 tensor maps for 1 descriptor parameters",
+    ),
+    "a map for nothing": (lambda n: with_type(n, "*fp32"), "1 tensor maps for 0 descriptor parameters"),
+    "element size": (lambda n: with_map(n, elem_size=2), "are not those of fp32"),
+    "element type": (lambda n: with_map(n, elem_type=6), "are not those of fp32"),
+    "swizzle": (lambda n: with_map(n, swizzle=4), "manifest"),
+    "a box of another rank": (lambda n: with_map(n, block_size=(8,)), "does not divide the block"),
+    "a box beyond the block": (lambda n: with_map(n, block_size=(16, 8)), "does not divide the block"),
+    "an empty box": (lambda n: with_map(n, block_size=(0, 8)), "manifest"),
+    "a narrow box": (lambda n: with_map(n, block_size=(8, 2)), "8 bytes of the innermost dimension are not a multiple"),
+    "a tall box": (
+        lambda n: with_map(with_type(n, "tensordesc<fp32[512,8]>"), block_size=(512, 8)),
+        "more than 256 elements",
+    ),
+    "a box wider than the swizzle": (
+        lambda n: with_map(with_type(n, "tensordesc<fp32[8,16]>"), block_size=(8, 16)),
+        "64 bytes of the innermost dimension are swizzled by 32",
+    ),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_lying_manifest(rows: Network, lie: str) -> None:
+    change, words = LIES[lie]
+    with pytest.raises(errors.ArtifactError, match=words):
+        change(rows).build()
