@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .codegen.cache import KernelCache
+from .codegen.packed import open_cache
 from .codegen.pool import Job, compile_kernels
 from .codegen.worker import Compiled, Request
 from .ir import Node, Value, print_graph
@@ -63,9 +63,10 @@ def compile_plan(plan: Plan, cache: KernelCache | None = None, progress: Progres
     """Packs the weights, compiles every kernel for its target and builds the artifact.
 
     Raises:
-        CompileError: a kernel that Triton refuses.
+        CompileError: a kernel that Triton refuses, or that the cache, being a pack, does not hold.
     """
-    programs, binaries = _compile(plan, cache, progress)
+    cache = cache or open_cache()
+    programs, binaries = compile_programs(plan, cache, progress)
     weights = _pack(plan)
     blobs: dict[str, bytes] = {"graph.txt": print_graph(plan.graph).encode(), "weights.safetensors": weights.blob}
     specs = []
@@ -75,7 +76,7 @@ def compile_plan(plan: Plan, cache: KernelCache | None = None, progress: Progres
     manifest = Manifest(
         format=(FORMAT_MAJOR, FORMAT_MINOR),
         convc=__version__,
-        triton=importlib.metadata.version("triton"),
+        triton=cache.triton,
         model=plan.graph.name,
         dtype=plan.options.dtype,
         opt=plan.options.switches.opt,
@@ -97,8 +98,14 @@ def compile_plan(plan: Plan, cache: KernelCache | None = None, progress: Progres
 Binaries = dict[tuple[str, str], Compiled]
 
 
-def _compile(plan: Plan, cache: KernelCache | None, progress: Progress | None) -> tuple[list[TargetPlan], Binaries]:
-    """Compiles all targets' kernels; tiles whose kernels spill registers are replaced by the next best."""
+def compile_programs(
+    plan: Plan, cache: KernelCache, progress: Progress | None = None
+) -> tuple[list[TargetPlan], Binaries]:
+    """Compiles all targets' kernels; tiles whose kernels spill registers are replaced by the next best.
+
+    Raises:
+        CompileError: as `compile_plan`.
+    """
     programs = list(plan.programs)
     binaries: Binaries = {}
     for attempt in range(MAX_RETILES + 1):
@@ -114,7 +121,7 @@ def _compile_missing(
     plan: Plan,
     programs: Sequence[TargetPlan],
     binaries: Binaries,
-    cache: KernelCache | None,
+    cache: KernelCache,
     progress: Progress | None,
 ) -> None:
     keys, jobs = [], []

@@ -940,6 +940,30 @@ def kernel_failed(label: str, kernel: str, capability: int, reason: str, source:
     )
 
 
+def no_compiler() -> CompileError:
+    """Triton is not installed."""
+    return CompileError("kernels are compiled with Triton, which is not installed: pip install triton")
+
+
+def kernel_not_packed(label: str, kernel: str, capability: int, directory: object) -> CompileError:
+    """A kernel that was not compiled beforehand, where nothing is compiled."""
+    return CompileError(
+        f"kernel {kernel} for sm_{capability} is not among the compiled kernels in {directory}; this pack was made for "
+        "other networks, batch sizes, options or another version of convc: pack again with them",
+        node=label,
+    )
+
+
+def not_a_pack(directory: object, why: object) -> UsageError:
+    """A directory that should hold compiled kernels."""
+    return UsageError(f"{directory}: no pack of compiled kernels: {why}")
+
+
+def other_pack(directory: object, found: str, expected: str) -> UsageError:
+    """A pack that another version of convc asked for."""
+    return UsageError(f"{directory}: these kernels were packed by convc {found}, this is {expected}: pack again")
+
+
 def unbound_dimensions(names: Sequence[str]) -> ShapeError:
     """Symbolic dimensions other than the batch."""
     listed = ", ".join(repr(name) for name in names)

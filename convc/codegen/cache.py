@@ -8,6 +8,7 @@ without.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import logging
 import os
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from .. import errors
 from ..version import __version__
 from .worker import Compiled, Request
 
@@ -32,9 +34,20 @@ def default_directory() -> Path:
 class KernelCache:
     """Compiled kernels below ``directory``; safe for several processes, since entries appear by renaming."""
 
+    compiles = True
+    """Whether a kernel that is not there may be compiled and kept."""
+
     def __init__(self, directory: Path | None = None) -> None:
         self.directory = directory or default_directory()
         self._complained = False
+
+    @property
+    def triton(self) -> str:
+        """The version of Triton that makes the kernels. Raises `CompileError` where there is none."""
+        try:
+            return importlib.metadata.version("triton")
+        except importlib.metadata.PackageNotFoundError:
+            raise errors.no_compiler() from None
 
     @staticmethod
     def key(request: Request, triton_version: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import queue
 import subprocess
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from .. import errors
 from ..workers import read_message, write_message
 from .cache import KernelCache
+from .packed import open_cache
 from .worker import Compiled, Failed, Reply, Request
 
 Progress = Callable[[int, int], None]
@@ -70,13 +70,16 @@ def compile_kernels(
     """Compiles every job, equal requests once, in parallel; ``progress`` gets (done, all).
 
     Raises:
-        CompileError: the first kernel that cannot be compiled, with its label and what the compiler said.
+        CompileError: the first kernel that cannot be compiled, with its label and what the compiler said; the first
+            one that a pack of kernels does not hold.
     """
-    cache = cache or KernelCache()
-    version = importlib.metadata.version("triton")
-    keys = [cache.key(job.request, version) for job in jobs]
+    cache = cache or open_cache()
+    keys = [cache.key(job.request, cache.triton) for job in jobs]
     results = {key: found for key in dict.fromkeys(keys) if (found := cache.get(key)) is not None}
     missing = {key: job for key, job in zip(keys, jobs, strict=True) if key not in results}
+    if missing and not cache.compiles:
+        job = next(iter(missing.values()))
+        raise errors.kernel_not_packed(job.label, job.request.name, job.request.capability, cache.directory)
     total = len(set(keys))
     if progress:
         progress(len(results), total)
