@@ -612,7 +612,7 @@ def engine_forked(made: int, here: int) -> ConvcError:
 
 def no_stepping(device: str) -> DeviceError:
     """A device whose memory cannot be read between two launches."""
-    return DeviceError(f"kernels cannot be compared one by one on {device}; use interpreter or numpy")
+    return DeviceError(f"kernels cannot be compared one by one on {device}; use cuda, interpreter or numpy")
 
 
 def no_program(found: str, programs: Iterable[str]) -> DeviceError:

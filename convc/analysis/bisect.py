@@ -19,8 +19,6 @@ def _compiled(model: str, choices: Choices, device: str, progress: Progress | No
     """Raises `UsageError` for a compiled network: it does not keep where its tensors lie."""
     if is_compiled(model):
         raise errors.compiled_already(model)
-    if device.startswith("cuda"):
-        raise errors.no_stepping(device)
     whole = replace(choices, disable=",".join(filter(None, [choices.disable, SLICES])))  # tensors in memory as a whole
     plan = make_plan(model, whole, target_for(device), "fp32")
     return plan, compile_network(plan, progress)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from ..ir import DType, Graph, Kind, Node, Payload, Value
 from ..ir.plan import PackedWeight, Region
 from ..planner import Plan, Scheduled
 from ..runtime.engine import Engine
-from ..runtime.interpreter import InterpreterExecutor
+from ..runtime.executor import Executor
 from ..runtime.network import CompiledNetwork
 from ..runtime.numpy_executor import GraphRunner
 from .bounds import UNITS
@@ -65,23 +65,37 @@ class Stepper(Protocol):
         """A copy of a tensor as it is stored now; ``concat``: of that operand's slice of a concatenation instead."""
 
 
-class _InMemory:
-    """Triton's interpreter: the arena is shared memory, so that it can be read after every launch."""
+@runtime_checkable
+class Inspectable(Protocol):
+    """An executor that runs launch by launch, and whose buffers can be read: Triton's interpreter, and CUDA."""
 
-    def __init__(self, plan: Plan, engine: Engine, inputs: Mapping[str, np.ndarray]) -> None:
-        assert isinstance(engine.executor, InterpreterExecutor)
-        self._plan, self._executor = plan, engine.executor
-        self._executor.load([inputs[spec.name] for spec in engine.inputs])
+    def load(self, inputs: Sequence[np.ndarray]) -> None: ...
+
+    def advance(self, first: int, last: int) -> object: ...
+
+    def buffer(self, name: str) -> np.ndarray: ...
+
+
+class _InMemory:
+    """The emitted kernels, one after the other; a buffer is fetched once between two launches."""
+
+    def __init__(self, plan: Plan, executor: Inspectable, inputs: Sequence[np.ndarray]) -> None:
+        self._plan, self._executor = plan, executor
+        self._fetched: dict[str, np.ndarray] = {}
+        executor.load(inputs)
 
     def step(self, launch: int) -> None:
         self._executor.advance(launch, launch + 1)
+        self._fetched.clear()
 
     def read(self, value: Value, concat: tuple[Node, int] | None = None) -> np.ndarray:
         layouts = self._plan.layouts
         placed = slot(self._plan.graph, layouts, *concat) if concat else layouts.placements[value]
         block = layouts.blocks[placed.block]
         base = self._plan.programs[0].arena.offsets.get(block.id, 0) if block.buffer == "arena" else 0
-        return strided(self._executor.buffer(block.buffer), placed, base).copy()
+        if block.buffer not in self._fetched:
+            self._fetched[block.buffer] = self._executor.buffer(block.buffer)
+        return strided(self._fetched[block.buffer], placed, base).copy()
 
 
 class _ByDefinition:
@@ -136,8 +150,8 @@ def _packed_types(launches: Sequence[Scheduled]) -> dict[int, DType]:
 def _stepper(plan: Plan, engine: Engine, inputs: Mapping[str, np.ndarray]) -> Stepper:
     if engine.device == "numpy":
         return _ByDefinition(plan, inputs)
-    if isinstance(engine.executor, InterpreterExecutor):
-        return _InMemory(plan, engine, inputs)
+    if isinstance(engine.executor, Inspectable):
+        return _InMemory(plan, engine.executor, [inputs[spec.name] for spec in engine.inputs])
     raise errors.no_stepping(engine.device)
 
 
@@ -348,11 +362,11 @@ def _saturated(exact: np.ndarray, dtype: DType) -> np.ndarray:
 
 
 def check_kernels(
-    plan: Plan, network: CompiledNetwork, device: str, inputs: Mapping[str, np.ndarray]
+    plan: Plan, network: CompiledNetwork, device: str | Executor, inputs: Mapping[str, np.ndarray]
 ) -> Iterator[KernelCheck]:
     """The launches of one run, in order, each against float64. Stop iterating to run no further.
 
-    plan: what ``network`` was compiled from. inputs: arrays by name.
+    plan: what ``network`` was compiled from. device: its name, or an executor. inputs: arrays by name.
 
     Raises:
         DeviceError: a device that cannot be looked into between launches, or a kernel that fails.

@@ -63,7 +63,8 @@ class CudaExecutor:
         with self.device.current(), ExitStack() as undo:
             self._stream = self._driver.create_stream()
             undo.callback(_quietly, self._driver.destroy_stream, self._stream)
-            self._buffers = self._allocate(undo, buffer_sizes(artifact.manifest, program))
+            self._sizes = buffer_sizes(artifact.manifest, program)
+            self._buffers = self._allocate(undo, self._sizes)
             self._fill(weights, program.counter_bytes)
             functions = self._load(undo, artifact, program)
             scratch = self._allocate_scratch(undo, program)
@@ -116,6 +117,43 @@ class CudaExecutor:
             driver.synchronize(self._stream)
             return [driver.elapsed_us(*pair) for pair in pairs]
 
+    # -- For whoever measures or examines
+
+    def enqueue(self, stream: Any) -> None:
+        """Launch the whole network on a stream of the caller's, on what lies in the buffers; nothing is waited for.
+        The device must be current."""
+        self._driver.launch_graph(self._graph, stream)
+
+    def load(self, inputs: Sequence[Any]) -> None:
+        """Copy the inputs into their buffers, and run nothing."""
+        with self._session:
+            self._copy_in(list(inputs))
+            self._driver.synchronize(self._stream)
+
+    def advance(self, first: int = 0, last: int = -1) -> None:
+        """Run the launches from ``first`` to the one before ``last`` (−1: to the end) on the buffers as they are."""
+        with self._session:
+            for launch in self._launches[first : None if last < 0 else last]:
+                self._driver.launch(launch, self._stream)
+            self._driver.synchronize(self._stream)
+
+    def buffer(self, name: str) -> np.ndarray:
+        """A copy of the bytes of a buffer: ``arena``, ``weights``, ``counters``, ``input:I`` or ``output:I``."""
+        found = np.empty(self._sizes[name], np.uint8)
+        with self._session:
+            if found.nbytes:
+                self._driver.to_host(found.ctypes.data, self._buffers[name], found.nbytes, self._stream)
+            self._driver.synchronize(self._stream)
+        return found
+
+    def poison(self, byte: int = 0xFF) -> None:
+        """Fill the arena and the outputs with a byte; 0xFF is NaN in every type of floats."""
+        with self._session:
+            for name in self._buffers:
+                if name == "arena" or name.startswith("output:"):
+                    self._driver.fill(self._buffers[name], byte, max(self._sizes[name], 1), self._stream)
+            self._driver.synchronize(self._stream)
+
     def close(self) -> None:
         """Give back all memory of the GPU."""
         _release(self.device, self._owned)
@@ -137,7 +175,7 @@ class CudaExecutor:
                 host = ctypes.addressof((ctypes.c_char * len(data)).from_buffer(data))
                 self._driver.to_device(self._buffers["weights"] + spec.offset, host, len(data), self._stream)
         if counter_bytes:
-            self._driver.zero(self._buffers["counters"], counter_bytes, self._stream)
+            self._driver.fill(self._buffers["counters"], 0, counter_bytes, self._stream)
         self._driver.synchronize(self._stream)
 
     def _load(self, undo: ExitStack, artifact: Artifact, program: ProgramSpec) -> list[Any]:

@@ -141,8 +141,8 @@ class Driver:
         free, total = self.call("cuMemGetInfo")
         return int(free), int(total)
 
-    def zero(self, pointer: int, nbytes: int, stream: Any) -> None:
-        self.call("cuMemsetD8Async", pointer, 0, nbytes, stream)
+    def fill(self, pointer: int, byte: int, nbytes: int, stream: Any) -> None:
+        self.call("cuMemsetD8Async", pointer, byte, nbytes, stream)
 
     def pointer_device(self, pointer: int) -> int:
         """The ordinal of the device whose memory a pointer is in."""

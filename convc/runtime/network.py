@@ -10,6 +10,7 @@ from typing import Any
 
 from .artifact import Artifact, read
 from .engine import Engine
+from .executor import Executor
 from .manifest import Binary, LaunchSpec, ProgramSpec, TensorSpec
 
 
@@ -65,8 +66,9 @@ class CompiledNetwork:
         """Outputs by name for inputs by name."""
         return self._ready().run(inputs)
 
-    def engine(self, device: str = "auto", target: str | None = None) -> Engine:
-        """A new engine on a device: ``cuda``, ``interpreter``, ``numpy`` or ``auto``. The caller closes it."""
+    def engine(self, device: str | Executor = "auto", target: str | None = None) -> Engine:
+        """A new engine on a device: ``cuda``, ``interpreter``, ``numpy``, ``auto``, or an own executor. The caller
+        closes it."""
         if device == "auto" and all(program.target == "interpreter" for program in self.programs):
             device = "interpreter"
         return Engine(self.artifact, device, target)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from cli_support import Run
 
+from convc import errors
 from convc.analysis.models import Choices, make_plan
 from convc.codegen.emit import EmittedKernel, emit
 
@@ -114,10 +115,11 @@ class TestBisect:
         out = run("bisect", "zoo:lenet5", *APART).out
         assert "launch 2 of 8" in out and "C3, tanh2" in out
 
-    def test_a_gpu_cannot_be_looked_into(self, run: Run) -> None:
-        from click.testing import CliRunner
+    def test_an_executor_that_shows_nothing_between_launches_is_refused(self) -> None:
+        from convc.analysis.kernel_check import check_kernels
+        from convc.api import compile, plan
+        from convc.runtime.numpy_executor import NumpyExecutor
 
-        from convc.cli import main
-
-        ran = CliRunner().invoke(main, ["bisect", "zoo:lenet5", "--device", "cuda"])
-        assert ran.exit_code == 2 and "one by one" in ran.stderr
+        made = plan("zoo:lenet5", "interpreter", "fp32")
+        with pytest.raises(errors.DeviceError, match="one by one on NumpyExecutor"):
+            next(check_kernels(made, compile("zoo:lenet5", "interpreter", "fp32"), NumpyExecutor(), {}))
