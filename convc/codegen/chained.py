@@ -18,6 +18,7 @@ from . import contraction
 from .expressions import TRITON_TYPES, Body
 from .indexing import dimensions, is_wide, joined_masks, offsets, scaled, tile_lines
 from .kernel import Parts, ceil_div, ragged
+from .main_loop import Loop
 
 
 def parts(problem: ChainedContraction, tile: Tile) -> Parts:
@@ -39,7 +40,7 @@ def parts(problem: ChainedContraction, tile: Tile) -> Parts:
         constants=_constants(problem, tile, inner),
         body=body,
         grid=(row_tiles * col_tiles, 1, 1),
-        extra=contraction._extra(contraction._Loop(first, inner)),
+        extra=Loop(first, inner).parameters(),
     )
 
 

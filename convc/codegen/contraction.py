@@ -7,55 +7,18 @@ one line of the filter, taps and channels together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from ..ir import DType
 from ..ir.plan import PackedWeight, Tile
 from ..ir.pooled import PooledContraction
-from ..ir.problem import Axis, Contraction, Steps, Tap, steps_of
+from ..ir.problem import Axis, Contraction, Tap
 from . import pooled, prologue, softmax
 from .expressions import TRITON_TYPES, Body
 from .global_pool import ending
 from .indexing import dimensions, group_lines, is_wide, joined_masks, offsets, scaled, tile_lines
-from .kernel import Argument, Parts, ceil_div, ragged, render
-
-
-@dataclass(frozen=True)
-class _Loop:
-    """The main loop: its counters, innermost first, and what their offsets and masks are."""
-
-    problem: Contraction
-    tile: Tile
-
-    @property
-    def plan(self) -> Steps:
-        return steps_of(self.problem)
-
-    @property
-    def flat(self) -> Tap | None:
-        return self.problem.taps[-1] if self.plan.flat else None
-
-    @property
-    def outer(self) -> tuple[Tap, ...]:
-        """Taps that the loop walks over."""
-        return self.problem.taps[:-1] if self.plan.flat else self.problem.taps
-
-    @property
-    def steps(self) -> int:
-        return self.plan.total(self.tile.depth)
-
-    @property
-    def walks_depth(self) -> bool:
-        return not self.plan.flat and self.plan.inner(self.tile.depth) > 1
-
-    @property
-    def is_loop(self) -> bool:
-        return self.steps // self.tile.split_k > 1 or self.tile.split_k > 1
-
-    def counters(self) -> list[str]:
-        names = ["c"] if self.walks_depth else []
-        return names + [tap.name for tap in reversed(self.outer)]
+from .kernel import Parts, ceil_div, ragged, render
+from .main_loop import Loop
 
 
 def parts(problem: Contraction, tile: Tile) -> Parts:
@@ -79,7 +42,7 @@ def parts(problem: Contraction, tile: Tile) -> Parts:
         constants=_constants(problem, tile),
         body=text,
         grid=(tiles, tile.split_k, 1),
-        extra=_extra(_Loop(problem, tile)),
+        extra=Loop(problem, tile).parameters(),
         workspace_bytes=tiles * tile.split_k * tile.rows * tile.cols * 4 if split else 0,
         counter_bytes=tiles * 4 if split else 0,
     )
@@ -96,7 +59,7 @@ def body(
     col_base: str = "",
 ) -> str:
     """The kernel's text: the tile of a program, the main loop, and what follows."""
-    loop = _Loop(problem, tile)
+    loop = Loop(problem, tile)
     return render(
         "contraction.py.j2",
         tile_lines=program_lines,
@@ -116,8 +79,8 @@ def body(
         loop=loop.is_loop,
         split_k=tile.split_k,
         counters=loop.counters(),
-        start_lines=_start_lines(loop),
-        advance_lines=_advance_lines(loop),
+        start_lines=loop.start_lines(),
+        advance_lines=loop.advance_lines(),
         body="\n".join(_step_lines(loop)),
         tile_index="pid",
         epilogue=epilogue,
@@ -155,15 +118,6 @@ def _constants(problem: Contraction, tile: Tile) -> dict[str, Any]:
     return constants | {"BLOCK_ROWS": tile.rows, "BLOCK_COLS": tile.cols, "BLOCK_DEPTH": tile.depth}
 
 
-def _extra(loop: _Loop) -> tuple[tuple[str, str, Argument], ...]:
-    extra: list[tuple[str, str, Argument]] = []
-    if loop.tile.split_k > 1:
-        extra += [("partial", "*fp32", Argument("partial")), ("counters", "*i32", Argument("counters"))]
-    if loop.is_loop:
-        extra.append(("steps", "i32", Argument("number", value=loop.steps // loop.tile.split_k)))
-    return tuple(extra)
-
-
 def _index_lines(problem: Contraction, tile: Tile) -> list[str]:
     lines = group_lines(problem)
     if isinstance(problem, PooledContraction):
@@ -173,7 +127,7 @@ def _index_lines(problem: Contraction, tile: Tile) -> list[str]:
     return lines + dimensions(problem, Axis.COL, "col")
 
 
-def _described(loop: _Loop, tap: Tap) -> dict[str, Any]:
+def _described(loop: Loop, tap: Tap) -> dict[str, Any]:
     return {
         "name": tap.name,
         "size": tap.size,
@@ -198,7 +152,7 @@ def origin(taps: tuple[Tap, ...]) -> int:
     return -sum(tap.pad * tap.x_stride // tap.dilation for tap in taps)
 
 
-def _x_offset(loop: _Loop) -> str:
+def _x_offset(loop: Loop) -> str:
     problem = loop.problem
     place = offsets(problem, problem.x, origin(problem.taps)).filled(rows="row")
     if loop.flat:
@@ -208,7 +162,7 @@ def _x_offset(loop: _Loop) -> str:
     return f"{place.joined()} + ({along})[None, :]"
 
 
-def _w_offset(loop: _Loop) -> str:
+def _w_offset(loop: Loop) -> str:
     problem = loop.problem
     place = offsets(problem, problem.w).filled(cols="col")
     if loop.flat and loop.flat.w_stride != problem.depth * problem.w_depth:
@@ -218,36 +172,7 @@ def _w_offset(loop: _Loop) -> str:
     return f"({along})[:, None] + {place.joined()}"
 
 
-def _start_lines(loop: _Loop) -> list[str]:
-    """Counters of a split-K program's first step."""
-    lines, inner = [], 1
-    if loop.walks_depth:
-        blocks = loop.plan.inner(loop.tile.depth)
-        lines.append(f"c = first % {blocks} * BLOCK_DEPTH")
-        inner = blocks
-    for index, tap in enumerate(reversed(loop.outer)):
-        text = "first" if inner == 1 else f"first // {inner}"
-        lines.append(f"{tap.name} = {text}" + (f" % {tap.size}" if index < len(loop.outer) - 1 else ""))
-        inner *= tap.size
-    return lines
-
-
-def _advance_lines(loop: _Loop) -> list[str]:
-    """Moves the counters one step on, carrying over from the innermost to the outermost."""
-    names = loop.counters()
-    limits = {tap.name: str(tap.size) for tap in loop.outer}
-    limits["c"] = str(loop.problem.depth)
-    lines = []
-    for index, name in enumerate(names):
-        amount = "BLOCK_DEPTH" if name == "c" else "1"
-        lines.append(f"{name} += {amount}" if index == 0 else f"{name} += carry")
-        if index < len(names) - 1:
-            lines.append(f"carry = ({name} >= {limits[name]}).to(tl.int32)")
-            lines.append(f"{name} = tl.where(carry == 1, 0, {name})")
-    return lines
-
-
-def _step_lines(loop: _Loop) -> list[str]:
+def _step_lines(loop: Loop) -> list[str]:
     """One step: load both operands, multiply and accumulate."""
     problem = loop.problem
     moves_x = [scaled(tap.name, tap.x_stride) for tap in loop.outer]
@@ -279,7 +204,7 @@ def _load(base: str, moves: list[str], mask: str) -> str:
     return f"tl.load({address}, mask={mask}, other=0.0)" if mask else f"tl.load({address})"
 
 
-def _x_mask(loop: _Loop) -> tuple[list[str], str]:
+def _x_mask(loop: Loop) -> tuple[list[str], str]:
     """Lines before the load, and its mask: taps inside the input, channels that exist."""
     masked = [tap for tap in loop.outer if tap.masked]
     bits = " & ".join(f"({tap.name}_inside >> {tap.name})" for tap in masked)
@@ -293,7 +218,7 @@ def _x_mask(loop: _Loop) -> tuple[list[str], str]:
     return lines, joined_masks([*masks, f"{depth_mask}[None, :]"] if depth_mask else masks)
 
 
-def _depth_mask(loop: _Loop) -> str:
+def _depth_mask(loop: Loop) -> str:
     """Which elements of a step exist; empty where all do."""
     length = loop.plan.length
     if length % loop.tile.depth == 0:
@@ -301,7 +226,7 @@ def _depth_mask(loop: _Loop) -> str:
     return f"(c + d < {length})" if loop.walks_depth else f"(d < {length})"
 
 
-def _w_mask(loop: _Loop) -> str:
+def _w_mask(loop: Loop) -> str:
     problem = loop.problem
     depth_mask = _depth_mask(loop)
     masks = [f"{depth_mask}[:, None]"] if depth_mask else []
