@@ -20,15 +20,15 @@ import numpy as np
 
 from .. import errors
 from .artifact import Artifact
+from .binding import LaunchBinder, binary
 from .check import buffer_sizes
 from .device_array import DeviceArray, DeviceView
-from .driver import DEFAULT_SHARED, Device, Driver, Launch
+from .driver import DEFAULT_SHARED, Device, Driver
 from .dtypes import numpy_dtype
-from .manifest import Binary, IntegerArgument, KernelSpec, LaunchSpec, ProgramSpec, TensorSpec
+from .manifest import Binary, ProgramSpec, TensorSpec
 from .weights import weight_bytes
 
 TARGET = re.compile(r"sm_(\d+)(\d)[af]?")
-INTEGERS: dict[str, type[ctypes.c_int32] | type[ctypes.c_int64]] = {"i32": ctypes.c_int32, "i64": ctypes.c_int64}
 # From here on Triton compiles for exactly one architecture (sm_90a and its successors).
 FIRST_EXACT = 9
 
@@ -68,7 +68,7 @@ class CudaExecutor:
             self._fill(weights, program.counter_bytes)
             functions = self._load(undo, artifact, program)
             scratch = self._allocate_scratch(undo, program)
-            self._launches = [self._bind(program.kernels, functions, spec, scratch) for spec in program.launches]
+            self._launches = LaunchBinder(self._driver, program, functions, scratch).bind(self._buffers)
             self._graph = self._capture(undo)
             self._owned = undo.pop_all()
         self._session = _Session(self.device, self._stream)
@@ -183,16 +183,16 @@ class CudaExecutor:
         libraries: dict[str, Any] = {}
         functions = []
         for kernel in program.kernels:
-            binary = _binary(kernel)
+            code = binary(kernel)
             try:
-                if binary.section not in libraries:
-                    libraries[binary.section] = self._library(undo, bytes(artifact.section(binary.section)))
-                function = self._driver.function(libraries[binary.section], kernel.name)
+                if code.section not in libraries:
+                    libraries[code.section] = self._library(undo, bytes(artifact.section(code.section)))
+                function = self._driver.function(libraries[code.section], kernel.name)
             except errors.DeviceError as error:
                 if error.sticky:
                     raise
                 raise errors.not_loadable(kernel.name, error, self._driver.version) from error
-            self._configure(function, kernel.name, binary)
+            self._configure(function, kernel.name, code)
             functions.append(function)
         return functions
 
@@ -201,35 +201,22 @@ class CudaExecutor:
         undo.callback(_quietly, self._driver.unload_library, library, keep=cubin)
         return library
 
-    def _configure(self, function: Any, name: str, binary: Binary) -> None:
+    def _configure(self, function: Any, name: str, code: Binary) -> None:
         limits = (
-            ("bytes of shared memory in a block", binary.shared_bytes, self.device.max_shared),
-            ("threads in a block", binary.threads, self._driver.max_threads(function)),
+            ("bytes of shared memory in a block", code.shared_bytes, self.device.max_shared),
+            ("threads in a block", code.threads, self._driver.max_threads(function)),
         )
         for what, found, limit in limits:
             if found > limit:
                 raise errors.over_limit(name, what, found, limit)
-        if binary.shared_bytes > DEFAULT_SHARED:
-            self._driver.allow_shared(function, binary.shared_bytes)
+        if code.shared_bytes > DEFAULT_SHARED:
+            self._driver.allow_shared(function, code.shared_bytes)
 
     def _allocate_scratch(self, undo: ExitStack, program: ProgramSpec) -> int:
         """Scratch memory for the launch that wants most of it; launches run one after the other. 0 for none."""
-        sizes = [_binary(program.kernels[s.kernel]).global_scratch_bytes * math.prod(s.grid) for s in program.launches]
+        sizes = [binary(program.kernels[s.kernel]).global_scratch_bytes * math.prod(s.grid) for s in program.launches]
         most = max(sizes, default=0)
         return self._new(undo, most, "the kernels' scratch memory") if most else 0
-
-    def _bind(self, kernels: Sequence[KernelSpec], functions: list[Any], spec: LaunchSpec, scratch: int) -> Launch:
-        """Triton's calling convention: the parameters in order, then always pointers to global and profile scratch."""
-        kernel = kernels[spec.kernel]
-        binary = _binary(kernel)
-        values: list[Any] = []
-        for parameter, argument in zip(kernel.parameters, spec.arguments, strict=True):
-            if isinstance(argument, IntegerArgument):
-                values.append(INTEGERS[parameter.type](argument.value))
-            else:
-                values.append(ctypes.c_uint64(self._buffers[argument.buffer] + argument.offset))
-        values += [ctypes.c_uint64(scratch if binary.global_scratch_bytes else 0), ctypes.c_uint64(0)]
-        return Launch(functions[spec.kernel], spec.grid, binary.threads, binary.shared_bytes, values)
 
     def _capture(self, undo: ExitStack) -> Any:
         """All launches as one executable graph."""
@@ -307,11 +294,6 @@ class _Session:
             error = later if later.sticky else error
         if error.sticky:
             self._dead = str(error)
-
-
-def _binary(kernel: KernelSpec) -> Binary:
-    assert kernel.binary is not None, "a program is chosen only where every kernel is compiled"
-    return kernel.binary
 
 
 def _release(device: Device, owned: ExitStack) -> None:

@@ -52,6 +52,7 @@ class Driver:
         self.raw = bindings() if raw is None else raw
         self._initialise()
         # What every run calls is looked up once.
+        self._any_stream = self.raw.CUdriverProcAddress_flags.CU_GET_PROC_ADDRESS_DEFAULT
         self.push = self._resolved("cuCtxPushCurrent")  # (context)
         self.pop = self._resolved("cuCtxPopCurrent")  # ()
         self.to_device = self._resolved("cuMemcpyHtoDAsync")  # (pointer, host address, bytes, stream)
@@ -77,9 +78,13 @@ class Driver:
             status, *results = getattr(self.raw, name)(*arguments)
         except (RuntimeError, AttributeError) as error:
             raise self._missing(error) from error
+        self.check(name, status)
+        return results[0] if len(results) == 1 else tuple(results) or None
+
+    def check(self, name: str, status: Any) -> None:
+        """Raise `DeviceError` where a function returned a failure."""
         if status:
             raise self._failure(name, status)
-        return results[0] if len(results) == 1 else tuple(results) or None
 
     def _resolved(self, name: str) -> Callable[..., None]:
         """A function without results that is called often."""
@@ -105,6 +110,13 @@ class Driver:
             found, text = function(status)
             words.append("unknown" if found or not text else bytes(text).decode(errors="replace"))
         return errors.driver_call(name, int(status), words[0], words[1])
+
+    def entry_point(self, name: str) -> int:
+        """The address of a function of the driver. Raises `DeviceError` where it has none of that name."""
+        address, _ = self.call("cuGetProcAddress", name.encode(), MIN_DRIVER, self._any_stream)
+        if not address:
+            raise errors.old_driver(self.version, MIN_DRIVER)
+        return int(address)
 
     # -- Devices and contexts
 

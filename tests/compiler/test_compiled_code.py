@@ -22,6 +22,7 @@ from convc.runtime.cuda import CudaExecutor
 from convc.runtime.driver import Driver
 from convc.runtime.engine import Engine
 from convc.runtime.manifest import BufferArgument
+from convc.runtime.tensor_maps import descriptor_type
 
 sys.path.append(str(Path(__file__).parent.parent / "runtime"))
 from cubin_elf import parse
@@ -61,13 +62,20 @@ def test_no_kernel_spills_and_convolutions_use_tensor_cores(artifact: Artifact, 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_parameters_of_the_code_are_those_of_the_manifest(artifact: Artifact, target: str) -> None:
-    sizes = {"i32": 4, "i64": 8}
     (program,) = [p for p in artifact.manifest.programs if p.target == target]
     for kernel in program.kernels:
         code = parse(bytes(artifact.section(kernel.binary.section))).kernels[kernel.name]
-        declared = [(8, True) if p.type.startswith("*") else (sizes[p.type], False) for p in kernel.parameters]
+        declared = [each for parameter in kernel.parameters for each in _passed(parameter.type)]
         assert [(p.size, p.pointer) for p in code.parameters][:-2] == declared, "two scratch pointers follow"
         assert code.threads == (kernel.binary.threads, 1, 1)
+
+
+def _passed(spelled: str) -> list[tuple[int, bool]]:
+    """Bytes of what is passed for a parameter, and whether each is a pointer."""
+    if (type := descriptor_type(spelled)) is not None:
+        rank = len(type.block)
+        return [(128, False), *[(4, False)] * rank, *[(8, False)] * rank]
+    return [(8, True)] if spelled.startswith("*") else [({"i32": 4, "i64": 8}[spelled], False)]
 
 
 def test_aligned_parameters_get_aligned_addresses(artifact: Artifact) -> None:

@@ -1,9 +1,9 @@
 """A stand-in for ``cuda.bindings.driver`` whose device memory is host memory, so that copies really copy.
 
 Every launch is checked against the cubin that it runs: number and sizes of the parameters, pointers inside live
-allocations and aligned, threads as compiled, shared memory allowed. A launch that breaks a rule fails with error 700 as
-on a GPU, and is kept in ``violations``. Fresh memory is filled with 0xFF (NaN), and guard bands around every
-allocation are checked when it is freed.
+allocations and aligned, tensor maps encoded by `fake_tensor_maps`, threads as compiled, shared memory allowed. A
+launch that breaks a rule fails with error 700 as on a GPU, and is kept in ``violations``. Fresh memory is filled with
+0xFF (NaN), and guard bands around every allocation are checked when it is freed.
 
 A launch runs the hook of its kernel's name with the values of its parameters; without one it does nothing.
 """
@@ -21,6 +21,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from cubin_elf import CubinKernel, parse
+from fake_tensor_maps import BYTES as MAP_BYTES
+from fake_tensor_maps import MapEncoder
 
 OUT_OF_MEMORY, NO_DEVICE, INVALID_VALUE, INVALID_IMAGE, NO_BINARY, ILLEGAL_ADDRESS = 2, 100, 1, 200, 209, 700
 NAMES = {2: b"CUDA_ERROR_OUT_OF_MEMORY", 100: b"CUDA_ERROR_NO_DEVICE", 700: b"CUDA_ERROR_ILLEGAL_ADDRESS"}
@@ -59,18 +61,23 @@ class Function:
 
 @dataclass(frozen=True)
 class LaunchRecord:
-    """A launch as it was asked for: parameter values as integers, the two scratch pointers at the end."""
+    """A launch as it was asked for: parameter values as integers (tensor maps as `MapRecord`), the two scratch pointers
+    at the end. programmatic: whether it may begin before the launch in front of it has ended."""
 
     name: str
     grid: tuple[int, int, int]
     threads: int
     shared_bytes: int
-    values: tuple[int, ...]
+    values: tuple[Any, ...]
+    programmatic: bool = False
 
 
 @dataclass
 class Stream:
+    """after_launch: whether what was queued last is a launch of a kernel."""
+
     capturing: list[LaunchRecord] | None = None
+    after_launch: bool = False
 
 
 @dataclass
@@ -81,12 +88,21 @@ class Graph:
 class LaunchConfig:
     gridDimX = gridDimY = gridDimZ = blockDimX = blockDimY = blockDimZ = sharedMemBytes = numAttrs = 0
     hStream: Any = None
+    attrs: Any = ()
+
+
+class LaunchAttribute:
+    def __init__(self) -> None:
+        self.id, self.value = -1, SimpleNamespace()
 
 
 class FakeDriver:
     """The module. capability: of the devices. memory: bytes of each. hooks: kernel name → what it does."""
 
     CUlaunchConfig = LaunchConfig
+    CUlaunchAttribute = LaunchAttribute
+    CUlaunchAttributeID = SimpleNamespace(CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION=6)
+    CUdriverProcAddress_flags = SimpleNamespace(CU_GET_PROC_ADDRESS_DEFAULT=0)
     CUstreamCaptureMode = staticmethod(int)
     CUdevice_attribute = SimpleNamespace(
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=75,
@@ -119,6 +135,7 @@ class FakeDriver:
         self.libraries: dict[int, bytes] = {}
         self.retained = 0
         self.open = Counter[str]()
+        self.maps = MapEncoder(self._before_encoding, self._inside, self.violations.append)
         self._faults: dict[str, tuple[int, int]] = {}
         self._stuck = 0
         self._current = threading.local()
@@ -170,6 +187,13 @@ class FakeDriver:
         if name not in WITHOUT_CONTEXT:
             assert self._stack, f"{name} without a current context"
 
+    def _before_encoding(self, name: str) -> int:
+        try:
+            self._before(name)
+        except Status as status:
+            return status.args[0]
+        return 0
+
     @property
     def _stack(self) -> list[Any]:
         return self._current.__dict__.setdefault("stack", [])
@@ -182,6 +206,11 @@ class FakeDriver:
 
     def _cuDriverGetVersion(self) -> int:
         return self.version
+
+    def _cuGetProcAddress(self, name: bytes, version: int, flags: int) -> tuple[int, int]:
+        known = {b"cuTensorMapEncodeTiled": self.maps.function}
+        function = known.get(name) if 12000 <= version <= self.version else None
+        return (ctypes.cast(function, ctypes.c_void_p).value or 0, 0) if function else (0, 1)
 
     def _cuGetErrorName(self, status: int) -> bytes:
         return NAMES.get(status, b"CUDA_ERROR_OTHER")
@@ -248,18 +277,22 @@ class FakeDriver:
             raise Status(ILLEGAL_ADDRESS)
 
     def _cuMemsetD8Async(self, pointer: int, value: int, nbytes: int, stream: Stream) -> None:
+        _not_a_launch(stream)
         self._require(self._inside(pointer, nbytes), "memset outside of memory")
         ctypes.memset(pointer, value, nbytes)
 
     def _cuMemcpyHtoDAsync(self, pointer: int, host: int, nbytes: int, stream: Stream) -> None:
+        _not_a_launch(stream)
         self._require(self._inside(pointer, nbytes), "copy to outside of memory")
         ctypes.memmove(pointer, host, nbytes)
 
     def _cuMemcpyDtoHAsync(self, host: int, pointer: int, nbytes: int, stream: Stream) -> None:
+        _not_a_launch(stream)
         self._require(self._inside(pointer, nbytes), "copy from outside of memory")
         ctypes.memmove(host, pointer, nbytes)
 
     def _cuMemcpyDtoDAsync(self, target: int, source: int, nbytes: int, stream: Stream) -> None:
+        _not_a_launch(stream)
         self._require(self._inside(target, nbytes) and self._inside(source, nbytes), "copy outside of memory")
         ctypes.memmove(target, source, nbytes)
 
@@ -307,24 +340,46 @@ class FakeDriver:
         self._require(compiled in (None, block), f"{name}: {block} threads, compiled for {compiled}")
         self._require(config.sharedMemBytes <= function.shared_limit, f"{name}: {config.sharedMemBytes} bytes shared")
         values = tuple(self._value(function, i, parameters) for i in range(len(function.kernel.parameters)))
-        record = LaunchRecord(name, grid, block[0], config.sharedMemBytes, values)
+        record = LaunchRecord(name, grid, block[0], config.sharedMemBytes, values, self._programmatic(config, name))
         self.launches.append(record)
+        config.hStream.after_launch = True
         if config.hStream.capturing is not None:
             config.hStream.capturing.append(record)
         else:
             self._execute(record)
 
-    def _value(self, function: Function, index: int, parameters: int) -> int:
+    def _programmatic(self, config: LaunchConfig, name: str) -> bool:
+        """Whether the launch asks not to wait for the one in front of it, which must be a launch."""
+        self._require(len(config.attrs) == config.numAttrs, f"{name}: {config.numAttrs} attributes")
+        for attribute in config.attrs:
+            self._require(attribute.id == 6, f"{name}: attribute {attribute.id}")
+            self._require(attribute.value.programmaticStreamSerializationAllowed == 1, f"{name}: attribute's value")
+            self._require(config.hStream.after_launch, f"{name}: programmatic, but what is in front is no launch")
+        return config.numAttrs > 0
+
+    def _value(self, function: Function, index: int, parameters: int) -> Any:
         """One parameter, read as the driver would and checked against what the cubin says of it."""
         entry = function.kernel.parameters[index]
         where = f"{function.name}: parameter {index}"
         address = int.from_bytes(self._read(parameters + 8 * index, 8, where), "little")
-        value = int.from_bytes(self._read(address, entry.size, where), "little", signed=not entry.pointer)
+        data = self._read(address, entry.size, where)
+        if entry.size == MAP_BYTES:
+            return self._map(data, where)
+        value = int.from_bytes(data, "little", signed=not entry.pointer)
         scratch = index >= len(function.kernel.parameters) - 2
         if entry.pointer and not (scratch and value == 0):
             self._require(self._inside(value, 1), f"{where}: {value:#x} is not in any allocation")
             self._require(value % ALIGNMENT == 0, f"{where}: {value:#x} is not aligned")
         return value
+
+    def _map(self, data: bytes, where: str) -> Any:
+        try:
+            record = self.maps.found(data, self.version <= 13010)
+        except ValueError as error:
+            self._require(False, f"{where}: {error}")
+            raise
+        self._require(self._inside(record.address, record.span), f"{where}: a map of memory that is not there")
+        return record
 
     def _read(self, address: int, nbytes: int, where: str) -> bytes:
         """Memory of this process, also where the address is nonsense."""
@@ -355,7 +410,7 @@ class FakeDriver:
 
     def _cuStreamBeginCapture(self, stream: Stream, mode: int) -> None:
         assert stream.capturing is None
-        stream.capturing = []
+        stream.capturing, stream.after_launch = [], False
 
     def _cuStreamEndCapture(self, stream: Stream) -> Graph:
         launches, stream.capturing = stream.capturing, None
@@ -373,6 +428,7 @@ class FakeDriver:
         self.open["executable graph"] -= 1
 
     def _cuGraphLaunch(self, graph: Graph, stream: Stream) -> None:
+        _not_a_launch(stream)
         for record in graph.launches:
             self._execute(record)
 
@@ -384,6 +440,7 @@ class FakeDriver:
         self.open["event"] -= 1
 
     def _cuEventRecord(self, event: list[int], stream: Stream) -> None:
+        _not_a_launch(stream)
         event[:] = [len(self.replayed)]
 
     def _cuEventElapsedTime(self, start: list[int], end: list[int]) -> float:
@@ -392,9 +449,9 @@ class FakeDriver:
 
 
 WITHOUT_CONTEXT = {
-    "cuInit", "cuDriverGetVersion", "cuGetErrorName", "cuGetErrorString", "cuDeviceGetCount", "cuDeviceGet",
-    "cuDeviceGetName", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain", "cuDevicePrimaryCtxRelease",
-    "cuCtxPushCurrent",
+    "cuInit", "cuDriverGetVersion", "cuGetErrorName", "cuGetErrorString", "cuGetProcAddress", "cuTensorMapEncodeTiled",
+    "cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetName", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain",
+    "cuDevicePrimaryCtxRelease", "cuCtxPushCurrent",
 }  # fmt: skip
 # Functions whose result is None when they fail.
 RESULTS = {
@@ -402,6 +459,11 @@ RESULTS = {
     "cuStreamEndCapture", "cuGraphInstantiate", "cuDevicePrimaryCtxRetain", "cuDeviceGetCount", "cuDeviceGet",
     "cuGetErrorName", "cuGetErrorString",
 }  # fmt: skip
+
+
+def _not_a_launch(stream: Stream | None) -> None:
+    if stream is not None:
+        stream.after_launch = False
 
 
 def floats(pointer: int, count: int) -> Any:
@@ -424,4 +486,15 @@ def relu(record: LaunchRecord) -> None:
     np.maximum(floats(x, n), 0, out=floats(y, n))
 
 
-HOOKS = {"add_weights": add_weights, "relu": relu}
+def relu_rows(record: LaunchRecord) -> None:
+    """Blocks of 8 x 8 elements of the array behind the map, zero past its last row."""
+    import numpy as np
+
+    x, rows, cols, pitch = record.values[0], *record.values[1:4]
+    assert x.shape == (rows, cols) and x.strides == (4 * pitch, 4) and x.box == (8, 8)
+    y = floats(record.values[5], 8 * record.grid[0] * pitch)
+    y[:] = 0
+    np.maximum(floats(x.address, rows * pitch), 0, out=y[: rows * pitch])
+
+
+HOOKS = {"add_weights": add_weights, "relu": relu, "relu_rows": relu_rows}

@@ -1,4 +1,4 @@
-// A libcuda.so.1 for machines without a GPU: device memory is host memory, and the two kernels of tiny_kernels.py are
+// A libcuda.so.1 for machines without a GPU: device memory is host memory, and the kernels of tiny_kernels.py are
 // computed here by their names when a graph is launched. The real cuda.bindings run on it. Every call is logged to the
 // file FAKE_CUDA_LOG. Handles carry a tag, so that a wrong handle is refused.
 #include <stdint.h>
@@ -9,10 +9,12 @@
 typedef int Result;
 enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_HANDLE = 400 };
 enum { CONTEXT = 0x1001, STREAM, LIBRARY, KERNEL, GRAPH, EXECUTABLE, EVENT };
-enum { MOST_LAUNCHES = 16, MOST_PARAMETERS = 6 };
+enum { MOST_LAUNCHES = 16, MOST_PARAMETERS = 9, PROGRAMMATIC = 6 };
 
-typedef struct { unsigned grid[3], block[3], shared; void *stream; void *attributes; unsigned count; } Config;
-typedef struct { char name[64]; unsigned grid; uint64_t values[MOST_PARAMETERS]; } Launch;
+typedef struct { int id; char pad[4]; union { int allowed; char bytes[64]; } value; } Attribute;
+typedef struct { unsigned grid[3], block[3], shared; void *stream; Attribute *attributes; unsigned count; } Config;
+typedef struct { uint64_t address, second, columns, rows, pitch, rest[11]; } Map;
+typedef struct { char name[64]; unsigned grid; Map map; uint64_t values[MOST_PARAMETERS]; } Launch;
 typedef struct { int tag, capturing, count; char name[64]; Launch launches[MOST_LAUNCHES]; } Object;
 
 static Object context = {.tag = CONTEXT};
@@ -107,8 +109,27 @@ Result cuFuncGetAttribute(int *value, int attribute, void *function) {
 }
 Result cuFuncSetAttribute(void *function, int attribute, int value) { NEED(function, KERNEL); LOG(attribute, value); return SUCCESS; }
 
+// The map keeps what it was told. Bit 21 of its second word is set, as drivers up to CUDA 13.1 do for small arrays too.
+Result cuTensorMapEncodeTiled(Map *map, int type, uint32_t rank, void *address, const uint64_t *shape, const uint64_t *strides,
+                              const uint32_t *box, const uint32_t *steps, int interleave, int swizzle, int promotion, int fill) {
+  LOG(type, swizzle);
+  if ((uintptr_t)map % 64 || (uintptr_t)address % 16 || rank != 2 || strides[0] % 16 || box[0] > 256 || box[1] > 256) return INVALID_VALUE;
+  if (steps[0] != 1 || steps[1] != 1 || interleave || promotion != 2 || fill || box[0] * 4 > 16u << swizzle) return INVALID_VALUE;
+  *map = (Map){(uint64_t)address, 1 << 21, shape[0], shape[1], strides[0]};
+  return SUCCESS;
+}
+
 static void compute(const Launch *launch) {
   const uint64_t *v = launch->values;
+  if (!strcmp(launch->name, "relu_rows")) {
+    const Map *x = &launch->map;
+    if (x->second || x->columns * 4 != x->pitch || (int)v[1] != x->rows || (int)v[2] != x->columns) return note("wrong map", 0, __LINE__);
+    for (uint64_t i = 0; i < 8 * launch->grid * x->columns; i++) {
+      float value = i < x->rows * x->columns ? ((float *)x->address)[i] : 0;
+      ((float *)v[5])[i] = value > 0 ? value : 0;
+    }
+    return;
+  }
   if (!strcmp(launch->name, "add_weights")) {
     const float *x = (float *)v[0], *w = (float *)v[1];
     for (int i = 0; i < (int)v[3]; i++) ((float *)v[2])[i] = x[i] + w[i];
@@ -119,16 +140,26 @@ static void compute(const Launch *launch) {
 }
 
 Result cuLaunchKernelEx(const Config *config, void *function, void **parameters, void **extra) {
-  static const int wide[2][MOST_PARAMETERS] = {{8, 8, 8, 4, 8, 8}, {8, 8, 8, 8, 8, 0}};
+  static const struct { const char *name; int sizes[MOST_PARAMETERS]; } known[] = {
+    {"add_weights", {8, 8, 8, 4, 8, 8}}, {"relu", {8, 8, 8, 8, 8}}, {"relu_rows", {128, 4, 4, 8, 8, 8, 4, 8, 8}}};
   CURRENT();
   NEED(function, KERNEL);
   NEED(config->stream, STREAM);
   Object *stream = config->stream;
-  if (config->block[0] != 128 || config->block[1] != 1 || config->grid[1] != 1 || config->count || extra) return INVALID_VALUE;
+  if (config->block[0] != 128 || config->block[1] != 1 || config->grid[1] != 1 || extra) return INVALID_VALUE;
+  for (unsigned i = 0; i < config->count; i++) {
+    if (config->attributes[i].id != PROGRAMMATIC || config->attributes[i].value.allowed != 1) return INVALID_VALUE;
+    note("programmatic", i, 0);
+  }
   Launch launch = {.grid = config->grid[0]};
   strcpy(launch.name, ((Object *)function)->name);
-  const int *sizes = wide[strcmp(launch.name, "add_weights") != 0];
-  for (int i = 0; i < MOST_PARAMETERS; i++) memcpy(&launch.values[i], sizes[i] ? parameters[i] : "", sizes[i]);
+  for (int kernel = 0; kernel < 3; kernel++) {
+    if (strcmp(launch.name, known[kernel].name)) continue;
+    for (int i = 0; i < MOST_PARAMETERS && known[kernel].sizes[i]; i++) {
+      int size = known[kernel].sizes[i];
+      memcpy(size == 128 ? (void *)&launch.map : &launch.values[i], parameters[i], size);
+    }
+  }
   LOG(launch.grid, config->shared);
   if (stream->capturing) stream->launches[stream->count++] = launch;
   else compute(&launch);
@@ -184,6 +215,7 @@ static struct { const char *name; void *function; } table[] = {
   SECOND(cuStreamBeginCapture), PLAIN(cuStreamEndCapture), {"cuGraphInstantiate", (void *)cuGraphInstantiateWithFlags},
   PLAIN(cuGraphInstantiateWithFlags), PLAIN(cuGraphDestroy), PLAIN(cuGraphExecDestroy), PLAIN(cuGraphLaunch),
   PLAIN(cuEventCreate), SECOND(cuEventDestroy), PLAIN(cuEventRecord), PLAIN(cuEventElapsedTime),
+  PLAIN(cuTensorMapEncodeTiled),
 };
 
 // Everything that is not in the table is missing, as in a driver that does not know it.

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tiny_network import COLS, ROWS, rows_network
 
 RUN = """
 import json, sys
@@ -19,7 +20,8 @@ import convc
 from convc import ConvcError
 try:
     engine = convc.load(sys.argv[1]).engine("cuda")
-    x = np.linspace(-3, 3, 50, dtype=np.float32).reshape(2, 5, 5)
+    shape = engine.inputs[0].shape
+    x = np.linspace(-3, 3, np.prod(shape), dtype=np.float32).reshape(shape)
     y = engine(x)
     again = engine(-x)
     timed = [engine.profile({"x": x}), engine.measure({"x": x}, repeats=2)]
@@ -79,6 +81,15 @@ def test_end_to_end(run, network):
     assert count["cuStreamCreate"] == count["cuStreamDestroy_v2"] == count["cuGraphExecDestroy"] == 1
     assert count["cuLaunchKernelEx"] == 2 + 2, "captured once, and once for the profile"
     assert count["cuLibraryUnload"] == 2 and count["cuDevicePrimaryCtxRelease_v2"] == 1
+
+
+def test_tensor_maps(run, cubins):
+    import numpy as np
+
+    answer, calls = run(rows_network(cubins))
+    x = np.linspace(-3, 3, ROWS * COLS, dtype=np.float32)
+    np.testing.assert_array_equal(np.float32(answer["y"])[: x.size], np.maximum(x, 0))
+    assert ["cuTensorMapEncodeTiled", "7", "1"] in calls and not any(call[0] == "wrong" for call in calls)
 
 
 def test_large_shared_memory(run, network):

@@ -1,4 +1,4 @@
-"""Tensor maps: what a manifest may say of them."""
+"""Tensor maps: what a manifest may say of them, and how they reach the driver."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
-from tiny_network import COLS, ROWS, Network, rows_network
+from fake_driver import HOOKS, FakeDriver
+from tiny_network import COLS, PADDED_ROWS, ROWS, Network, rows_network
 
 from convc import errors
 from convc.runtime import manifest as m
 from convc.runtime.artifact import read
+from convc.runtime.cuda import CudaExecutor
+from convc.runtime.driver import Driver
+from convc.runtime.encoding import ALIGNMENT, TensorMap
+from convc.runtime.engine import Engine
 from convc.runtime.tensor_maps import descriptor_type, span_bytes
 
 
@@ -129,3 +135,84 @@ def test_lying_manifest(rows: Network, lie: str) -> None:
     change, words = LIES[lie]
     with pytest.raises(errors.ArtifactError, match=words):
         change(rows).build()
+
+
+# -- On the driver
+
+
+def test_computes(rows: Network, fake: FakeDriver, on_fake: Callable[..., Engine]) -> None:
+    x = np.random.default_rng(3).standard_normal((ROWS, COLS)).astype(np.float32)
+    y = on_fake(rows)(x)
+    np.testing.assert_array_equal(y[:ROWS], np.maximum(x, 0))
+    np.testing.assert_array_equal(y[ROWS:], 0)
+    assert fake.violations == []
+
+
+def test_what_the_driver_is_told(rows: Network, fake: FakeDriver, on_fake: Callable[..., Engine]) -> None:
+    on_fake(rows)
+    (record,) = fake.launches
+    array = record.values[0]
+    assert array.shape == (ROWS, COLS) and array.strides == (4 * COLS, 4) and array.box == (8, 8)
+    assert (array.data_type, array.swizzle) == (7, 1)
+    assert record.values[1:5] == (ROWS, COLS, COLS, 1), "shape and strides follow the map"
+    assert record.values[5] % 512 == 0 and record.values[6:] == (COLS, 0, 0)
+    assert fake.calls.count("cuTensorMapEncodeTiled") == 1, "once, when the network is loaded"
+
+
+def test_maps_are_aligned() -> None:
+    """Whatever the allocator does."""
+    import ctypes
+
+    maps = [TensorMap() for _ in range(200)]
+    assert all(ctypes.addressof(each.value) % ALIGNMENT == 0 for each in maps)
+    assert len({ctypes.addressof(each.value) for each in maps}) == 200
+
+
+@pytest.mark.parametrize(
+    ("rows_of_x", "version"), [(13, 13000), (13, 13020), (4096, 13000), (4097, 13000), (4097, 13020)]
+)
+def test_small_arrays(rows: Network, rows_of_x: int, version: int) -> None:
+    """Up to CUDA 13.1 a bit is cleared for arrays of less than 128 KiB, and then only; the fake driver checks it.
+
+    4096 rows of 32 bytes end at the last byte below the limit.
+    """
+    x = m.TensorSpec("x", "fp32", (rows_of_x, COLS))
+    changed = with_array(rows, shape=(rows_of_x, COLS))
+    manifest = msgspec.structs.replace(changed.manifest, inputs=(x,))
+    fake = FakeDriver(version=version, hooks={"relu_rows": lambda record: None})
+    Engine(Network(manifest, rows.blobs, rows.weights).build(), CudaExecutor(driver=Driver(fake)))
+    assert fake.violations == []
+
+
+def test_the_fake_driver_sees_a_wrong_bit(rows: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convc.runtime.encoding.SMALL_BIT", 0)
+    fake = FakeDriver(hooks=HOOKS)
+    with pytest.raises(errors.DeviceError, match="700"):
+        Engine(rows.build(), CudaExecutor(driver=Driver(fake)))
+    assert "bit of small arrays" in fake.violations[0]
+
+
+def test_an_element_type_is_the_driver_s(rows: Network) -> None:
+    """bf16 has another number in compiled code than for the driver."""
+    changed = with_type(rows, "tensordesc<bf16[8,8]>")
+    changed = with_map(changed, elem_size=2, elem_type=10, swizzle=0)
+    fake = FakeDriver(hooks={"relu_rows": lambda record: None})
+    Engine(changed.build(), CudaExecutor(driver=Driver(fake)))
+    assert fake.launches[0].values[0].data_type == 9
+
+
+def test_a_map_that_the_driver_refuses(rows: Network, fake: FakeDriver, on_fake: Callable[..., Engine]) -> None:
+    fake.fail("cuTensorMapEncodeTiled", 1)
+    with pytest.raises(errors.DeviceError, match="cuTensorMapEncodeTiled failed"):
+        on_fake(rows)
+    assert not fake.allocations
+
+
+def test_a_driver_without_tensor_maps(rows: Network, fake: FakeDriver, on_fake: Callable[..., Engine]) -> None:
+    fake._cuGetProcAddress = lambda name, version, flags: (0, 1)  # type: ignore[method-assign]
+    with pytest.raises(errors.DeviceError, match=r"CUDA 12\.0 or newer is needed"):
+        on_fake(rows)
+
+
+def test_padded_rows(rows: Network) -> None:
+    assert PADDED_ROWS % 8 == 0 and ROWS % 8 != 0, "the last block reaches past the array"
