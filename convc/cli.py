@@ -319,6 +319,16 @@ def bisect(context: click.Context, model: str, device: str, seed: int, as_json: 
 
 
 @main.command()
+@_options("model", "batch", "json")
+def summary(model: str, batch: int | None, as_json: bool) -> None:
+    """List the layers: output shape, parameters, multiply-adds, activation bytes, receptive field."""
+    from .analysis import render
+    from .analysis import summary as layers
+
+    _print(as_json, layers.summarise_model(model, batch).as_json(), render.summarised)
+
+
+@main.command()
 @_options("model", "target", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "json")
 def explain(model: str, as_json: bool, **given: Any) -> None:
     """Say of every edge into which kernel it was fused, or which rule came nearest and why it declined."""

@@ -218,6 +218,61 @@ def listed_kernels(kernels: Sequence[dict[str, Any]]) -> str:
 FIGURES = ("registers", "shared_bytes", "spill_bytes", "tensor_core_instructions")
 
 
+def summarised(report: dict[str, Any]) -> str:
+    """What `convc summary` says: one row a layer, with what works on its output in place."""
+    rows: list[list[Any]] = []
+    lines: dict[str, list[Any]] = {}
+    for layer in report["layers"]:
+        row = lines.get(layer["in_place_of"])
+        if row is None or layer["output_shape"] != row[-1]["output_shape"]:
+            row = [layer["name"], [], 0, layer]
+            rows.append(row)
+        row[1].append(layer["op"])
+        row[2] += layer["params"]
+        lines[layer["name"]] = row
+    columns = (
+        "layer",
+        "operators",
+        "output",
+        "parameters>",
+        "multiply-adds>",
+        "activations>",
+        "field>",
+        "stride>",
+        "does not fit",
+    )
+    shown = table(columns, (_summary_row(name, ops, params, first) for name, ops, params, first in rows))
+    total = report["total"]
+    figures = f"{number(total['params'])} parameters, {number(total['macs'])} multiply-adds"
+    return f"{printable(report['model'])}\n{shown}\ntotal: {figures}, activations {size(total['activation_bytes'])}"
+
+
+def _summary_row(name: str, ops: Sequence[str], params: int, layer: dict[str, Any]) -> tuple[object, ...]:
+    return (
+        name,
+        " + ".join("BN" if op == "BatchNormalization" else op for op in ops),
+        "x".join(str(dim) for dim in layer["output_shape"]),
+        f"{params:,}" if params else "-",
+        f"{layer['macs']:,}" if layer["macs"] else "-",
+        size(layer["activation_bytes"]) if layer["activation_bytes"] else "-",
+        _per_axis(layer["receptive_fields"]),
+        _per_axis(layer["jumps"]),
+        "" if layer["fits"] else f"leaves {_unread(layer['unread'])}",
+    )
+
+
+def _per_axis(values: Sequence[float]) -> str:
+    """One number where all are equal; a dash where there are none."""
+    return "x".join(f"{value:g}" for value in (values[:1] if len(set(values)) == 1 else values)) or "-"
+
+
+def _unread(counts: Sequence[int]) -> str:
+    """What windows leave: of an image rows and columns, or padding where that is all."""
+    names = ("row", "column") if len(counts) == 2 else ("plane", "row", "column")[-len(counts) :]
+    left = [(count, name) for count, name in zip(counts, names, strict=True) if count]
+    return ", ".join(f"{count} {name}{'s' if count > 1 else ''}" for count, name in left) or "padding"
+
+
 def listed_networks(networks: Sequence[dict[str, Any]]) -> str:
     """One row a network of the zoo."""
     rows = [(n["name"], n["input_shape"], number(n["params"]), number(n["macs"])) for n in networks]

@@ -25,7 +25,7 @@ from ..ir.types import DType, Shape, TensorType
 from .layers import Tensor
 from .weights import SOURCES
 
-__all__ = ["Network", "Tensor", "concat", "multiply_accumulates", "parameters"]
+__all__ = ["Network", "Tensor", "concat", "multiply_accumulates", "parameters", "weights"]
 
 
 class Network:
@@ -162,10 +162,15 @@ def concat(tensors: Sequence[Tensor], axis: int = 1, *, name: str | None = None)
 
 def parameters(graph: Graph) -> int:
     """Number of weights of a graph; the running statistics of batch normalisations do not count."""
+    return sum(node.array.size for node in weights(graph))
+
+
+def weights(graph: Graph) -> list[Node]:
+    """The constants that count as weights: those of floats, but for running statistics."""
     nodes = _unordered(graph)
     statistics = {v.node for node in nodes if node.op == "BatchNormalization" for v in graph.inputs(node)[3:5]}
-    weights = (node for node in nodes if node.op == "Constant" and node.id not in statistics)
-    return sum(node.array.size for node in weights if node.outputs[0].dtype.is_float)
+    constants = (node for node in nodes if node.op == "Constant" and node.id not in statistics)
+    return [node for node in constants if node.outputs[0].dtype.is_float]
 
 
 def multiply_accumulates(graph: Graph) -> DimLike:
