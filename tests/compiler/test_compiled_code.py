@@ -14,6 +14,7 @@ from interpreted_gpu import InterpretedGpu
 from small_networks import KERNELS, inside, kernel_case, weights
 
 from convc.codegen.cache import KernelCache
+from convc.codegen.cubin import parse
 from convc.compiler import compile_plan
 from convc.ir import Graph
 from convc.planner import Options, make_plan
@@ -23,9 +24,6 @@ from convc.runtime.driver import Driver
 from convc.runtime.engine import Engine
 from convc.runtime.manifest import BufferArgument
 from convc.runtime.tensor_maps import descriptor_type
-
-sys.path.append(str(Path(__file__).parent.parent / "runtime"))
-from cubin_elf import parse
 
 TARGETS = ("sm_80", "sm_90")
 CASES = ("conv3x3_bias_residual_relu", "conv_split_k", "depthwise_multiplier", "max_pool", "softmax", "copy_concat")

@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from cubin_elf import CubinKernel, parse
 from fake_tensor_maps import BYTES as MAP_BYTES
 from fake_tensor_maps import MapEncoder
+
+from convc.codegen.cubin import CubinKernel, parse
 
 OUT_OF_MEMORY, NO_DEVICE, INVALID_VALUE, INVALID_IMAGE, NO_BINARY, ILLEGAL_ADDRESS = 2, 100, 1, 200, 209, 700
 NAMES = {2: b"CUDA_ERROR_OUT_OF_MEMORY", 100: b"CUDA_ERROR_NO_DEVICE", 700: b"CUDA_ERROR_ILLEGAL_ADDRESS"}
