@@ -363,11 +363,15 @@ def show(model: str, after: str | None, output: str | None, as_json: bool, **giv
 
 @main.command()
 @click.option("--name", metavar="K", help="Print the listing of one kernel.")
+@click.option("--lint", is_flag=True, help="Check the machine code. Exit status 1 where a check does not hold.")
 @_options("model", "target", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "json")
-def kernels(model: str, name: str | None, as_json: bool, **given: Any) -> None:
+@click.pass_context
+def kernels(context: click.Context, model: str, name: str | None, lint: bool, as_json: bool, **given: Any) -> None:
     """List the emitted kernels, with registers, shared memory, spills and tensor-core instructions."""
     from .analysis import render, reports
 
+    if lint:
+        context.exit(_lint(model, name, as_json, _choices(given)))
     with _progress() as progress:
         found = reports.find_kernels(model, _choices(given), DEFAULT_TARGET, name, progress)
     if name is not None and not as_json:
@@ -375,6 +379,16 @@ def kernels(model: str, name: str | None, as_json: bool, **given: Any) -> None:
         return
     report = {"model": model, "kernels": [reports.kernel_row(kernel) for kernel in found]}
     _print(as_json, report, lambda shown: render.listed_kernels(shown["kernels"]))
+
+
+def _lint(model: str, name: str | None, as_json: bool, choices: Choices) -> int:
+    """Prints what a lint of compiled kernels says; the exit status that it means."""
+    from .analysis import lint, lint_page
+
+    with _progress() as progress:
+        report = lint.lint_model(model, choices, DEFAULT_TARGET, name, progress)
+    _print(as_json, report.as_json(), lambda _: lint_page.text(report))
+    return 1 if report.findings else 0
 
 
 @main.command()

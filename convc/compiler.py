@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .codegen.cache import KernelCache
+from .codegen.forms import contracted, form, multiplied
 from .codegen.packed import open_cache
 from .codegen.pool import Job, compile_kernels
 from .codegen.worker import Compiled, Request
 from .ir import Node, Value, print_graph
 from .ir.plan import PackedWeight, Tile
-from .ir.problem import Operand
+from .ir.problem import Operand, Problem
 from .passes import Launch, Step
 from .passes.lowering.builder import pack_dense
 from .passes.slices import Entry, Stage
@@ -32,6 +33,7 @@ from .runtime.manifest import (
     Manifest,
     Parameter,
     ProgramSpec,
+    StepSpec,
     TensorSpec,
     ViewSpec,
     WeightSpec,
@@ -208,9 +210,24 @@ def _kernel_spec(program: TargetPlan, name: str, binaries: Binaries, blobs: dict
             tensor_core_instructions=compiled.tensor_core_instructions,
             global_scratch_bytes=compiled.global_scratch_bytes,
             global_scratch_align=compiled.global_scratch_align,
+            warnings=compiled.warnings,
         )
     parameters = tuple(_parameter(*parameter) for parameter in kernel.parameters)
-    return KernelSpec(name, kernel.family, source, parameters, binary)
+    launch = next(launch for launch in program.launches if launch.kernel.name == name)
+    steps = tuple(_step_spec(step.work.problem, step.tile) for step in launch.steps)
+    return KernelSpec(name, kernel.family, source, parameters, binary, steps)
+
+
+def _step_spec(problem: Problem, tile: Tile) -> StepSpec:
+    product = contracted(problem)
+    return StepSpec(
+        form(problem),
+        tile.rows,
+        tile.cols,
+        tile.depth,
+        channels=product.depth if product else 0,
+        products=multiplied(product) if product else "",
+    )
 
 
 def _parameter(name: str, type: str, aligned: bool) -> Parameter:

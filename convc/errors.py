@@ -945,6 +945,24 @@ def no_compiler() -> CompileError:
     return CompileError("kernels are compiled with Triton, which is not installed: pip install triton")
 
 
+def no_disassembler() -> CompileError:
+    """Machine code is to be read where Triton, which ships the tool for it, is not installed."""
+    return CompileError("machine code is read by nvdisasm, which Triton ships, and it is not there: pip install triton")
+
+
+def not_disassembled(capability: int, said: str) -> CompileError:
+    """Machine code that the tool cannot read."""
+    reason = " ".join(said.split())[:500] or "it did not say why"
+    return CompileError(f"nvdisasm cannot read the machine code for sm_{capability}: {reason}")
+
+
+def nothing_compiled(targets: Iterable[str]) -> UsageError:
+    """Machine code is to be checked where none is."""
+    return UsageError(
+        f"there is no machine code to check for {_names(targets)}; name a GPU, such as --target sm_90",
+    )
+
+
 def kernel_not_packed(label: str, kernel: str, capability: int, directory: object) -> CompileError:
     """A kernel that was not compiled beforehand, where nothing is compiled."""
     return CompileError(

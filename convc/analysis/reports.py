@@ -95,7 +95,7 @@ def find_kernels(
         UsageError: no such kernel, or no such target.
     """
     if is_compiled(model):
-        return chosen(_of_targets(load(model), choices, model), name)
+        return chosen(of_targets(open_kernels(model, choices, target, progress), choices, model), name)
     plan = make_plan(model, choices, target, "fp16")
     try:
         return chosen(compile_network(plan, progress).kernels, name)
@@ -115,13 +115,20 @@ def chosen(kernels: list[Kernel], name: str | None) -> list[Kernel]:
     return found
 
 
-def _of_targets(network: CompiledNetwork, choices: Choices, file: str) -> list[Kernel]:
+def open_kernels(model: str, choices: Choices, target: str, progress: Progress | None) -> CompiledNetwork:
+    """A compiled network, of which targets may be asked for, or a model compiled now (``target``: the default)."""
+    if is_compiled(model):
+        replace(choices, target=None).refuse(model)
+        return load(model)
+    return compile_network(make_plan(model, choices, target, "fp16"), progress)
+
+
+def of_targets(network: CompiledNetwork, choices: Choices, file: str) -> list[Kernel]:
     """The kernels of a compiled network, of all its targets or of those asked for."""
-    replace(choices, target=None).refuse(file)
     if choices.target is None:
         return network.kernels
-    present = {program.target: {kernel.name for kernel in program.kernels} for program in network.programs}
     wanted = choices.target.split(",")
+    present = {program.target: {kernel.name for kernel in program.kernels} for program in network.programs}
     for target in wanted:
         if target not in present:
             raise errors.one_of(target, present, "target of this file")

@@ -51,8 +51,9 @@ class KernelCache:
 
     @staticmethod
     def key(request: Request, triton_version: str) -> str:
-        """Hash of a request, of Triton's version and of convc's."""
-        return hashlib.sha256(msgspec.msgpack.encode((__version__, triton_version, request))).hexdigest()
+        """Hash of a request, of Triton's version and of convc's, and of what is known of compiled kernels."""
+        content = (__version__, triton_version, Compiled.__struct_fields__, request)
+        return hashlib.sha256(msgspec.msgpack.encode(content)).hexdigest()
 
     def get(self, key: str) -> Compiled | None:
         """The kernel of that key, if it is there and whole."""

@@ -1,7 +1,7 @@
 """What machine code is like: its main loops, its tensor-core instructions, the widths of its memory accesses.
 
-The code of many kernels is disassembled by one run of ``nvdisasm``, which Triton ships: starting the program takes as long
-as ten kernels do.
+The code of many kernels is disassembled by one run of ``nvdisasm``, which Triton ships: starting the program takes as
+long as ten kernels do.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def disassemble(codes: Sequence[bytes], sm: int) -> list[list[Instruction]]:
     with tempfile.TemporaryDirectory(prefix="convc-") as folder:
         file = Path(folder, "code.bin")
         file.write_bytes(b"".join(codes))
-        command = [_tool(), "-json", "-ndf", "-b", f"SM{sm}a" if sm >= 90 else f"SM{sm}", file]
+        command = [str(_tool()), "-json", "-ndf", "-b", f"SM{sm}a" if sm >= 90 else f"SM{sm}", str(file)]
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise errors.not_disassembled(sm, done.stderr)

@@ -5,6 +5,8 @@ Triton is imported here and nowhere else in the compiler. Run as ``python -m con
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import subprocess
@@ -18,6 +20,8 @@ import msgspec
 from ..workers import load_function, read_message, write_message
 
 TENSOR_CORE = re.compile(r"^\s*(?:@%?\S+\s+)?(?:wgmma\.mma_async|mma\.sync|tcgen05\.mma)", re.MULTILINE)
+WARNING = re.compile(r"\bC75\d\d\b")
+"""ptxas's warnings that products of matrices do not overlap: the text alone has them."""
 RESOURCES = re.compile(rb"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 
 
@@ -36,7 +40,8 @@ class Compiled(msgspec.Struct, tag="compiled"):
     """A cubin, what its launch needs, and what the code is like.
 
     Tensor-core instructions are counted in the PTX that became the cubin: disassembling the cubin gives the same number
-    (a test compares them) and takes longer than compiling it.
+    (a test compares them) and takes longer than compiling it. warnings: lines in which ptxas says that products of
+    matrices wait for each other.
     """
 
     cubin: bytes
@@ -47,6 +52,7 @@ class Compiled(msgspec.Struct, tag="compiled"):
     tensor_core_instructions: int
     global_scratch_bytes: int
     global_scratch_align: int
+    warnings: tuple[str, ...] = ()
 
 
 class Failed(msgspec.Struct, tag="failed"):
@@ -106,7 +112,9 @@ def _compile(request: Request, scratch: Path) -> Compiled:
     }
     source = ASTSource(fn=function, signature=signature, constexprs={}, attrs=attributes)
     options = {"num_warps": request.num_warps, "num_stages": request.num_stages, "enable_fp_fusion": True}
-    kernel = triton.compile(source, target=GPUTarget("cuda", request.capability, 32), options=options)
+    triton.knobs.nvidia.dump_ptxas_log = True
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        kernel = triton.compile(source, target=GPUTarget("cuda", request.capability, 32), options=options)
     metadata = kernel.metadata
     cubin = kernel.asm["cubin"]
     registers, spilled = inspect(cubin, scratch / "kernel.cubin")
@@ -119,6 +127,7 @@ def _compile(request: Request, scratch: Path) -> Compiled:
         tensor_core_instructions=len(TENSOR_CORE.findall(kernel.asm["ptx"])),
         global_scratch_bytes=metadata.global_scratch_size,
         global_scratch_align=max(1, metadata.global_scratch_align),
+        warnings=tuple(line.strip() for line in said.getvalue().splitlines() if WARNING.search(line)),
     )
 
 

@@ -106,7 +106,7 @@ class Binary(Record, frozen=True):
     """A compiled kernel: the section that holds the cubin, how to launch it, and what the compiled code is like.
 
     tensor_maps: one per descriptor parameter, in order. programmatic_launch: the kernel waits by itself for the kernel
-    before it, so that it may be launched before that one has finished.
+    before it, so that it may be launched before that one has finished. warnings: what ptxas said of the code's speed.
     """
 
     section: Text
@@ -119,16 +119,35 @@ class Binary(Record, frozen=True):
     global_scratch_align: Positive = 1
     tensor_maps: tuple[TensorMapSpec, ...] = ()
     programmatic_launch: bool = False
+    warnings: tuple[Text, ...] = ()
+
+
+class StepSpec(Record, frozen=True):
+    """What a kernel does in one step, for who looks at its machine code.
+
+    form: in words, such as ``convolution, strided``. rows, cols, depth: its tile. access: how a contraction reads its
+    operands. channels: what a contraction sums over at each window position, otherwise 0. products: the type that
+    tensor cores multiply, if they do.
+    """
+
+    form: Text
+    rows: Positive
+    cols: Positive
+    depth: Positive
+    access: Text = "pointers"
+    channels: Natural = 0
+    products: Text = ""
 
 
 class KernelSpec(Record, frozen=True):
-    """A distinct emitted kernel. ``source`` names the section with its Triton source."""
+    """A distinct emitted kernel. ``source`` names the section with its Triton source; steps: what it does."""
 
     name: Text
     family: Text
     source: Text
     parameters: tuple[Parameter, ...]
     binary: Union[Binary, None] = None
+    steps: tuple[StepSpec, ...] = ()
 
 
 class LaunchSpec(Record, frozen=True):

@@ -162,6 +162,43 @@ class TestKernels:
         assert compiled and all(figures["registers"] > 0 for figures in compiled)
         assert any(figures["tensor_core_instructions"] for figures in compiled)
 
+    def test_lint_checks_what_is_listed(self, run: Run, gpu_artifact: tuple[Path, dict]) -> None:
+        ran = run("kernels", gpu_artifact[0], "--lint", "--json")
+        assert (ran.status, ran.json["ok"], ran.json["findings"]) == (0, True, [])
+        plain = run("kernels", gpu_artifact[0], "--json").json["kernels"]
+        for kernel, listed in zip(ran.json["kernels"], plain, strict=True):
+            assert {key: kernel[key] for key in listed if key != "targets"} == {
+                key: listed[key] for key in listed if key != "targets"
+            }
+            assert kernel["targets"].keys() == listed["targets"].keys()
+            for target, figures in kernel["targets"].items():
+                assert listed["targets"][target].items() <= figures.items()
+                typed(figures, {"instructions": int, "counts": dict, "accesses": dict, "steps": list})
+
+    def test_lint_of_one_target_and_one_kernel(self, run: Run, gpu_artifact: tuple[Path, dict]) -> None:
+        kernels = run("kernels", gpu_artifact[0], "--lint", "--target", "sm_80", "--json").json["kernels"]
+        assert kernels and all(list(kernel["targets"]) == ["sm_80"] for kernel in kernels)
+        name = kernels[0]["name"]
+        only = run("kernels", gpu_artifact[0], "--lint", "--target", "sm_80", "--name", name, "--json").json["kernels"]
+        assert only == kernels[:1]
+        text = run("kernels", gpu_artifact[0], "--lint").out
+        assert "every check holds" in text and name[:20] in text
+
+    def test_lint_ends_in_1_where_a_check_does_not_hold(
+        self, run: Run, gpu_artifact: tuple[Path, dict], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("convc.analysis.lint.REGISTER_FILE", 1024)
+        ran = run("kernels", gpu_artifact[0], "--lint", "--json")
+        assert (ran.status, ran.json["ok"]) == (1, False)
+        finding = ran.json["findings"][0]
+        assert finding["check"] == "registers" and finding["origins"] and finding["remedy"]
+        text = run("kernels", gpu_artifact[0], "--lint")
+        assert text.status == 1 and f"registers: {finding['kernel']} for {finding['target']}" in text.out
+
+    def test_lint_needs_machine_code(self, run: Run, artifact: Path) -> None:
+        ran = run("kernels", artifact, "--lint")
+        assert ran.status == 2 and "no machine code" in ran.err and "--target sm_90" in ran.err
+
     def test_a_model_gives_the_kernels_of_its_artifact(self, run: Run, artifact: Path) -> None:
         options = ("--target", "interpreter", "--dtype", "fp32", "--json")
         of_model = run("kernels", "zoo:lenet5", *options).json["kernels"]

@@ -25,10 +25,8 @@ CHANGES = {
 
 
 def compiled() -> Compiled:
-    return msgspec.convert(
-        {"type": "compiled", "cubin": b"\x7fELF", **dict.fromkeys(set(Compiled.__struct_fields__) - {"cubin"}, 1)},
-        Compiled,
-    )
+    numbers = (field.name for field in msgspec.structs.fields(Compiled) if field.type is int)
+    return Compiled(cubin=b"\x7fELF", warnings=("C7515",), **dict.fromkeys(numbers, 1))
 
 
 def test_every_field_of_a_request_is_in_the_key() -> None:
