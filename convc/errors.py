@@ -726,6 +726,12 @@ def no_axis(layer: str, axis: int, shape: Iterable[object]) -> ShapeError:
     return ShapeError(f"axis {axis} does not exist in an input of shape {_listed(tuple(shape))}", node=layer)
 
 
+def blocks_misfit(layer: str, shape: Iterable[object], block: int, axis: int) -> ShapeError:
+    """Channels or sides that do not come apart into blocks."""
+    whole = f"channels are no multiple of {block}²" if axis == 1 else f"sides are no multiples of {block}"
+    return ShapeError(f"an input of shape {_listed(tuple(shape))} does not come apart: its {whole}", node=layer)
+
+
 def nothing_to_concatenate() -> UsageError:
     """A concatenation of no tensors."""
     return UsageError("concat takes one tensor at least")

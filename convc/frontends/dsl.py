@@ -80,12 +80,21 @@ class Network:
         """Multiply-accumulates of one run; symbolic where the batch is."""
         return multiply_accumulates(self.graph)
 
-    def input(self, *dims: int | str, batch: int | str | None = None, name: str = "input") -> Tensor:
-        """An input of shape [batch, *dims]; strings are symbols."""
+    def input(
+        self, *dims: int | str, batch: int | str | None = None, channels_last: bool = False, name: str = "input"
+    ) -> Tensor:
+        """An input of shape [batch, *dims]; strings are symbols.
+
+        channels_last: the caller's arrays are [batch, H, W, C], as Keras has them; the tensor is [batch, C, H, W] all
+        the same, and which of both lies in memory costs nothing.
+        """
         whole = (self.batch if batch is None else batch, *dims)
         shape = tuple(Dim.symbol(dim) if isinstance(dim, str) else dim for dim in whole)
         value = self.graph.add_input(self.unique("input", name), TensorType(self.dtype, shape))
-        return Tensor(self, value, name)
+        tensor = Tensor(self, value, name)
+        if not channels_last:
+            return tensor
+        return tensor.transpose(0, len(shape) - 1, *range(1, len(shape) - 1), name=f"{name}.channels_first")
 
     def output(self, tensor: Tensor, name: str = "output") -> Network:
         """Makes ``tensor`` an output; returns the network."""
@@ -166,11 +175,11 @@ def parameters(graph: Graph) -> int:
 
 
 def weights(graph: Graph) -> list[Node]:
-    """The constants that count as weights: those of floats, but for running statistics."""
+    """The constants that count as weights: floats, but for running statistics and single numbers such as an epsilon."""
     nodes = _unordered(graph)
     statistics = {v.node for node in nodes if node.op == "BatchNormalization" for v in graph.inputs(node)[3:5]}
     constants = (node for node in nodes if node.op == "Constant" and node.id not in statistics)
-    return [node for node in constants if node.outputs[0].dtype.is_float]
+    return [node for node in constants if node.outputs[0].dtype.is_float and node.outputs[0].rank]
 
 
 def multiply_accumulates(graph: Graph) -> DimLike:

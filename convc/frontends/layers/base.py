@@ -10,6 +10,8 @@ from ... import errors
 from ...ir.dims import Dim, DimLike
 from ...ir.graph import Value
 from ...ir.types import Shape
+from .. import windows
+from ..windows import Padding, Window
 
 if TYPE_CHECKING:
     from ..dsl import Network
@@ -68,6 +70,25 @@ class Base:
         if isinstance(dim, Dim):
             raise errors.needs_number(layer, dim, self.shape)
         return dim
+
+    def _window(
+        self,
+        kernel: Window,
+        stride: Window | None,
+        padding: Padding,
+        dilation: Window,
+        name: str,
+        ceil: bool = False,
+    ) -> dict[str, tuple[int, ...]]:
+        extent = self.shape[2:]
+        if not extent:
+            raise errors.needs_positions(name, self.shape)
+        given = {"kernel": kernel, "stride": kernel if stride is None else stride, "dilation": dilation}
+        size, step, gap = (windows.per_axis(value, len(extent), what, name) for what, value in given.items())
+        pads = windows.pads(padding, extent, size, step, gap, name)
+        if self.network.strict and not ceil:
+            windows.check_fit(extent, size, step, pads, gap, name)
+        return {"kernel_shape": size, "strides": step, "pads": pads, "dilations": gap}
 
     def _same(self) -> Tensor:
         return cast("Tensor", self)

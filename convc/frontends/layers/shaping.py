@@ -95,3 +95,68 @@ class Shaping(Base):
             raise errors.wrong_length(name, "padding", padding, (spatial, 2 * spatial, 2 * rank))
         attributes = {"pads": tuple(padding), "mode": mode, "value": float(value)}
         return self.network.add("Pad", [self.value], attributes, name=name)
+
+    # -- between channels and positions -------------------------------------------------------------------------------
+    def depth_to_space(self, block: int, mode: str = "DCR", *, name: str | None = None) -> Tensor:
+        """[N, C · block², H, W] → [N, C, H · block, W · block], the sub-pixel layer of super-resolution.
+
+        mode: which part of a channel's number is the place in the block: the first ("DCR", ONNX's default) or the last
+        ("CRD", PyTorch's pixel shuffle).
+        """
+        name, x = self.network.unique("depth_to_space", name), self._image("depth_to_space", name)
+        if mode not in ("DCR", "CRD"):
+            raise errors.one_of(mode, ("DCR", "CRD"), f"mode of layer {name!r}:")
+        batch, channels, height, width = x.shape
+        if block < 1 or x.channels % block**2:
+            raise errors.blocks_misfit(name, self.shape, block, 1)
+        depth = channels // block**2
+        first = mode == "DCR"
+        apart = (block, block, depth) if first else (depth, block, block)
+        perm = (0, 3, 4, 1, 5, 2) if first else (0, 1, 4, 2, 5, 3)
+        parts = x.reshape(batch, *apart, height, width, name=f"{name}.apart").transpose(*perm, name=f"{name}.order")
+        shape = (batch, depth, height * block, width * block)
+        return self.network.add("Reshape", [parts.value], {"shape": shape}, name=name)
+
+    def space_to_depth(self, block: int, *, name: str | None = None) -> Tensor:
+        """[N, C, H · block, W · block] → [N, block² · C, H, W]; `depth_to_space` with "DCR" undoes it."""
+        name, x = self.network.unique("space_to_depth", name), self._image("space_to_depth", name)
+        batch, channels, *sides = x.shape
+        if block < 1 or any(isinstance(side, int) and side % block for side in sides):
+            raise errors.blocks_misfit(name, self.shape, block, 2)
+        height, width = (side // block for side in sides)
+        parts = x.reshape(batch, channels, height, block, width, block, name=f"{name}.apart")
+        order = parts.transpose(0, 3, 5, 1, 2, 4, name=f"{name}.order")
+        shape = (batch, channels * block**2, height, width)
+        return self.network.add("Reshape", [order.value], {"shape": shape}, name=name)
+
+    def channel_shuffle(self, groups: int, *, name: str | None = None) -> Tensor:
+        """Takes one channel of each group in turn, as between ShuffleNet's grouped convolutions."""
+        name = self.network.unique("channel_shuffle", name)
+        channels = self._channels(name)
+        if groups < 1 or channels % groups:
+            raise errors.groups_misfit(name, channels, channels, groups)
+        apart = (self.shape[0], groups, channels // groups, *self.shape[2:])
+        parts = self.reshape(*apart, name=f"{name}.apart")
+        order = parts.transpose(0, 2, 1, *range(3, parts.rank), name=f"{name}.order")
+        return self.network.add("Reshape", [order.value], {"shape": self.shape}, name=name)
+
+    def upsample(self, scale: int, *, name: str | None = None) -> Tensor:
+        """Every element repeated ``scale`` times along each spatial axis: nearest neighbour."""
+        name = self.network.unique("upsample", name)
+        if scale < 1:
+            raise errors.no_units(name, "scale", scale)
+        if self.rank < 3:
+            raise errors.needs_positions(name, self.shape)
+        lead, extents = self.shape[:2], self.shape[2:]
+        apart = (*lead, *(dim for extent in extents for dim in (extent, 1)))
+        repeated = (*lead, *(dim for extent in extents for dim in (extent, scale)))
+        single = self.reshape(*apart, name=f"{name}.apart")
+        every = self.network.add("Expand", [single.value], {"shape": repeated}, name=f"{name}.repeated")
+        shape = (*lead, *(extent * scale for extent in extents))
+        return self.network.add("Reshape", [every.value], {"shape": shape}, name=name)
+
+    def _image(self, what: str, layer: str) -> Tensor:
+        """Itself, where it is [N, C, H, W]."""
+        if self.rank != 4:
+            raise errors.at_layer(errors.wrong_rank(what, "an input (N, C, H, W)", "4", self.rank), layer, [self.shape])
+        return self._same()

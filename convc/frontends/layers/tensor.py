@@ -1,19 +1,21 @@
-"""`Tensor`: convolution, dense, batch normalisation and pooling, on top of the other groups of layers."""
+"""`Tensor`: convolution, dense and pooling, on top of the other groups of layers."""
 
 from __future__ import annotations
-
-from functools import partial
 
 import numpy as np
 
 from ... import errors
-from .. import windows
 from ..windows import Padding, Window
 from .elementwise import Elementwise
+from .local import Local
+from .norms import Norms
 from .shaping import Shaping
 
+ACTIVATIONS = ("relu", "relu6", "leaky_relu", "elu", "sigmoid", "hard_sigmoid", "tanh", "silu", "gelu", "hard_swish")
+"""Methods of one operand that need no argument."""
 
-class Tensor(Elementwise, Shaping):
+
+class Tensor(Elementwise, Norms, Shaping, Local):
     """A value of a network; its methods add layers and return their results."""
 
     def conv(
@@ -113,36 +115,22 @@ class Tensor(Elementwise, Shaping):
         inputs = [flat.value, net.filters(weight, name, (units, flat._channels(name)), gain)]
         return net.add("Gemm", inputs + net.shift(bias, name, (units,)), {"trans_b": True}, name=name)
 
-    def batch_norm(
-        self,
-        *,
-        epsilon: float = 1e-5,
-        scale: np.ndarray | None = None,
-        shift: np.ndarray | None = None,
-        mean: np.ndarray | None = None,
-        var: np.ndarray | None = None,
-        gain: float = 1.0,
-        name: str | None = None,
+    def squeeze_excitation(
+        self, squeezed: int, activation: str = "relu", gate: str = "sigmoid", *, name: str | None = None
     ) -> Tensor:
-        """Batch normalisation with running statistics; parameters of shape [C], drawn by default.
+        """Channels times gates computed from their means (Hu et al. 2018).
 
-        The ranges of a drawn scale and variance are such that a variance of 1 stays one: E[scale²] · E[1/var] = 1.
-        gain: factor on a drawn scale and shift; below 1 at the end of a residual branch it keeps deep networks O(1).
+        squeezed: channels between the two 1x1 convolutions. activation, gate: names of methods, behind the first
+        and the second.
         """
-        net = self.network
-        name = net.unique("batch_norm", name)
-        shape, weights = (self._channels(name),), net.weights
-        parts = {
-            "scale": (scale, partial(weights.uniform, low=0.5 * gain, high=1.35 * gain)),
-            "shift": (shift, partial(weights.normal, scale=0.1 * gain)),
-            "mean": (mean, partial(weights.normal, scale=0.1)),
-            "var": (var, partial(weights.uniform, low=0.5, high=1.5)),
-        }
-        inputs = [self.value]
-        for part, (array, draw) in parts.items():
-            full = f"{name}.{part}"
-            inputs.append(net.given(array, full, shape, partial(draw, full, shape), name))
-        return net.add("BatchNormalization", inputs, {"epsilon": float(epsilon)}, name=name)
+        name = self.network.unique("squeeze_excitation", name)
+        for given in (activation, gate):
+            if given not in ACTIVATIONS:
+                raise errors.one_of(given, ACTIVATIONS, "activation")
+        means = self.global_avg_pool(name=f"{name}.squeeze")
+        reduced = getattr(means.conv(squeezed, 1, name=f"{name}.reduce"), activation)()
+        gates: Tensor = getattr(reduced.conv(self.channels, 1, name=f"{name}.expand"), gate)()
+        return self.mul(gates, name=f"{name}.scale")
 
     # -- pooling ------------------------------------------------------------------------------------------------------
     def max_pool(
@@ -186,22 +174,3 @@ class Tensor(Elementwise, Shaping):
         """Largest value over all positions: [N, C, H, W] → [N, C, 1, 1]."""
         axes = tuple(range(2, self.rank))
         return self._unary("ReduceMax", "global_max_pool", name, axes=axes, keepdims=True)
-
-    def _window(
-        self,
-        kernel: Window,
-        stride: Window | None,
-        padding: Padding,
-        dilation: Window,
-        name: str,
-        ceil: bool = False,
-    ) -> dict[str, tuple[int, ...]]:
-        extent = self.shape[2:]
-        if not extent:
-            raise errors.needs_positions(name, self.shape)
-        given = {"kernel": kernel, "stride": kernel if stride is None else stride, "dilation": dilation}
-        size, step, gap = (windows.per_axis(value, len(extent), what, name) for what, value in given.items())
-        pads = windows.pads(padding, extent, size, step, gap, name)
-        if self.network.strict and not ceil:
-            windows.check_fit(extent, size, step, pads, gap, name)
-        return {"kernel_shape": size, "strides": step, "pads": pads, "dilations": gap}

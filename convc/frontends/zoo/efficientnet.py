@@ -39,17 +39,10 @@ def mbconv(x: Tensor, expansion: int, kernel: int, stride: int, filters: int, na
     if expansion != 1:
         y = _conv(y, expansion * x.channels, 1, 1, f"{name}.expand", gain=LINEAR_INPUT).silu()
     y = y.depthwise(kernel, stride, kernel // 2, bias=False, name=f"{name}.dw").batch_norm(name=f"{name}.dw.bn").silu()
-    y = squeeze_excitation(y, max(1, x.channels // 4), f"{name}.se")
+    y = y.squeeze_excitation(max(1, x.channels // 4), "silu", name=f"{name}.se")
     keeps_shape = stride == 1 and x.channels == filters
     y = _conv(y, filters, 1, 1, f"{name}.project", gain=GATED_INPUT * (0.5 if keeps_shape else 1))
     return x.add(y, name=f"{name}.add") if keeps_shape else y
-
-
-def squeeze_excitation(x: Tensor, squeezed: int, name: str) -> Tensor:
-    """x times a gate for each channel, computed from the channels' means."""
-    gate = x.global_avg_pool(name=f"{name}.squeeze").conv(squeezed, 1, name=f"{name}.reduce").silu()
-    gate = gate.conv(x.channels, 1, name=f"{name}.expand").sigmoid()
-    return x.mul(gate, name=f"{name}.scale")
 
 
 def _conv(x: Tensor, filters: int, kernel: int, stride: int, name: str, gain: float) -> Tensor:
