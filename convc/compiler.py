@@ -210,6 +210,7 @@ def _kernel_spec(program: TargetPlan, name: str, binaries: Binaries, blobs: dict
             tensor_core_instructions=compiled.tensor_core_instructions,
             global_scratch_bytes=compiled.global_scratch_bytes,
             global_scratch_align=compiled.global_scratch_align,
+            programmatic_launch=kernel.programmatic,
             warnings=compiled.warnings,
         )
     parameters = tuple(_parameter(*parameter) for parameter in kernel.parameters)

@@ -248,11 +248,12 @@ def assemble(
     declines: Sequence[Decline] = (),
 ) -> TargetPlan:
     """Kernels and memory for launches whose tiles are chosen."""
-    once, repeated = _once(schedule, machine)
+    programmatic = machine.has_programmatic_launch and options.switches.feature("programmatic-launch")
+    once, repeated = _once(schedule, machine, programmatic)
     in_place = options.switches.on("update-in-place")
     workspaces = [launch.kernel.workspace_bytes for launch in once]
     arena = plan_arena([launch.problems for launch in once], layouts, workspaces, in_place, repeated)
-    launches, scratch = _expanded(schedule, once, machine)
+    launches, scratch = _expanded(schedule, once, machine, programmatic)
     placed = {-1 - number: arena.offsets[-1 - index] for number, index in enumerate(scratch) if workspaces[index]}
     offsets = {block: offset for block, offset in arena.offsets.items() if block >= 0} | placed
     counters = max((launch.kernel.counter_bytes for launch in launches), default=0)
@@ -261,7 +262,7 @@ def assemble(
     )
 
 
-def _once(schedule: Sequence[Entry], machine: Target) -> tuple[list[Scheduled], list[Repeated]]:
+def _once(schedule: Sequence[Entry], machine: Target, programmatic: bool) -> tuple[list[Scheduled], list[Repeated]]:
     """The launches of a schedule, those of stages for their first part alone, and which launches are repeated."""
     once: list[Scheduled] = []
     repeated: list[Repeated] = []
@@ -269,14 +270,14 @@ def _once(schedule: Sequence[Entry], machine: Target) -> tuple[list[Scheduled], 
         if isinstance(entry, Stage):
             repeated.append(Repeated(len(once), len(once) + len(entry.launches) - 1, entry.parts, entry.kept))
             pairs = zip(entry.launches, entry.predicted_us, strict=True)
-            once.extend(_scheduled(launch, machine, predicted) for launch, predicted in pairs)
+            once.extend(_scheduled(launch, machine, programmatic, predicted) for launch, predicted in pairs)
         else:
-            once.append(_scheduled(entry, machine))
+            once.append(_scheduled(entry, machine, programmatic))
     return once, repeated
 
 
 def _expanded(
-    schedule: Sequence[Entry], once: Sequence[Scheduled], machine: Target
+    schedule: Sequence[Entry], once: Sequence[Scheduled], machine: Target, programmatic: bool
 ) -> tuple[list[Scheduled], list[int]]:
     """All launches in order, and for each the one of ``once`` that it repeats or is."""
     launches: list[Scheduled] = []
@@ -290,24 +291,24 @@ def _expanded(
             continue
         for number in range(entry.parts):
             pairs = zip(entry.part(number), entry.predicted_us, strict=True)
-            launches.extend(_scheduled(launch, machine, predicted) for launch, predicted in pairs)
+            launches.extend(_scheduled(launch, machine, programmatic, predicted) for launch, predicted in pairs)
             originals.extend(range(start, start + len(entry.launches)))
         start += len(entry.launches)
     return launches, originals
 
 
-def _scheduled(launch: Launch, machine: Target, predicted: float | None = None) -> Scheduled:
-    kernel = _emitted(launch)
+def _scheduled(launch: Launch, machine: Target, programmatic: bool, predicted: float | None = None) -> Scheduled:
+    kernel = _emitted(launch, programmatic)
     moved = traffic(launch.problems, 2 * kernel.workspace_bytes)
     return Scheduled(launch.steps, launch.rules, kernel, moved, predicted or predicted_us(launch.steps, machine))
 
 
-def _emitted(launch: Launch) -> EmittedKernel:
+def _emitted(launch: Launch, programmatic: bool) -> EmittedKernel:
     try:
         if len(launch.steps) == 1:
-            return emit(launch.problems[0], launch.steps[0].tile, _is_aligned)
+            return emit(launch.problems[0], launch.steps[0].tile, _is_aligned, programmatic)
         parts = [Part(step.work.problem, step.tile, step.alone) for step in launch.steps]
-        return emit_group(parts, _is_aligned)
+        return emit_group(parts, _is_aligned, programmatic)
     except NoText as missing:
         nodes = tuple(f"%{step.work.region.output.node}" for step in launch.steps)
         entry = errors.Unsupported(f"{missing} with a computed operand", "", nodes)

@@ -16,7 +16,7 @@ from ..ir.chained import ChainedContraction
 from ..ir.plan import PackedWeight, Tile
 from ..ir.problem import AxisReduction, Contraction, Operand, Problem, WindowReduction
 from ..ir.separable import SeparableContraction
-from . import chained, contraction, global_pool, pointwise, reduction, separable, window
+from . import chained, contraction, global_pool, overlap, pointwise, reduction, separable, window
 from .kernel import Argument, Parts, render
 
 POINTER_TYPES = {
@@ -37,7 +37,8 @@ class EmittedKernel:
     """A kernel as text, and how to launch it.
 
     parameters: (name, type in Triton's spelling, whether it is a multiple of 16). arguments: one per parameter.
-    workspace_bytes, counter_bytes: scratch of split-K and of global pooling.
+    workspace_bytes, counter_bytes: scratch of split-K and of global pooling. programmatic: whether it waits by itself
+    for the kernel before it, so that it may start early.
     """
 
     name: str
@@ -50,20 +51,23 @@ class EmittedKernel:
     num_stages: int
     workspace_bytes: int = 0
     counter_bytes: int = 0
+    programmatic: bool = False
 
 
-def emit(problem: Problem, tile: Tile, aligned: Aligned) -> EmittedKernel:
+def emit(problem: Problem, tile: Tile, aligned: Aligned, programmatic: bool = False) -> EmittedKernel:
     """The kernel for a problem. ``aligned``: whether an operand's first element lies at a multiple of 16 bytes.
+
+    programmatic: whether it may start before the kernel in front of it has ended; see `convc.codegen.overlap`.
 
     Raises:
         NoText: an elementwise operator without a Triton expression.
     """
-    function = written(problem, tile, aligned, entry=True)
+    function = written(problem, tile, aligned, entry=True, programmatic=programmatic)
     parts = function.parts
     return EmittedKernel(
         name=function.name,
         family=problem.family,
-        source=module(problem.equation, function.description, [function.text]),
+        source=module(problem.equation, function.description, [function.text], programmatic),
         parameters=function.parameters,
         arguments=function.arguments,
         grid=parts.grid,
@@ -71,6 +75,7 @@ def emit(problem: Problem, tile: Tile, aligned: Aligned) -> EmittedKernel:
         num_stages=tile.num_stages,
         workspace_bytes=parts.workspace_bytes,
         counter_bytes=parts.counter_bytes,
+        programmatic=programmatic,
     )
 
 
@@ -87,40 +92,58 @@ class Function:
     arguments: tuple[Argument, ...]
 
 
-def written(problem: Problem, tile: Tile, aligned: Aligned, entry: bool) -> Function:
-    """The function of a problem. entry: whether it is a kernel of its own."""
+def written(problem: Problem, tile: Tile, aligned: Aligned, entry: bool, programmatic: bool = False) -> Function:
+    """The function of a problem. entry: whether it is a kernel of its own. programmatic: as in `emit`."""
     parts = global_pool.with_scratch(_parts(problem, tile), problem, tile)
     operands = _operands(problem)
     parameters = [(o.name, POINTER_TYPES[o.dtype], aligned(o)) for o in operands]
     parameters += [(name, type, type.startswith("*")) for name, type, _ in parts.extra]
     arguments = [Argument("operand", operand) for operand in operands] + [a for _, _, a in parts.extra]
     description = _description(problem, tile, parameters)
-    unnamed = _function_text("KERNEL", parts, parameters, entry)
+    opening = _opening(parts, parameters, arguments, programmatic) if entry else []
+    unnamed = _function_text("KERNEL", parts, parameters, opening, programmatic)
     seen = (problem.equation, description, unnamed, parameters, tile.num_warps)
     name = f"{parts.word}_{hashlib.sha256(repr(seen).encode()).hexdigest()[:8]}"
-    text = _function_text(name, parts, parameters, entry)
+    text = _function_text(name, parts, parameters, opening, programmatic)
     return Function(name, text, description, parts, tuple(parameters), tuple(arguments))
 
 
-def _function_text(name: str, parts: Parts, parameters: Sequence[tuple[str, str, bool]], entry: bool) -> str:
-    splits = parts.grid[1] > 1
-    indices = ["pid", *(["part"] if splits else [])]
-    lines = ["pid = tl.program_id(0)", *(["part = tl.program_id(1)"] if splits else [])]
+def _opening(
+    parts: Parts, parameters: Sequence[tuple[str, str, bool]], arguments: Sequence[Argument], programmatic: bool
+) -> list[str]:
+    """The first lines of a kernel."""
+    tiles, splits, _ = parts.grid
+    lines = ["pid = tl.program_id(0)", *(["part = tl.program_id(1)"] if splits > 1 else [])]
+    if not programmatic:
+        return lines
+    block = f"(part * {tiles} + pid)" if splits > 1 else "pid"
+    loops = overlap.LOOP_ENDS in parts.body
+    return [*lines, *overlap.opening(parameters, arguments, block, tiles * splits, loops)]
+
+
+def _function_text(
+    name: str, parts: Parts, parameters: Sequence[tuple[str, str, bool]], opening: Sequence[str], programmatic: bool
+) -> str:
+    """opening: the first lines of a kernel; none for a function that is called by one."""
+    indices = ["pid", *(["part"] if parts.grid[1] > 1 else [])]
     names = [parameter for parameter, _, _ in parameters]
     text = render(
         "function.py.j2",
         name=name,
-        parameters=names if entry else [*indices, *names],
+        parameters=names if opening else [*indices, *names],
         constants=parts.constants,
-        entry=lines if entry else [],
-        body=parts.body.lstrip("\n"),
+        entry=opening,
+        body=overlap.resolved(parts.body, programmatic).lstrip("\n"),
     )
     return re.sub(r"\n{3,}(?=    )", "\n\n", text).rstrip()
 
 
-def module(equation: str, description: str, functions: Sequence[str]) -> str:
+def module(equation: str, description: str, functions: Sequence[str], programmatic: bool = False) -> str:
     """The file of a kernel; the kernel is the last of its functions."""
-    return render("kernel.py.j2", equation=equation, description=description, functions=functions).rstrip() + "\n"
+    imports = [overlap.IMPORT] if programmatic else []
+    helpers = [overlap.FETCH] if any("    fetch(" in text for text in functions) else []
+    values = {"equation": equation, "description": description, "functions": [*helpers, *functions]}
+    return render("kernel.py.j2", imports=imports, **values).rstrip() + "\n"
 
 
 def _parts(problem: Problem, tile: Tile) -> Parts:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from ..ir.plan import Tile
 from ..ir.problem import Problem
+from . import overlap
 from .emit import Aligned, EmittedKernel, Function, module, written
 from .kernel import Argument, render
 
@@ -60,13 +61,13 @@ class _Parameters:
         return self.names[key]
 
 
-def emit_group(parts: Sequence[Part], aligned: Aligned) -> EmittedKernel:
-    """One kernel for several problems, those of the last block at the end.
+def emit_group(parts: Sequence[Part], aligned: Aligned, programmatic: bool = False) -> EmittedKernel:
+    """One kernel for several problems, those of the last block at the end. programmatic: as in `emit`.
 
     Raises:
         NoText: an elementwise operator without a Triton expression.
     """
-    functions = [written(part.problem, part.tile, aligned, entry=False) for part in parts]
+    functions = [written(part.problem, part.tile, aligned, False, programmatic) for part in parts]
     beside = [function for part, function in zip(parts, functions, strict=True) if not part.alone]
     blocks = sum(math.prod(function.parts.grid) for function in beside)
     parameters = _Parameters()
@@ -77,15 +78,17 @@ def emit_group(parts: Sequence[Part], aligned: Aligned) -> EmittedKernel:
         calls.append(_call(function, start, parameters, scratch.placed(function), part.alone))
     if len(beside) < len(parts):
         parameters.name(("arrived", "*i32", True), Argument("counters"))
-    unnamed = _text("KERNEL", parameters, calls[: len(beside)], calls[len(beside) :], blocks)
+    loops = any(overlap.LAUNCH in function.text for function in functions)
+    opening = overlap.opening(parameters.parameters, parameters.arguments, "pid", blocks, loops) if programmatic else []
+    unnamed = _text("KERNEL", parameters, opening, calls[: len(beside)], calls[len(beside) :], blocks)
     seen = (unnamed, parameters.parameters, [function.text for function in functions], parts[0].tile.num_warps)
     name = f"{_word(beside, parts)}_{hashlib.sha256(repr(seen).encode()).hexdigest()[:8]}"
-    text = _text(name, parameters, calls[: len(beside)], calls[len(beside) :], blocks)
+    text = _text(name, parameters, opening, calls[: len(beside)], calls[len(beside) :], blocks)
     sources = dict.fromkeys(function.text for function in functions)
     return EmittedKernel(
         name=name,
         family="group",
-        source=module(equation_of(parts), _description(functions), [*sources, text]),
+        source=module(equation_of(parts), _description(functions), [*sources, text], programmatic),
         parameters=tuple(parameters.parameters),
         arguments=tuple(parameters.arguments),
         grid=(blocks, 1, 1),
@@ -93,6 +96,7 @@ def emit_group(parts: Sequence[Part], aligned: Aligned) -> EmittedKernel:
         num_stages=min(part.tile.num_stages for part in parts),
         workspace_bytes=scratch.workspace,
         counter_bytes=scratch.counters,
+        programmatic=programmatic,
     )
 
 
@@ -136,9 +140,11 @@ def _call(function: Function, start: int, parameters: _Parameters, arguments: li
     return _Call(f"{function.name}({', '.join([*indices, *names])})", count, start if alone else start + count)
 
 
-def _text(name: str, parameters: _Parameters, beside: list[_Call], alone: list[_Call], blocks: int) -> str:
+def _text(
+    name: str, parameters: _Parameters, opening: list[str], beside: list[_Call], alone: list[_Call], blocks: int
+) -> str:
     names = [name for name, _, _ in parameters.parameters]
-    values = {"side_by_side": beside, "alone": alone, "blocks": blocks}
+    values = {"opening": opening, "side_by_side": beside, "alone": alone, "blocks": blocks}
     return render("group.py.j2", name=name, parameters=names, **values).rstrip()
 
 

@@ -32,7 +32,8 @@ class LaunchBinder:
         kernel = self._program.kernels[spec.kernel]
         code = binary(kernel)
         values = self._values(kernel, code, spec, buffers)
-        return Launch(self._functions[spec.kernel], spec.grid, code.threads, code.shared_bytes, values)
+        function, waits = self._functions[spec.kernel], code.programmatic_launch
+        return Launch(function, spec.grid, code.threads, code.shared_bytes, values, waits)
 
     def _values(self, kernel: KernelSpec, code: Binary, spec: LaunchSpec, buffers: Mapping[str, int]) -> list[Any]:
         """Triton's calling convention: the parameters in order, then always pointers to global and profile scratch.

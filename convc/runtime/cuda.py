@@ -219,12 +219,15 @@ class CudaExecutor:
         return self._new(undo, most, "the kernels' scratch memory") if most else 0
 
     def _capture(self, undo: ExitStack) -> Any:
-        """All launches as one executable graph."""
+        """All launches as one executable graph.
+
+        Kernels that wait by themselves may start early, all but the first: in front of that is no kernel of this graph.
+        """
         driver = self._driver
         driver.begin_capture(self._stream)
         try:
-            for launch in self._launches:
-                driver.launch(launch, self._stream)
+            for number, launch in enumerate(self._launches):
+                driver.launch(launch, self._stream, early=launch.waits and number > 0)
         except errors.DeviceError:
             _quietly(driver.abandon_capture, self._stream)
             raise

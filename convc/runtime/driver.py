@@ -11,6 +11,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any
 
 from .. import errors
@@ -35,13 +36,22 @@ def bindings() -> Any:
 
 
 class Launch:
-    """A kernel with everything that a launch needs. values: its parameters, as ctypes objects, kept alive here."""
+    """A kernel with everything that a launch needs.
+
+    values: its parameters, as ctypes objects, kept alive here. waits: whether it waits by itself for the kernel before.
+    """
 
     def __init__(
-        self, function: Any, grid: tuple[int, int, int], threads: int, shared_bytes: int, values: Sequence[Any]
+        self,
+        function: Any,
+        grid: tuple[int, int, int],
+        threads: int,
+        shared_bytes: int,
+        values: Sequence[Any],
+        waits: bool = False,
     ) -> None:
         self.function, self.grid, self.threads, self.shared_bytes = function, grid, threads, shared_bytes
-        self.values = values
+        self.values, self.waits = values, waits
         self.parameters = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
 
 
@@ -183,12 +193,23 @@ class Driver:
         kind = self.raw.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
         self.call("cuFuncSetAttribute", function, kind, nbytes)
 
-    def launch(self, launch: Launch, stream: Any) -> None:
+    def launch(self, launch: Launch, stream: Any, early: bool = False) -> None:
+        """Queue a kernel. early: it may start before the kernel in front of it, queued last, has ended."""
         config = self.raw.CUlaunchConfig()
         config.gridDimX, config.gridDimY, config.gridDimZ = launch.grid
         config.blockDimX, config.blockDimY, config.blockDimZ = launch.threads, 1, 1
         config.sharedMemBytes, config.hStream, config.numAttrs = launch.shared_bytes, stream, 0
+        if early:
+            config.attrs, config.numAttrs = [self._early], 1
         self.call("cuLaunchKernelEx", config, launch.function, ctypes.addressof(launch.parameters), 0)
+
+    @cached_property
+    def _early(self) -> Any:
+        """The attribute of a launch that does not wait for the one in front of it."""
+        attribute = self.raw.CUlaunchAttribute()
+        attribute.id = self.raw.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        attribute.value.programmaticStreamSerializationAllowed = 1
+        return attribute
 
     # -- Streams, graphs, events
 

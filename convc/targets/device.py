@@ -41,6 +41,11 @@ class Target:
         """Whether kernels may read matrices through tensor maps; the interpreter reads them as a GPU would."""
         return self.capability >= 90 or self.is_interpreter
 
+    @property
+    def has_programmatic_launch(self) -> bool:
+        """Whether a kernel may start before its predecessor has ended; in the interpreter it never does."""
+        return self.capability >= 90 or self.is_interpreter
+
 
 _KIB = 1024
 TARGETS = {

@@ -294,3 +294,30 @@ def test_profile_and_measure(network, on_fake, x):
     engine = on_fake(network)
     assert engine.profile({"x": x}) == [1000.0, 1000.0]
     assert engine.measure({"x": x}, repeats=3) == [2000.0] * 3
+
+
+# -- Launches that start early
+
+
+def test_kernels_that_wait_start_early(network, fake, on_fake, x):
+    """All but the first; the network's result is that of the fake kernels, which run in order."""
+    waiting = network.with_binary(0, programmatic_launch=True).with_binary(1, programmatic_launch=True)
+    engine = on_fake(waiting)
+    assert [record.programmatic for record in fake.launches] == [False, True]
+    np.testing.assert_array_equal(engine(x), network.expected(x))
+    assert fake.violations == []
+
+
+def test_kernels_that_do_not_wait_never_start_early(network, fake, on_fake):
+    on_fake(network.with_binary(0, programmatic_launch=True))
+    assert [record.programmatic for record in fake.launches] == [False, False]
+
+
+def test_the_fake_driver_rejects_an_early_start_behind_a_copy(network, fake, on_fake, x):
+    engine = on_fake(network.with_binary(1, programmatic_launch=True))
+    driver, stream = engine.executor._driver, engine.executor._stream
+    with engine.executor.device.current():
+        driver.fill(engine.executor._buffers["arena"], 0, 4, stream)
+        with pytest.raises(errors.DeviceError, match="700"):
+            driver.launch(engine.executor._launches[1], stream, early=True)
+    assert "what is in front is no launch" in fake.violations[0]

@@ -92,6 +92,11 @@ def test_tensor_maps(run, cubins):
     assert ["cuTensorMapEncodeTiled", "7", "1"] in calls and not any(call[0] == "wrong" for call in calls)
 
 
+def test_early_starts(run, network):
+    answer, calls = run(network.with_binary(1, programmatic_launch=True))
+    assert "y" in answer and [call[0] for call in calls].count("programmatic") == 1, "in the graph, not in the profile"
+
+
 def test_large_shared_memory(run, network):
     answer, calls = run(network.with_binary(1, shared_bytes=65536))
     assert (

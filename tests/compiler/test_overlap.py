@@ -1,0 +1,170 @@
+"""Programmatic dependent launch: what stands before the wait and behind it, in the text and in the machine code."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from compiled import evaluate, run
+from interpreted_gpu import InterpretedGpu
+from small_networks import NETWORKS, kernel_case
+from test_compiled_code import small
+
+from convc.codegen.cache import KernelCache
+from convc.codegen.emit import EmittedKernel
+from convc.codegen.overlap import BLOCKS, LOOP_ENDS, WORTH_FETCHING
+from convc.compiler import compile_plan
+from convc.ir.plan import PackedWeight
+from convc.passes import Switches
+from convc.planner import Options, Plan, make_plan
+from convc.runtime.cuda import CudaExecutor
+from convc.runtime.driver import Driver
+from convc.runtime.engine import Engine
+
+sys.path.append(str(Path(__file__).parent.parent / "runtime"))
+
+ON = Switches(enable=("programmatic-launch",))
+CASES = ("conv3x3_bias_residual_relu", "conv_split_k", "depthwise_multiplier", "max_pool", "softmax", "copy_concat")
+
+
+def planned(name: str, *targets: str, switches: Switches = ON) -> Plan:
+    graph = NETWORKS[name]() if name in NETWORKS else kernel_case(name).graph
+    return make_plan(graph, Options(targets or ("sm_90",), "fp16", switches=switches))
+
+
+def kernels_of(name: str) -> list[EmittedKernel]:
+    return list(planned(name).programs[0].kernels.values())
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, *CASES])
+def test_nothing_is_read_or_stored_before_the_wait(name: str) -> None:
+    """In the kernel itself only the block's number and fetches of weights stand in front of the one wait."""
+    for kernel in kernels_of(name):
+        *helpers, entry = [node for node in ast.parse(kernel.source).body if isinstance(node, ast.FunctionDef)]
+        statements = [ast.unparse(statement) for statement in entry.body]
+        wait = statements.index("gdc_wait()")
+        for statement in statements[:wait]:
+            assert re.fullmatch(
+                r"(if .* < \d+:\n    )?fetch\(\w+, .*\)|(pid|part) = tl\.program_id\(\d\)|[A-Z_]+: tl\.constexpr = \d+",
+                statement,
+            )
+        assert kernel.source.count("gdc_wait()") == 1 and kernel.source.count("gdc_launch_dependents()") >= 1
+        assert not any("gdc_wait" in ast.unparse(helper) for helper in helpers)
+        assert LOOP_ENDS not in kernel.source and kernel.programmatic
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, *CASES])
+def test_only_weights_are_fetched_and_each_byte_once(name: str) -> None:
+    fetched = 0
+    for kernel in kernels_of(name):
+        sources = {
+            p[0]: a.operand.source for p, a in zip(kernel.parameters, kernel.arguments, strict=True) if a.operand
+        }
+        blocks = kernel.grid[0] * kernel.grid[1]
+        for guard, weights, block, piece, size in FETCH.findall(kernel.source):
+            fetched += 1
+            packed = sources[weights]
+            assert isinstance(packed, PackedWeight)
+            nbytes = -(-int(np.prod(packed.physical_shape)) * packed.dtype.itemsize // 16) * 16
+            assert nbytes >= WORTH_FETCHING
+            count = int(guard.split(" < ")[1][:-2]) if guard else blocks
+            assert count <= min(blocks, BLOCKS)
+            sizes = [_size(size, block, number) for number in range(count)]
+            assert sum(sizes) == nbytes and min(sizes) > 0
+            assert all(each == int(piece) for each in sizes[:-1]) and all(each % 16 == 0 for each in sizes)
+    assert fetched or name not in ("residual_block", "lenet5", "conv_split_k")
+
+
+FETCH = re.compile(
+    r"^    (if \S.* < \d+:\n        )?fetch\((\w+), (pid|\(part \* \d+ \+ pid\)) \* (\d+), (.+)\)$", re.MULTILINE
+)
+
+
+def _size(text: str, block: str, number: int) -> int:
+    """The bytes that a block fetches."""
+    return int(eval(text.replace("tl.minimum", "min").replace(block, str(number))))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_off_unless_asked_for(name: str) -> None:
+    plan = planned(name, switches=Switches())
+    for kernel in plan.programs[0].kernels.values():
+        assert not kernel.programmatic and "gdc" not in kernel.source and LOOP_ENDS not in kernel.source
+
+
+def test_below_sm_90_nothing_changes() -> None:
+    old, new = (planned("residual_block", "sm_80", switches=switches).programs[0] for switches in (Switches(), ON))
+    assert old.kernels.keys() == new.kernels.keys()
+
+
+def test_source(golden: Callable[[str, str], None]) -> None:
+    """A grid with blocks that fetch nothing, and a split reduction."""
+    golden("kernels/overlap_split_k.py", kernels_of("conv_split_k")[-1].source)
+
+
+@pytest.mark.usefixtures("interpreters")
+@pytest.mark.parametrize("name", CASES)
+def test_computes_the_same(name: str) -> None:
+    """Waits and fetches do nothing in the interpreter; everything else is as without."""
+    b = kernel_case(name)
+    plain, early = (run(b.graph, b.inputs, enable=on, dtype="fp16") for on in ((), ("programmatic-launch",)))
+    for output, array in plain.items():
+        np.testing.assert_array_equal(early[output], array)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> KernelCache:
+    pytest.importorskip("triton", reason="kernels are compiled with Triton")
+    return KernelCache(tmp_path_factory.mktemp("kernels"))
+
+
+def test_machine_code_waits_and_lets_go(cache: KernelCache, tmp_path: Path) -> None:
+    artifact = compile_plan(planned("residual_block"), cache)
+    for kernel in artifact.manifest.programs[0].kernels:
+        assert kernel.binary is not None and kernel.binary.programmatic_launch and not kernel.binary.spill_bytes
+        (tmp_path / "k.cubin").write_bytes(artifact.section(kernel.binary.section))
+        code = _disassembled(tmp_path / "k.cubin")
+        wait, loads = code.index("ACQBULK"), [code.find(word) for word in ("LDG", "LDGSTS", "STG", "UTMALDG")]
+        assert all(at < 0 or at > wait for at in loads), "no load or store in front of the wait"
+        assert "PREEXIT" in code
+        assert ("UBLKPF" in code) == ("fetch(" in artifact.text(kernel.source))
+
+
+def test_machine_code_without(cache: KernelCache, tmp_path: Path) -> None:
+    artifact = compile_plan(planned("conv3x3_bias_residual_relu", switches=Switches()), cache)
+    for kernel in artifact.manifest.programs[0].kernels:
+        assert kernel.binary is not None and not kernel.binary.programmatic_launch
+        (tmp_path / "k.cubin").write_bytes(artifact.section(kernel.binary.section))
+        assert "ACQBULK" not in _disassembled(tmp_path / "k.cubin")
+
+
+def _disassembled(cubin: Path) -> str:
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return subprocess.run([tool, "-sass", cubin], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.usefixtures("interpreters")
+def test_launches_start_early_behind_another_launch_only(cache: KernelCache) -> None:
+    b = small()
+    apart = Switches(enable=ON.enable, disable=("last-block",))
+    artifact = compile_plan(make_plan(b.graph, Options(("sm_90",), "fp16", switches=apart)), cache)
+    gpu = InterpretedGpu(artifact, artifact.manifest.programs[0])
+    with Engine(artifact, CudaExecutor(driver=Driver(gpu))) as engine:
+        captured = list(gpu.launches)
+        assert len(captured) > 1
+        assert [record.programmatic for record in captured] == [False] + [True] * (len(captured) - 1)
+        found = engine.run(b.inputs)
+        engine.profile(b.inputs)
+        assert not any(record.programmatic for record in gpu.launches[len(captured) :]), "events lie between these"
+    expected = evaluate(b.graph, b.inputs)
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, expected[name].astype(np.float32))
+    assert gpu.violations == []
