@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
+from . import errors
 from .codegen.cache import KernelCache
 from .codegen.forms import contracted, form, multiplied
 from .codegen.packed import open_cache
@@ -15,10 +16,8 @@ from .codegen.worker import Compiled, Request
 from .ir import Node, Value, print_graph
 from .ir.plan import PackedWeight, Tile
 from .ir.problem import Operand, Problem
-from .passes import Launch, Step
 from .passes.lowering.builder import pack_dense
-from .passes.slices import Entry, Stage
-from .passes.tiling import ranked
+from .passes.retile import with_smaller_tiles
 from .planner import Plan, Scheduled, TargetPlan, assemble, packed_weights
 from .runtime.artifact import Artifact, build, pack_weights
 from .runtime.manifest import (
@@ -65,7 +64,8 @@ def compile_plan(plan: Plan, cache: KernelCache | None = None, progress: Progres
     """Packs the weights, compiles every kernel for its target and builds the artifact.
 
     Raises:
-        CompileError: a kernel that Triton refuses, or that the cache, being a pack, does not hold.
+        CompileError: a kernel that Triton refuses, that no tile makes small enough, or that the cache, being a pack,
+            does not hold.
     """
     cache = cache or open_cache()
     programs, binaries = compile_programs(plan, cache, progress)
@@ -103,19 +103,23 @@ Binaries = dict[tuple[str, str], Compiled]
 def compile_programs(
     plan: Plan, cache: KernelCache, progress: Progress | None = None
 ) -> tuple[list[TargetPlan], Binaries]:
-    """Compiles all targets' kernels; tiles whose kernels spill registers are replaced by the next best.
+    """Compiles all targets' kernels; tiles whose kernels spill registers, need more shared memory than there is or have
+    products wait for each other are replaced by the next best.
 
     Raises:
         CompileError: as `compile_plan`.
     """
     programs = list(plan.programs)
     binaries: Binaries = {}
-    for attempt in range(MAX_RETILES + 1):
-        _compile_missing(plan, programs, binaries, cache, progress)
-        smaller = [_without_spills(plan, program, binaries, attempt) for program in programs]
+    _compile_missing(plan, programs, binaries, cache, progress)
+    for _ in range(MAX_RETILES):
+        smaller = [_retiled(plan, program, binaries) for program in programs]
         if all(new is old for new, old in zip(smaller, programs, strict=True)):
             break
         programs = smaller
+        _compile_missing(plan, programs, binaries, cache, progress)
+    for program in programs:
+        _require_launchable(plan, program, binaries)
     return programs, binaries
 
 
@@ -145,51 +149,33 @@ def _request(launch: Scheduled, capability: int) -> Request:
     return Request(kernel.name, kernel.source, kernel.parameters, capability, kernel.num_warps, kernel.num_stages)
 
 
-def _without_spills(plan: Plan, program: TargetPlan, binaries: Binaries, attempt: int) -> TargetPlan:
-    """The same program with another tile wherever the compiled kernel keeps registers in memory."""
-    if program.target.is_interpreter or attempt == MAX_RETILES:
+def _retiled(plan: Plan, program: TargetPlan, binaries: Binaries) -> TargetPlan:
+    """The same program with smaller tiles wherever the compiled kernel does not suit the target."""
+    if program.target.is_interpreter:
         return program
-    spilling = {
+    unsuited = {
         launch.steps[0].work.region.id
         for launch in program.launches
-        if binaries[program.target.name, launch.kernel.name].spill_bytes
+        if not _suits(binaries[program.target.name, launch.kernel.name], program.target)
     }
-    schedule = [_entry_without_spills(entry, spilling, program.target) for entry in program.schedule]
+    schedule = with_smaller_tiles(program.schedule, unsuited, program.target)
     if all(new is old for new, old in zip(schedule, program.schedule, strict=True)):
         return program
     return assemble(schedule, plan.layouts, program.target, plan.options, program.declines)
 
 
-def _entry_without_spills(entry: Entry, spilling: set[int], target: Target) -> Entry:
-    """A part of the schedule with other tiles for the launches whose first region is one of ``spilling``."""
-    if isinstance(entry, Stage):
-        launches = tuple(_launch_without_spills(launch, spilling, target) for launch in entry.launches)
-        changed = any(new is not old for new, old in zip(launches, entry.launches, strict=True))
-        return replace(entry, launches=launches) if changed else entry
-    return _launch_without_spills(entry, spilling, target)
+def _suits(compiled: Compiled, target: Target) -> bool:
+    """Whether no register is kept in memory, no product waits for the one before it, and a block can be launched."""
+    fits = compiled.shared_bytes <= target.shared_bytes
+    return fits and not compiled.spill_bytes and not compiled.warnings
 
 
-def _launch_without_spills(launch: Launch, spilling: set[int], target: Target) -> Launch:
-    steps = _smaller(launch.steps, target) if launch.steps[0].work.region.id in spilling else launch.steps
-    return launch if steps is launch.steps else replace(launch, steps=steps)
-
-
-def _smaller(steps: tuple[Step, ...], target: Target) -> tuple[Step, ...]:
-    """Steps with a smaller tile for the one that keeps most in registers; the same where there is none."""
-    by_size = sorted(range(len(steps)), key=lambda index: -_held(steps[index].tile))
-    for index in by_size:
-        step = steps[index]
-        fitting = [t for t in ranked(step.work.problem, target) if _held(t) < _held(step.tile)]
-        if len(steps) > 1:
-            fitting = [t for t in fitting if t.num_warps == step.tile.num_warps and not (step.alone and t.split_k > 1)]
-        if fitting:
-            return (*steps[:index], replace(step, tile=fitting[0]), *steps[index + 1 :])
-    return steps
-
-
-def _held(tile: Tile) -> int:
-    """What a tile keeps in registers, roughly: accumulators, and the addresses and values of a step of x."""
-    return tile.rows * (tile.cols + tile.depth)
+def _require_launchable(plan: Plan, program: TargetPlan, binaries: Binaries) -> None:
+    for launch in program.launches if not program.target.is_interpreter else ():
+        needed, limit = binaries[program.target.name, launch.kernel.name].shared_bytes, program.target.shared_bytes
+        if needed > limit:
+            label = ", ".join(plan.origins(launch)) or launch.kernel.name
+            raise errors.too_much_shared(label, launch.kernel.name, program.target.name, needed, limit)
 
 
 def _kernel_spec(program: TargetPlan, name: str, binaries: Binaries, blobs: dict[str, bytes]) -> KernelSpec:

@@ -946,6 +946,15 @@ def kernel_failed(label: str, kernel: str, capability: int, reason: str, source:
     )
 
 
+def too_much_shared(label: str, kernel: str, target: str, needed: int, limit: int) -> CompileError:
+    """A kernel whose blocks could not be launched, with every tile that was tried."""
+    return CompileError(
+        f"kernel {kernel} needs {needed} bytes of shared memory in a block, and {target} has {limit}; disable the "
+        "rules that made it (convc explain), or compile for another GPU",
+        node=label,
+    )
+
+
 def no_compiler() -> CompileError:
     """Triton is not installed."""
     return CompileError("kernels are compiled with Triton, which is not installed: pip install triton")

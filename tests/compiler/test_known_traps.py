@@ -14,16 +14,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from compiled import Builder, conv, evaluate, integers, planned, run_planned, same
-from small_networks import KERNELS, NETWORKS, kernel_case, weights
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_networks import KERNELS, NETWORKS, POOL, kernel_case, weights
 
 from convc.analysis.lint import Subject, examine_artifact, findings
 from convc.codegen.cache import KernelCache
+from convc.codegen.emit import emit
+from convc.codegen.pool import Job, compile_kernels
+from convc.codegen.worker import Request
 from convc.compiler import compile_plan
+from convc.errors import CompileError
 from convc.ir.plan import Tile
 from convc.ir.problem import Contraction, Problem
 from convc.passes import tiling
 from convc.planner import Options, Plan, make_plan
-from convc.targets import Target
+from convc.targets import TARGETS, Target
 
 FILTERS, STRIDES, PADS = 20, (2, 3), (4, 5, 4, 5)
 
@@ -148,3 +154,87 @@ def test_loops_are_found_in_the_text() -> None:
     assert main_loops(sums.replace("range(steps)", "range(9)").replace("assume", "device_assert")) == [
         ("tl.device_assert(steps > 0)", "range(9)")
     ]
+
+
+# -- shared memory ----------------------------------------------------------------------------------------------------
+def stem() -> Plan:
+    """The beginning of a ResNet for a GPU with little shared memory."""
+    b = Builder("stem")
+    y = conv(b, b.input(weights(1, 3, 224, 224)), weights(64, 3, 7, 7), strides=(2, 2), pads=(3,) * 4)
+    b.output(b.add("MaxPool", y, **POOL))
+    return make_plan(b.graph, Options(("sm_89",), "fp16"))
+
+
+def test_a_tile_that_needs_more_shared_memory_than_there_is_gives_way(cache: KernelCache) -> None:
+    """The best tile's estimate is too low: pooling in registers takes memory of its own for the exchange."""
+    plan = stem()
+    (launch,) = plan.programs[0].launches
+    before, (subject,) = launch.steps[0].tile, compiled(plan, cache)
+    assert (subject.spec.steps[0].rows, subject.spec.steps[0].cols) != (before.rows, before.cols)
+    assert findings([subject]) == []
+
+
+def test_where_no_tile_is_small_enough_compiling_fails(monkeypatch: pytest.MonkeyPatch, cache: KernelCache) -> None:
+    monkeypatch.setattr("convc.compiler.with_smaller_tiles", lambda schedule, regions, target: schedule)
+    with pytest.raises(CompileError, match="bytes of shared memory in a block, and sm_89 has 101376") as raised:
+        compile_plan(stem(), cache)
+    assert raised.value.node
+
+
+def staged(tile: Tile, itemsize: int) -> int:
+    """Bytes of the operands that are loaded ahead."""
+    return tile.num_stages * tile.depth * (tile.rows + tile.cols) * itemsize
+
+
+SHAPES = st.tuples(
+    st.sampled_from([1, 8]),  # batch
+    st.sampled_from([3, 16, 64, 200, 512]),  # channels
+    st.sampled_from([7, 20, 56]),  # height and width
+    st.sampled_from([16, 72, 256]),  # filters
+    st.sampled_from([1, 3, 7]),  # window
+    st.sampled_from([1, 2]),  # stride
+)
+
+
+@settings(settings.get_profile("shared-process"), max_examples=40)
+@given(SHAPES, st.sampled_from(["sm_80", "sm_89", "sm_90", "sm_120"]), st.sampled_from(["fp16", "fp32"]))
+def test_no_candidate_stages_more_than_a_block_can_have(shape: tuple[int, ...], name: str, dtype: str) -> None:
+    problem = convolution(shape, name, dtype)
+    target = TARGETS[name]
+    candidates = tiling.ranked(problem, target)
+    assert candidates
+    for tile in candidates:
+        assert staged(tile, problem.compute.itemsize) <= target.shared_bytes, tile
+        assert 4 * tile.rows * tile.cols <= target.shared_bytes, "the result is exchanged between threads in fp32"
+
+
+def convolution(shape: tuple[int, ...], target: str, dtype: str) -> Contraction:
+    batch, channels, size, filters, window, stride = shape
+    b = Builder("shape")
+    x = b.add("Neg", b.input(np.zeros((batch, channels, size, size), np.float32)))
+    b.output(b.add("Abs", x))
+    w = np.zeros((filters, channels, window, window), np.float32)
+    b.output(conv(b, x, w, strides=(stride,) * 2, pads=(window // 2,) * 4))
+    problems = planned(b.graph, target, dtype=dtype).programs[0].problems
+    (found,) = [problem for problem in problems if isinstance(problem, Contraction)]
+    return found
+
+
+@pytest.mark.parametrize("name", ["sm_80", "sm_89", "sm_90"])
+def test_the_largest_candidates_fit_as_compiled(cache: KernelCache, name: str) -> None:
+    """The candidate that stages most, and the one with the largest result, as Triton compiles them."""
+    target = TARGETS[name]
+    for shape in ((8, 512, 56, 256, 3, 1), (8, 200, 56, 256, 1, 2)):
+        problem = convolution(shape, name, "fp16")
+        candidates = [tile for tile in tiling.ranked(problem, target) if tile.split_k == 1]
+        most = max(candidates, key=lambda tile: (staged(tile, 2), tile.rows * tile.cols))
+        largest = max(candidates, key=lambda tile: (tile.rows * tile.cols, staged(tile, 2)))
+        for tile in dict.fromkeys((most, largest)):
+            kernel = emit(problem, tile, lambda operand: True)
+            request = Request(
+                kernel.name, kernel.source, kernel.parameters, target.capability, tile.num_warps, tile.num_stages
+            )
+            (made,) = compile_kernels([Job(request, "conv")], cache)
+            assert made.shared_bytes <= target.shared_bytes, tile
+            assert made.shared_bytes <= max(staged(tile, 2) + 4096, 4 * tile.rows * (tile.cols + 8)), tile
+            assert made.warnings == (), tile
