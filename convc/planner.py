@@ -223,7 +223,7 @@ def make_plan(graph: Graph, options: Options) -> Plan:
     canonical, journal = optimise(graph, options)
     with journal.record("fuse", canonical):
         fused = divide(canonical, options)
-    layouts = place(fused, options.dtype, options.switches)
+    layouts = place(fused, options.dtype, options.switches, options.chooser)
     work = lower(fused, layouts, options.dtype)
     programs = tuple(_plan_target(work, fused, layouts, target(name), options) for name in options.targets)
     return Plan(options, fused, layouts, programs, journal)

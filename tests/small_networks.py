@@ -135,6 +135,10 @@ KERNELS: dict[str, tuple[str, Callable[[Builder], Value]]] = {
         "conv3x3",
         lambda b: conv(b, inside(b, 1, 512, 7, 7), weights(64, 512, 3, 3), weights(64), pads=(1,) * 4),
     ),
+    "conv1x1_zero_border": (
+        "conv1x1",
+        lambda b: conv(b, _conv1x1(b), weights(256, 128, 3, 3), pads=(1,) * 4),
+    ),
     "conv_grouped": (
         "conv3x3",
         lambda b: conv(b, inside(b, 1, 64, 9, 9), weights(64, 32, 3, 3), groups=2, pads=(1,) * 4),

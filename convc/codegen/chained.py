@@ -14,7 +14,7 @@ from ..ir import DType
 from ..ir.chained import ChainedContraction
 from ..ir.plan import PackedWeight, Tile
 from ..ir.problem import Axis
-from . import contraction
+from . import border, contraction
 from .expressions import TRITON_TYPES, Body
 from .indexing import dimensions, is_wide, joined_masks, offsets, scaled, tile_lines
 from .kernel import Parts, ceil_div, ragged
@@ -105,7 +105,10 @@ def _block_lines(problem: ChainedContraction, tile: Tile, inner: Tile, col_tiles
     precision = f', input_precision="{first.precision}"' if first.compute is DType.FP32 else ""
     lines.append(f"sums = tl.dot(middle, {load}{precision})")
     row_mask = "row_ok" if ragged(first, Axis.ROW, tile.rows) else ""
-    return [*lines, *Body(problem, row_mask, "filter_ok" if is_ragged else "", col_name="filter").emit("sums")]
+    col_mask = "filter_ok" if is_ragged else ""
+    share = border.Share("tile_row", first.row_tiles(tile.rows), "filter", "BLOCK_FILTERS", col_mask)
+    stored = Body(problem, row_mask, col_mask, col_name="filter").emit("sums")
+    return [*lines, *stored, *border.lines(problem, share)]
 
 
 def _in_memory(problem: ChainedContraction) -> str:

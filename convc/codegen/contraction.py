@@ -13,7 +13,7 @@ from ..ir import DType
 from ..ir.plan import PackedWeight, Tile
 from ..ir.pooled import PooledContraction
 from ..ir.problem import Axis, Contraction, Tap
-from . import pooled, prologue, softmax
+from . import border, pooled, prologue, softmax
 from .expressions import TRITON_TYPES, Body
 from .global_pool import ending
 from .indexing import dimensions, group_lines, is_wide, joined_masks, offsets, scaled, tile_lines
@@ -245,6 +245,11 @@ def _cols_in_memory(problem: Contraction) -> str:
 
 def _epilogue(problem: Contraction, tile: Tile) -> list[str]:
     cols_ragged = ragged(problem, Axis.COL, tile.cols)
+    share = border.Share("tile_row", problem.row_tiles(tile.rows), mask="col_ok" if cols_ragged else "")
+    return [*_ending(problem, tile, cols_ragged), *border.lines(problem, share)]
+
+
+def _ending(problem: Contraction, tile: Tile, cols_ragged: bool) -> list[str]:
     if isinstance(problem, PooledContraction):
         return pooled.epilogue(problem, tile, cols_ragged)
     row_mask = "row_ok" if ragged(problem, Axis.ROW, tile.rows) else ""

@@ -194,7 +194,7 @@ def _description(problem: Problem, tile: Tile, parameters: Sequence[tuple[str, s
             if stride
         ]
         strides = ", ".join([*steps, *([f"depth: {operand.depth}"] if operand.depth else [])])
-        lines.append(f"{operand.name}: {operand.dtype} {home}, strides {strides or 'none'}")
+        lines.append(f"{operand.name}: {operand.dtype} {home}, strides {strides or 'none'}{_around(operand)}")
     unaligned = [name for name, type, is_aligned in parameters if type.startswith("*") and not is_aligned]
     if unaligned:
         lines.append(f"Not at multiples of {POINTER_ALIGNMENT} bytes: {', '.join(unaligned)}.")
@@ -203,6 +203,11 @@ def _description(problem: Problem, tile: Tile, parameters: Sequence[tuple[str, s
     split += f", {tile.col_blocks} blocks of columns a program" if tile.col_blocks > 1 else ""
     lines.append(f"Tile: {blocks}{split}, {tile.num_warps} warps, {tile.num_stages} stages.")
     return "\n".join(lines)
+
+
+def _around(operand: Operand) -> str:
+    border = operand.border
+    return "" if border is None else f", between zeros: {border.lines} below an image, {border.columns} right of a line"
 
 
 def is_aligned(itemsize: int, offset: int) -> bool:

@@ -22,6 +22,8 @@ def _span(problem: Problem, operand: Operand) -> int:
         return sum((extent - 1) * abs(stride) for extent, stride in operand.unravel)
     steps = zip(problem.dims, operand.strides, strict=True)
     span = sum((dim.extent - 1) * abs(stride) for dim, stride in steps)
+    if operand.border is not None:
+        span = max(span, operand.border.pixels * operand.border.channels)
     span += sum((extent - 1) * abs(stride) for split in operand.splits for extent, stride in split.parts)
     taps = getattr(problem, "taps", ())
     depth = getattr(problem, "depth", 1) * max(getattr(problem, "x_depth", 0), getattr(problem, "w_depth", 0))

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..ir.plan import Tile
 from ..ir.problem import Axis, Problem
+from . import border
 from .expressions import Body
 from .global_pool import ending, tiles
 from .indexing import block_starts, dimensions, group_lines, is_wide
@@ -31,7 +32,7 @@ def parts(problem: Problem, tile: Tile) -> Parts:
             *dimensions(problem, Axis.ROW, "row"),
             *dimensions(problem, Axis.COL, "col"),
         ],
-        epilogue=ending(body, tile),
+        epilogue=[*ending(body, tile), *border.lines(problem, border.Share(row_base, row_tiles, mask=body.col_mask))],
     )
     constants: dict[str, Any] = {"ROWS": problem.extent(Axis.ROW)} if rows_ragged else {}
     constants |= {"COLS": problem.extent(Axis.COL)} if cols_ragged else {}

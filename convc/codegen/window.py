@@ -10,7 +10,7 @@ from ..ir.expansion import ExpandedWindow
 from ..ir.plan import Tile
 from ..ir.problem import Axis, Tap, WindowReduction
 from ..ir.separable import SeparableContraction
-from . import expansion
+from . import border, expansion
 from .contraction import origin, start_of
 from .expressions import Body
 from .global_pool import ending, tiles
@@ -51,7 +51,7 @@ def parts(problem: WindowReduction, tile: Tile) -> Parts:
         initial=INITIAL[problem.mode],
         loop_lines=_loop_lines(problem, tile),
         finish=_finish_lines(problem),
-        epilogue=ending(_body(problem, tile), tile),
+        epilogue=[*ending(_body(problem, tile), tile), *border.lines(problem, _share(problem, tile, row_base))],
     )
     word = ("conv1x1_" if isinstance(problem, ExpandedWindow) else "") + WORDS[problem.mode]
     programs = problem.extent(Axis.GROUP) * row_tiles * col_tiles
@@ -76,6 +76,11 @@ def _body(problem: WindowReduction, tile: Tile) -> Body:
         row_mask="row_ok" if ragged(problem, Axis.ROW, tile.rows) else "",
         col_mask="col_ok" if ragged(problem, Axis.COL, tile.cols) else "",
     )
+
+
+def _share(problem: WindowReduction, tile: Tile, row_base: str) -> border.Share:
+    masked = ragged(problem, Axis.COL, tile.cols)
+    return border.Share(row_base, tiles(problem, tile)[0], mask="col_ok" if masked else "")
 
 
 def counts(problem: WindowReduction | SeparableContraction, tap: Tap) -> bool:

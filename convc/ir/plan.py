@@ -59,13 +59,71 @@ class Decline:
 class Block:
     """A piece of memory: a graph input or output, the weights, or a part of the arena.
 
-    buffer: ``arena``, ``weights``, ``input:I`` or ``output:I``. nbytes: its size. dtype: of its elements.
+    buffer: ``arena``, ``weights``, ``input:I`` or ``output:I``. nbytes: its size. dtype: of its elements. margin: bytes
+    in front of its first image.
     """
 
     id: int
     buffer: str
     nbytes: int
     dtype: DType
+    margin: int = 0
+
+    def part_bytes(self, parts: int) -> int:
+        """Bytes for one of so many parts of the batch."""
+        return self.margin + (self.nbytes - self.margin) // parts
+
+
+@dataclass(frozen=True)
+class Border:
+    """Zeros around the images of a channels-last tensor, counted in pixels of ``channels`` elements.
+
+    ``columns`` of zeros follow every line of an image, ``lines`` of them every image; neighbours share them: what is
+    right of a line is left of the next, what is below an image is above the next. A margin of zeros in front of the
+    first pixel is what lies left of and above it.
+    """
+
+    images: int
+    height: int
+    width: int
+    lines: int
+    columns: int
+    channels: int
+
+    @property
+    def line(self) -> int:
+        """Pixels from one line to the next."""
+        return self.width + self.columns
+
+    @property
+    def image(self) -> int:
+        """Pixels from one image to the next."""
+        return (self.height + self.lines) * self.line
+
+    @property
+    def margin(self) -> int:
+        """Pixels of the block in front of the first one of the first image."""
+        return self.lines * self.line + self.columns
+
+    @property
+    def around(self) -> int:
+        """Pixels of zeros that each image brings: right of its lines and below it."""
+        return self.image - self.height * self.width
+
+    @property
+    def zeros(self) -> int:
+        """All pixels of zeros."""
+        return self.margin + self.images * self.around
+
+    @property
+    def pixels(self) -> int:
+        """All pixels of the block."""
+        return self.margin + self.images * self.image
+
+    @property
+    def strides(self) -> tuple[int, int, int, int]:
+        """Elements per image, channel, line and column."""
+        return self.image * self.channels, 1, self.line * self.channels, self.channels
 
 
 @dataclass(frozen=True)
@@ -74,6 +132,7 @@ class Placement:
 
     parts: where a dimension does not step evenly (a channel shuffle that its writer does): for every dimension its
     (extent, stride) pairs, outermost first; ``strides`` then holds the innermost ones. Empty where all step evenly.
+    border: the zeros around its images, where it has them; the block is then all its own.
     """
 
     block: int
@@ -82,6 +141,7 @@ class Placement:
     strides: tuple[int, ...]
     offset: int = 0
     parts: tuple[tuple[tuple[int, int], ...], ...] = ()
+    border: Border | None = None
 
     @property
     def span(self) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 from .graph import Value
 from .operator import Operator
-from .plan import PackedWeight, Tile
+from .plan import Border, PackedWeight, Tile
 from .types import DType
 
 
@@ -65,7 +65,8 @@ class Operand:
     unravel: where the tensor's shape does not divide into the iteration dimensions: its own (extent, stride) pairs over
     the linear row index. splits: dimensions along which it steps unevenly; ``strides`` holds their innermost steps.
     bounds: dimensions along which it is padded while being read. depth: its stride along the
-    reduction, for operands of a contraction's prologue.
+    reduction, for operands of a contraction's prologue. border: zeros around its images that the kernel writes, or
+    reads as they are.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Operand:
     splits: tuple[Split, ...] = ()
     fill: float = 0.0
     depth: int = 0
+    border: Border | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,9 @@ class Tap:
     """A window dimension: ``size`` positions ``dilation`` apart.
 
     dim: the iteration dimension that it slides along, in steps of ``step``, starting at −``pad``. limit: extent
-    of the input there. x_stride, w_stride: elements per tap. masked: whether some position lies outside the input.
+    of the input there. x_stride, w_stride: elements per tap. masked: whether some position lies outside the input, and
+    must not be read. period: where such positions are zeros in memory, and are read, the positions from one line or
+    image to the next.
     """
 
     name: str
@@ -120,15 +124,27 @@ class Tap:
     x_stride: int
     w_stride: int = 0
     masked: bool = False
+    period: int = 0
 
     @staticmethod
     def leaves(outputs: int, size: int, step: int, pad: int, dilation: int, limit: int) -> bool:
         """Whether a window that takes ``outputs`` places reaches outside an input of ``limit`` positions."""
         return pad > 0 or (outputs - 1) * step - pad + (size - 1) * dilation >= limit
 
+    @property
+    def slides_out(self) -> bool:
+        """Whether some position lies outside the input."""
+        return self.masked or self.period > 0
+
+    def after(self, places: int) -> int:
+        """Positions behind the input that a window reaches which takes ``places`` places, not below 0."""
+        return max(0, (places - 1) * self.step - self.pad + (self.size - 1) * self.dilation + 1 - self.limit)
+
     def covered(self, places: int) -> int:
-        """Distinct input positions under a window that takes ``places`` places."""
+        """Distinct input positions under a window that takes ``places`` places, those in a border of zeros included."""
         positions = {i * self.step + j * self.dilation - self.pad for i in range(places) for j in range(self.size)}
+        if self.period:
+            return len({position % self.period for position in positions})
         return sum(0 <= position < self.limit for position in positions)
 
 

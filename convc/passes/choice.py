@@ -99,6 +99,8 @@ class CostModel:
         saved, cost = saved_seconds(choice, worst), cost_seconds(choice, worst)
         if saved >= cost:
             return None
+        if not (choice.saved_bytes or choice.saved_launches):
+            return f"{choice.why} takes {cost * 1e6:.2f} us on {worst.name}"
         macs = (choice.unit_macs + choice.tensor_macs) / 1e6
         again = f"is {macs:.1f} million multiply-adds and {choice.again_bytes / 1e6:.1f} MB from L2 more, "
         longer = f"{cost * 1e6:.1f} us on {worst.name}"

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..ir import DType, Graph, Kind, Node, Value
-from ..ir.plan import Block, Decline, FusedGraph, Layouts, Placement, Region
-from . import shuffles
+from ..ir.plan import Block, Border, Decline, FusedGraph, Layouts, Placement, Region
+from . import borders, shuffles
+from .choice import Policy
 from .switches import Switches
 
 STORAGE = {"fp32": DType.FP32, "tf32": DType.FP32, "fp16": DType.FP16, "bf16": DType.BF16}
@@ -58,6 +59,7 @@ class _Placer:
     fused: FusedGraph
     mode: str
     switches: Switches
+    policy: Policy
     layouts: Layouts = field(default_factory=Layouts)
     homes: dict[Value, Value] = field(default_factory=dict)
     views: set[int] = field(default_factory=set)
@@ -81,8 +83,8 @@ class _Placer:
         self.layouts.views = frozenset(self.views)
         return self.layouts
 
-    def _block(self, buffer: str, elements: int, dtype: DType) -> Block:
-        block = Block(len(self.layouts.blocks), buffer, elements * dtype.itemsize, dtype)
+    def _block(self, buffer: str, elements: int, dtype: DType, margin: int = 0) -> Block:
+        block = Block(len(self.layouts.blocks), buffer, elements * dtype.itemsize, dtype, margin)
         self.layouts.blocks[block.id] = block
         return block
 
@@ -158,11 +160,39 @@ class _Placer:
     def _place_region(self, region: Region) -> None:
         for value in (value for output in region.outputs for value in self.graph.values(output.node)):
             if value in self.layouts.placements:
+                self._without_border(value)
                 continue
             placement = self._view(region) if self.graph.node(value.node).kind is Kind.VIEW else None
             if placement is not None:
                 self.views.add(value.node)
-            self.layouts.placements[value] = placement or self._fresh(value)
+            self.layouts.placements[value] = placement or self._bordered(region, value) or self._fresh(value)
+
+    def _bordered(self, region: Region, value: Value) -> Placement | None:
+        """A place between zeros, where convolutions with padding read the value and it can have them."""
+        type = self.graph.type(value)
+        dtype = stored(type.dtype, self.mode)
+        if not self.switches.feature(borders.RULE):
+            return None
+        border = borders.planned(self.fused, region, value, dtype, self.policy)
+        if isinstance(border, Border) and self._order(value) != channels_last(type.rank):
+            border = borders.declined(self.fused, value, "its channels do not lie innermost")
+        if isinstance(border, Decline):
+            self.layouts.declines.append(border)
+        if not isinstance(border, Border):
+            return None
+        pitch = border.channels * dtype.itemsize
+        block = self._block("arena", border.pixels * border.channels, dtype, border.margin * pitch)
+        shape = tuple(int(dim) for dim in type.shape)  # type: ignore[arg-type]
+        offset = border.margin * border.channels
+        return Placement(block.id, dtype, shape, border.strides, offset, border=border)
+
+    def _without_border(self, value: Value) -> None:
+        """Tells why a value that has its place already lies between no zeros."""
+        inside = self.layouts.blocks[self.layouts.placements[value].block].buffer == "arena"
+        reason = "it lies in a concatenation, or in another order" if inside else "it is a graph output"
+        decline = borders.declined(self.fused, value, reason) if self.switches.feature(borders.RULE) else None
+        if decline is not None:
+            self.layouts.declines.append(decline)
 
     def _place_shuffle(self, region: Region) -> None:
         """Lets the kernel of a region store its result in the order that reshapes and transpositions behind it make,
@@ -291,6 +321,7 @@ def view_placement(node: Node, source: Placement, shape: tuple[int, ...]) -> Pla
     return Placement(source.block, source.dtype, shape, strides, offset)
 
 
-def place(fused: FusedGraph, mode: str, switches: Switches) -> Layouts:
-    """Placements of every graph input, output and region result, for a numeric mode (fp32, tf32, fp16, bf16)."""
-    return _Placer(fused, mode, switches).run()
+def place(fused: FusedGraph, mode: str, switches: Switches, policy: Policy) -> Layouts:
+    """Placements of every graph input, output and region result, for a numeric mode (fp32, tf32, fp16, bf16). policy:
+    decides which tensors lie between zeros."""
+    return _Placer(fused, mode, switches, policy).run()

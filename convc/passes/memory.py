@@ -77,7 +77,7 @@ def plan_arena(
                 begin, end = (stage.first, stage.last) if stage and outside else (index, index)
                 first, last = spans.get(block, (begin, end))
                 spans[block] = (min(first, begin), max(last, end))
-    sizes = {block: layouts.blocks[block].nbytes // parts.get(block, 1) for block in spans}
+    sizes = {block: layouts.blocks[block].part_bytes(parts.get(block, 1)) for block in spans}
     intervals = [Interval(b, _aligned(sizes[b]), first, last) for b, (first, last) in spans.items()]
     intervals += [Interval(-1 - i, _aligned(size), i, i) for i, size in enumerate(workspaces) if size]
     arena = _arrange(intervals)
@@ -152,6 +152,7 @@ def _replaceable(problem: Problem, operand: Operand, layouts: Layouts, last_use:
         block.buffer == "arena"
         and problem.extents_of(operand) == problem.extents_of(problem.output)
         and last_use[source.block] == index
+        and source.border == target.border
         and _covers(source, block.nbytes)
         and _covers(target, layouts.blocks[target.block].nbytes)
         and (operand.strides, operand.splits, operand.offset, operand.dtype)
@@ -160,7 +161,7 @@ def _replaceable(problem: Problem, operand: Operand, layouts: Layouts, last_use:
 
 
 def _covers(placed: Placement, nbytes: int) -> bool:
-    return placed.span * placed.dtype.itemsize == nbytes
+    return placed.border is not None or placed.span * placed.dtype.itemsize == nbytes
 
 
 def _arrange(intervals: Sequence[Interval]) -> Arena:

@@ -158,7 +158,8 @@ class _Slicer:
         home = self.layouts.blocks[block]
         placed = [p for p in self.layouts.placements.values() if p.block == block]
         even = all(
-            p.shape[:1] == (batch,) and p.strides[0] * batch * home.dtype.itemsize == home.nbytes for p in placed
+            p.shape[:1] == (batch,) and p.strides[0] * batch * home.dtype.itemsize == home.nbytes - home.margin
+            for p in placed
         )
         return home.buffer == "arena" and even
 
@@ -256,8 +257,14 @@ def _divided(problem: AnyProblem, operands: Sequence[Operand], layouts: Layouts,
     for index, dim in enumerate(problem.dims):
         if dim.extent % parts == 0 and all(_steps_along(o, index, dim.extent, layouts) for o in operands):
             smaller = replace(dim, extent=dim.extent // parts)
-            return replace(problem, dims=(*problem.dims[:index], smaller, *problem.dims[index + 1 :]))
+            part = replace(problem, dims=(*problem.dims[:index], smaller, *problem.dims[index + 1 :]))
+            return _mapped(part, lambda operand: _with_images_of_part(operand, parts))  # type: ignore[return-value]
     return None
+
+
+def _with_images_of_part(operand: Operand, parts: int) -> Operand:
+    border = operand.border
+    return operand if border is None else replace(operand, border=replace(border, images=border.images // parts))
 
 
 def _steps_along(operand: Operand, index: int, extent: int, layouts: Layouts) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..ir import Value
 from ..ir.plan import PackedWeight
-from ..ir.problem import Operand, Problem
+from ..ir.problem import Operand, Problem, Tap
 
 
 @dataclass(frozen=True)
@@ -68,4 +68,13 @@ def touched(problem: Problem, operand: Operand) -> int:
         count *= expansion.inputs if expansion else getattr(problem, "depth", 1)
         count *= math.prod(extent for extent, _ in getattr(problem, "reduced", ()))
         count *= math.prod(tap.size for tap in windows if tap.dim < 0)
-    return count
+    return count + _beyond(operand, windows)
+
+
+def _beyond(operand: Operand, windows: Sequence[Tap]) -> int:
+    """Zeros around images that are touched beside what dimensions tell: all where they are written, where they are read
+    the margin in front of the first image."""
+    border = operand.border
+    if border is None or (operand.name == "x" and not any(tap.period and tap.pad for tap in windows)):
+        return 0
+    return (border.margin if operand.name == "x" else border.zeros) * border.channels

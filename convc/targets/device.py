@@ -37,6 +37,11 @@ class Target:
         return self.capability == 0
 
     @property
+    def instructions_per_s(self) -> float:
+        """Instructions of whole warps that all multiprocessors issue: a multiply-add on each of 32 lanes is one."""
+        return self.fp32_flops / 64
+
+    @property
     def has_descriptors(self) -> bool:
         """Whether kernels may read matrices through tensor maps; the interpreter reads them as a GPU would."""
         return self.capability >= 90 or self.is_interpreter

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convc.ir import DType, Value
-from convc.ir.plan import Placement
+from convc.ir.plan import Border, Placement
 from convc.ir.problem import Axis, Bound, Contraction, IterDim, Operand, Problem, Tap, WindowReduction, collapse
 from convc.passes.layout import reshape_strides
 from convc.passes.lowering.pointwise import _refinement
@@ -181,3 +182,41 @@ def test_traffic_of_elementwise_operands(problem: Problem) -> None:
 def test_spans() -> None:
     assert Placement(0, DType.FP16, (2, 3), (-3, 5)).span == 1 + 3 + 10
     assert Placement(0, DType.FP16, (2, 0), (3, 1)).span == 0
+
+
+@MANY
+@given(st.data())
+def test_zeros_between_images_cover_what_windows_reach_and_nothing_else(data: Any) -> None:
+    """Every position that a window can reach is the pixel of its image, or one of the zeros; their numbers."""
+    images, height, width = (data.draw(st.integers(1, most)) for most in (3, 5, 5))
+    lines, columns = data.draw(st.integers(0, 4)), data.draw(st.integers(0, 4))
+    border = Border(images, height, width, lines, columns, 1)
+    image, _, line, column = border.strides
+    pixels = {
+        (n, p, q): border.margin + n * image + p * line + q * column
+        for n in range(images)
+        for p in range(-lines, height + lines)
+        for q in range(-columns, width + columns)
+    }
+    inside = {place for (n, p, q), place in pixels.items() if 0 <= p < height and 0 <= q < width}
+    outside = {place for (n, p, q), place in pixels.items() if not (0 <= p < height and 0 <= q < width)}
+    assert len(inside) == images * height * width and not inside & outside
+    assert inside | outside == set(range(border.pixels))
+    assert len(outside) == border.zeros == border.pixels - len(inside)
+    assert border.around * images + border.margin == border.zeros
+
+
+@MANY
+@given(st.data())
+def test_positions_of_a_window_between_zeros(data: Any) -> None:
+    """Positions in front of a line are those behind the line before it, and counted once."""
+    size, step, dilation = (data.draw(st.integers(1, 4)) for _ in range(3))
+    pad, limit, places = data.draw(st.integers(0, 4)), data.draw(st.integers(1, 8)), data.draw(st.integers(1, 6))
+    tap = Tap("s", size, 0, step, pad, dilation, limit, 1)
+    reached = [place * step + j * dilation - pad for place in range(places) for j in range(size)]
+    after = tap.after(places)
+    assert after == max(0, max(reached) - limit + 1)
+    zeros = max(pad, after)
+    lines = [(line * (limit + zeros) + position) for line in range(4) for position in reached]
+    inner = {position for position in lines if limit + zeros <= position < 2 * (limit + zeros)}
+    assert replace(tap, period=limit + zeros).covered(places) == len(inner)

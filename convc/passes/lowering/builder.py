@@ -74,7 +74,8 @@ class Builder:
         """The tensor that the kernel stores; without a place where it only pools it."""
         if not self.keeps:
             return Operand("y", self.region.output, self.compute, (0,) * len(self.maps))
-        return over("y", self.region.output, self.placement(self.region.output), self.maps)
+        placed = self.placement(self.region.output)
+        return replace(over("y", self.region.output, placed, self.maps), border=placed.border)
 
     @property
     def image_axis(self) -> Axis:

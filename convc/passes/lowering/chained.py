@@ -45,7 +45,7 @@ def _first(b: Builder, start: Node) -> Contraction:
     nowhere = Operand("y", tail, b.compute, (0,) * (1 + rank))
     plain = dense(Builder(b.fused, b.layouts, b.mode, region), 1, nowhere)
     plain = replace(plain, operands=tuple(_renamed(operand) for operand in plain.operands))
-    found = collapse(plain, [tap.dim for tap in plain.taps if tap.masked])
+    found = collapse(plain, [tap.dim for tap in plain.taps if tap.slides_out])
     assert isinstance(found, Contraction)
     return replace(found, dims=tuple(replace(dim, name="m") if dim.axis is Axis.COL else dim for dim in found.dims))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...ir import Value
-from ...ir.plan import PackedWeight, Placement
+from ...ir.plan import Border, PackedWeight, Placement
 from ...ir.problem import Axis, Contraction, IterDim, Operand, Tap, WindowReduction, collapse
+from ..borders import covers
 from .builder import ALIGNMENT, Builder, DimMap, Refused, round_up
 from .expansion import expanded_window
 from .filters import filter_operand
@@ -23,7 +24,7 @@ def lower_conv(b: Builder) -> Contraction | WindowReduction:
     if groups > 1 and groups == b.shape(x)[1]:
         return _lower_depthwise(b)
     problem = dense(b, groups)
-    return collapse(problem, [tap.dim for tap in problem.taps if tap.masked])  # type: ignore[return-value]
+    return collapse(problem, [tap.dim for tap in problem.taps if tap.slides_out])  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,15 @@ def tap(b: Builder, axis: int, size: int, dim: int, x: Placement, w_stride: int 
     )
 
 
+def _bordered(border: Border, taps: tuple[Tap, ...], outputs: tuple[int, ...]) -> tuple[Tap, ...]:
+    """The windows of a product over an input with zeros around it, which are read where there are enough of them."""
+    periods = (border.height + border.lines, border.line)
+    return tuple(
+        replace(tap, masked=False, period=period) if tap.masked and covers(border, axis, tap, outputs[axis]) else tap
+        for axis, (tap, period) in enumerate(zip(taps, periods, strict=True))
+    )
+
+
 def sliding(taps: tuple[Tap, ...]) -> list[int]:
     """Iteration dimensions that must stay by themselves: windows that can leave the input slide along them."""
     return [tap.dim for tap in taps]
@@ -88,13 +98,15 @@ def dense(b: Builder, groups: int, output: Operand | None = None) -> Contraction
     source, placed = b.located(read, b.compute)
     w, w_group, w_col, w_depth, w_taps = filter_operand(b, w_value, groups)
     taps = _taps(b, 2, placed, w_taps)
+    if placed.border is not None and read == x_value:
+        taps = _bordered(placed.border, taps, sizes.outputs)
 
     def strides(tensor: Placement) -> tuple[tuple[int, ...], int]:
         steps = [tap.step * stride for tap, stride in zip(taps, tensor.strides[2:], strict=True)]
         return (depth * tensor.strides[1], tensor.strides[0], *steps, 0), tensor.strides[1]
 
     x_strides, x_depth = strides(placed)
-    x = Operand("x", source, placed.dtype, x_strides, placed.offset)
+    x = Operand("x", source, placed.dtype, x_strides, placed.offset, border=placed.border)
     before = lower_prologue(b, x_value, read, strides)
     b.start()
     b.add_bias(bias, axis=1)
@@ -114,7 +126,7 @@ def dense(b: Builder, groups: int, output: Operand | None = None) -> Contraction
         w_depth=w_depth,
         prologue=tuple(before.statements),
         prologue_operands=tuple(before.operands),
-        taps=tuple(tap for tap in taps if tap.size > 1 or tap.masked),
+        taps=tuple(tap for tap in taps if tap.size > 1 or tap.slides_out),
         compute=b.compute,
         precision="tf32" if b.mode == "tf32" else "ieee",
     )

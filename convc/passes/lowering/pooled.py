@@ -17,7 +17,7 @@ def lower_pooled(b: Builder) -> PooledContraction:
     placed = b.placement(b.region.output)
     region = replace(b.region, nodes=b.region.nodes[:-1], output=b.graph.inputs(pool)[0])
     n, k, p, q = placed.strides
-    unplaced = Operand("y", b.region.output, placed.dtype, (0,) * 5, placed.offset)
+    unplaced = Operand("y", b.region.output, placed.dtype, (0,) * 5, placed.offset, border=placed.border)
     plain = dense(replace(b, region=region), b.anchor.attributes["groups"], unplaced)
     group, batch, *_, filters = plain.dims
     windows = tuple(_window(b, pool, axis, dim) for axis, dim in enumerate(("p", "q")))
