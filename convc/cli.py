@@ -250,6 +250,7 @@ def compile_command(model: str, output: str, as_json: bool, **given: Any) -> Non
 @click.option("--input", "inputs", metavar="NAME=FILE.npy", multiple=True, help="An input; random where not given.")
 @click.option("--output", metavar="FILE.npz", help="Where to write the outputs.")
 @click.option("--profile", is_flag=True, help="Time every launch.")
+@click.option("--batches", metavar="N", type=click.IntRange(min=1), help="Run N batches, copies beside computation.")
 @_device("auto")
 @_options("model", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "seed", "json")
 def run(
@@ -257,6 +258,7 @@ def run(
     inputs: tuple[str, ...],
     output: str | None,
     profile: bool,
+    batches: int | None,
     device: str,
     seed: int,
     as_json: bool,
@@ -271,13 +273,11 @@ def run(
         network = models.open_network(model, _choices(given), models.target_for(device), progress=progress)
     values = arrays.random_inputs(network.inputs, seed) | arrays.given_inputs(inputs, network.inputs)
     with network.engine(device) as engine:
-        start = time.perf_counter()
-        results = engine.run(values)
-        seconds = time.perf_counter() - start
+        results, ran = reports.ran(engine, values, batches)
         launches = {"profile": reports.profiled(engine, values)} if profile else {}
     if output is not None:
         arrays.write_arrays(output, results)
-    report = {"model": model, "device": engine.device, "outputs": reports.outputs(results), "seconds": seconds}
+    report = {"model": model, "device": engine.device, "outputs": reports.outputs(results), **ran}
     _print(as_json, report | launches, render.ran)
 
 

@@ -661,6 +661,12 @@ def out_of_memory(what: str, asked: int, free: int, total: int) -> DeviceError:
     )
 
 
+def out_of_host_memory(what: str, asked: int) -> DeviceError:
+    error = DeviceError(f"no page-locked host memory left for {what}: {asked} bytes asked; run the batches one by one")
+    error.code = 2
+    return error
+
+
 def over_limit(kernel: str, what: str, found: int, limit: int) -> DeviceError:
     return DeviceError(f"kernel {kernel!r} needs {found} {what}, but this GPU allows {limit}")
 

@@ -85,7 +85,12 @@ def ran(report: dict[str, Any]) -> str:
     parts = [table(("output", "dtype", "shape", "min>", "max>", "mean>"), rows)]
     if "profile" in report:
         parts.append(profile(report["profile"], report["device"]))
-    parts.append(f"{report['device']}: {report['seconds']:.4g} s")
+    many = (
+        f"{report['batches']} batches, {report['images_per_second']:.4g} images a second, "
+        if "batches" in report
+        else ""
+    )
+    parts.append(f"{report['device']}: {many}{report['seconds']:.4g} s")
     return "\n".join(parts)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,6 +56,28 @@ def program_figures(program: ProgramSpec) -> dict[str, Any]:
 def outputs(results: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Shape, dtype, least, largest and mean element of each output; NaN where there is none."""
     return {name: _described(array) for name, array in results.items()}
+
+
+def ran(engine: Engine, inputs: Mapping[str, Any], batches: int | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The outputs of a run, or of the last of several batches of the same inputs, and how long all of them took.
+
+    The clock starts when the first batch is taken: what overlapping copies need is prepared before.
+    """
+    started = [time.perf_counter()]
+    if batches is None:
+        results = engine.run(inputs)
+        return results, {"seconds": time.perf_counter() - started[0]}
+
+    def source() -> Iterator[Mapping[str, Any]]:
+        started[0] = time.perf_counter()
+        yield from repeat(inputs, batches)
+
+    for outputs in engine.stream(source()):
+        results = outputs
+    seconds = time.perf_counter() - started[0]
+    shape = engine.inputs[0].shape if engine.inputs else ()
+    images = batches * (shape[0] if shape else 1)
+    return results, {"seconds": seconds, "batches": batches, "images": images, "images_per_second": images / seconds}
 
 
 def _described(array: np.ndarray) -> dict[str, Any]:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 import re
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 
@@ -26,6 +25,8 @@ from .device_array import DeviceArray, DeviceView
 from .driver import DEFAULT_SHARED, Device, Driver
 from .dtypes import numpy_dtype
 from .manifest import Binary, ProgramSpec, TensorSpec
+from .pipeline import Pipeline, Place
+from .session import Session, allocate, allocate_one, capture, quietly, release
 from .weights import weight_bytes
 
 TARGET = re.compile(r"sm_(\d+)(\d)[af]?")
@@ -44,6 +45,7 @@ class CudaExecutor:
         self.gpu = ordinal
         self._driver = self.device.driver
         self._owned = ExitStack()
+        self._pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
 
     def choose(self, artifact: Artifact, target: str | None) -> ProgramSpec:
         """The best program for this GPU, or the one named. Raises `DeviceError` where there is none."""
@@ -62,19 +64,20 @@ class CudaExecutor:
         weights = weight_bytes(artifact)
         with self.device.current(), ExitStack() as undo:
             self._stream = self._driver.create_stream()
-            undo.callback(_quietly, self._driver.destroy_stream, self._stream)
+            undo.callback(quietly, self._driver.destroy_stream, self._stream)
             self._sizes = buffer_sizes(artifact.manifest, program)
-            self._buffers = self._allocate(undo, self._sizes)
+            self._buffers = allocate(self.device, self._sizes, undo)
             self._fill(weights, program.counter_bytes)
             functions = self._load(undo, artifact, program)
             scratch = self._allocate_scratch(undo, program)
-            self._launches = LaunchBinder(self._driver, program, functions, scratch).bind(self._buffers)
-            self._graph = self._capture(undo)
+            self._binder = LaunchBinder(self._driver, program, functions, scratch)
+            self._launches = self._binder.bind(self._buffers)
+            self._graph = capture(self.device, self._launches, self._stream, undo)
             self._owned = undo.pop_all()
-        self._session = _Session(self.device, self._stream)
+        self._session = Session(self.device, self._stream)
         self._inputs = self._places("input", artifact.manifest.inputs)
         self._outputs = self._places("output", artifact.manifest.outputs)
-        weakref.finalize(self, _release, self.device, self._owned).atexit = False
+        weakref.finalize(self, release, self.device, self._owned).atexit = False
 
     def run(self, inputs: list[Any]) -> list[Any]:
         """Host arrays in, new host arrays out; where any input is a `DeviceView`, `DeviceArray` outputs."""
@@ -91,7 +94,7 @@ class CudaExecutor:
         with self._session, ExitStack() as undo:
             for _ in range(len(self._launches) + 1):
                 events.append(driver.create_event())
-                undo.callback(_quietly, driver.destroy_event, events[-1])
+                undo.callback(quietly, driver.destroy_event, events[-1])
             self._copy_in(inputs)
             driver.record(events[0], self._stream)
             for launch, event in zip(self._launches, events[1:], strict=True):
@@ -106,7 +109,7 @@ class CudaExecutor:
         with self._session, ExitStack() as undo:
             pairs = [(driver.create_event(), driver.create_event()) for _ in range(repeats)]
             for event in (event for pair in pairs for event in pair):
-                undo.callback(_quietly, driver.destroy_event, event)
+                undo.callback(quietly, driver.destroy_event, event)
             self._copy_in(inputs)
             for _ in range(warmup):
                 driver.launch_graph(self._graph, self._stream)
@@ -116,6 +119,14 @@ class CudaExecutor:
                 driver.record(end, self._stream)
             driver.synchronize(self._stream)
             return [driver.elapsed_us(*pair) for pair in pairs]
+
+    def pipeline(self) -> Pipeline:
+        """Batches that are copied while others run. Raises `DeviceError`. See `convc.runtime.pipeline`."""
+        with self._session:
+            own = (self._session, self._stream, self._binder, self._buffers)
+            pipeline = Pipeline(self.device, *own, self._inputs, self._outputs)
+        self._pipelines.add(pipeline)
+        return pipeline
 
     # -- For whoever measures or examines
 
@@ -156,18 +167,11 @@ class CudaExecutor:
 
     def close(self) -> None:
         """Give back all memory of the GPU."""
-        _release(self.device, self._owned)
+        for pipeline in list(self._pipelines):
+            pipeline.close()
+        release(self.device, self._owned)
 
     # -- Preparing
-
-    def _allocate(self, undo: ExitStack, sizes: dict[str, int]) -> dict[str, int]:
-        """One allocation per buffer: name → address."""
-        return {name: self._new(undo, nbytes, f"the buffer {name!r}") for name, nbytes in sizes.items()}
-
-    def _new(self, undo: ExitStack, nbytes: int, what: str) -> int:
-        pointer = self.device.allocate(nbytes, what)
-        undo.callback(_quietly, self._driver.free, pointer)
-        return pointer
 
     def _fill(self, weights: Iterable[tuple[Any, bytearray]], counter_bytes: int) -> None:
         for spec, data in weights:
@@ -198,7 +202,7 @@ class CudaExecutor:
 
     def _library(self, undo: ExitStack, cubin: bytes) -> Any:
         library = self._driver.load_library(cubin)
-        undo.callback(_quietly, self._driver.unload_library, library, keep=cubin)
+        undo.callback(quietly, self._driver.unload_library, library, keep=cubin)
         return library
 
     def _configure(self, function: Any, name: str, code: Binary) -> None:
@@ -216,26 +220,9 @@ class CudaExecutor:
         """Scratch memory for the launch that wants most of it; launches run one after the other. 0 for none."""
         sizes = [binary(program.kernels[s.kernel]).global_scratch_bytes * math.prod(s.grid) for s in program.launches]
         most = max(sizes, default=0)
-        return self._new(undo, most, "the kernels' scratch memory") if most else 0
+        return allocate_one(self.device, most, "the kernels' scratch memory", undo) if most else 0
 
-    def _capture(self, undo: ExitStack) -> Any:
-        """All launches as one executable graph.
-
-        Kernels that wait by themselves may start early, all but the first: in front of that is no kernel of this graph.
-        """
-        driver = self._driver
-        driver.begin_capture(self._stream)
-        try:
-            for number, launch in enumerate(self._launches):
-                driver.launch(launch, self._stream, early=launch.waits and number > 0)
-        except errors.DeviceError:
-            _quietly(driver.abandon_capture, self._stream)
-            raise
-        graph = driver.instantiate(driver.end_capture(self._stream))
-        undo.callback(_quietly, driver.destroy_graph, graph)
-        return graph
-
-    def _places(self, role: str, specs: Sequence[TensorSpec]) -> list[tuple[int, tuple[int, ...], np.dtype]]:
+    def _places(self, role: str, specs: Sequence[TensorSpec]) -> list[Place]:
         return [(self._buffers[f"{role}:{i}"], spec.shape, numpy_dtype(spec.dtype)) for i, spec in enumerate(specs)]
 
     # -- Running
@@ -270,48 +257,6 @@ class CudaExecutor:
                 driver.on_device(arrays[-1].pointer, pointer, arrays[-1].nbytes, stream)
         driver.synchronize(stream)
         return arrays
-
-
-class _Session:
-    """Makes the device current for a run; after a failure that outlasts the run, refuses every later one."""
-
-    def __init__(self, device: Device, stream: Any) -> None:
-        self._device, self._stream = device, stream
-        self._dead = ""
-
-    def __enter__(self) -> None:
-        if self._dead:
-            raise errors.engine_dead(self._dead)
-        self._device.driver.push(self._device.context)
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, errors.DeviceError):
-            self._settle(error)
-        self._device.driver.pop()
-
-    def _settle(self, error: errors.DeviceError) -> None:
-        """Let queued copies finish before their host memory goes away, and note a failure for good."""
-        try:
-            self._device.driver.synchronize(self._stream)
-        except errors.DeviceError as later:
-            error = later if later.sticky else error
-        if error.sticky:
-            self._dead = str(error)
-
-
-def _release(device: Device, owned: ExitStack) -> None:
-    """Give back what an executor owns, as far as the driver still lets us. Nothing can be done in a fork."""
-    if os.getpid() != device.pid:
-        owned.pop_all()
-        return
-    with suppress(errors.DeviceError), device.current():
-        owned.close()
-
-
-def _quietly(function: Callable[[Any], None], handle: Any, keep: Any = None) -> None:
-    """Give something back; where the driver refuses, the error that led here says more. keep: needed until then."""
-    with suppress(errors.DeviceError):
-        function(handle)
 
 
 def capability(target: str) -> tuple[int, int] | None:

@@ -24,6 +24,7 @@ NO_DEVICE = 100
 DEFAULT_SHARED = 48 * 1024
 NON_BLOCKING = 1
 RELAXED_CAPTURE = 2
+DISABLE_TIMING = 2
 
 
 def bindings() -> Any:
@@ -158,6 +159,13 @@ class Driver:
     def free(self, pointer: int) -> None:
         self.call("cuMemFree", pointer)
 
+    def allocate_host(self, nbytes: int) -> int:
+        """Page-locked host memory: copies from and to it run beside everything else."""
+        return int(self.call("cuMemHostAlloc", nbytes, 0))
+
+    def free_host(self, pointer: int) -> None:
+        self.call("cuMemFreeHost", pointer)
+
     def memory(self) -> tuple[int, int]:
         """Free and total bytes of the current device."""
         free, total = self.call("cuMemGetInfo")
@@ -241,11 +249,19 @@ class Driver:
     def destroy_graph(self, graph: Any) -> None:
         self.call("cuGraphExecDestroy", graph)
 
-    def create_event(self) -> Any:
-        return self.call("cuEventCreate", 0)
+    def create_event(self, timed: bool = True) -> Any:
+        return self.call("cuEventCreate", 0 if timed else DISABLE_TIMING)
 
     def record(self, event: Any, stream: Any) -> None:
         self.call("cuEventRecord", event, stream)
+
+    def wait(self, stream: Any, event: Any) -> None:
+        """Let what is queued on a stream from now on wait for what is recorded in an event now."""
+        self.call("cuStreamWaitEvent", stream, event, 0)
+
+    def finish(self, event: Any) -> None:
+        """Wait here until what an event has recorded is done."""
+        self.call("cuEventSynchronize", event)
 
     def elapsed_us(self, start: Any, end: Any) -> float:
         return 1000 * float(self.call("cuEventElapsedTime", start, end))
@@ -296,6 +312,15 @@ class Device:
             if error.code != OUT_OF_MEMORY:
                 raise
             raise errors.out_of_memory(what, nbytes, *self.driver.memory()) from error
+
+    def allocate_host(self, nbytes: int, what: str) -> int:
+        """Page-locked host memory, of at least one byte. Raises `DeviceError`."""
+        try:
+            return self.driver.allocate_host(max(nbytes, 1))
+        except errors.DeviceError as error:
+            if error.code != OUT_OF_MEMORY:
+                raise
+            raise errors.out_of_host_memory(what, nbytes) from error
 
 
 def _release_context(driver: Driver, handle: Any, pid: int) -> None:

@@ -7,7 +7,8 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from .. import errors
@@ -15,6 +16,7 @@ from .artifact import Artifact, read
 from .executor import Executor
 from .inputs import InputBinder
 from .manifest import ProgramSpec, TensorSpec
+from .streaming import overlapped
 
 log = logging.getLogger("convc")
 
@@ -72,11 +74,34 @@ class Engine:
         """Run on name → array; always a dictionary name → array, in the order of the outputs."""
         self._require_process()
         bound = self._binder.bind(inputs)
-        with self._lock:
-            if self._closed:
-                raise errors.engine_closed()
+        with self._in_use():
             results = self.executor.run(bound)
         return {spec.name: array for spec, array in zip(self.outputs, results, strict=True)}
+
+    def stream(self, batches: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Run on one batch after the other, and give the outputs of each, in order, as `run` does.
+
+        On CUDA copies overlap: while a batch is computed, the next one is copied to the GPU and the outputs of the one
+        before are copied back; two more batches have been taken from ``batches`` when the results of one are given. The
+        arrays must be in host memory, and may be changed as soon as the next batch is asked for. Elsewhere batches run
+        one by one.
+
+        Raises what `run` raises. A batch that cannot be used, or an error of ``batches`` itself, is raised behind the
+        results of the batches in front of it. The engine can be used meanwhile and afterwards.
+        """
+        make = getattr(self.executor, "pipeline", None)
+        if make is None:
+            yield from map(self.run, batches)
+            return
+        with self._in_use():
+            pipeline = make()
+        try:
+            for results in overlapped(pipeline, map(self._binder.bind_on_host, batches), self._in_use):
+                yield {spec.name: array for spec, array in zip(self.outputs, results, strict=True)}
+        finally:
+            if self._pid == os.getpid():
+                with self._lock:
+                    pipeline.close()
 
     def profile(self, inputs: Mapping[str, Any]) -> list[float]:
         """Microseconds of each launch of the program, in order. Raises `DeviceError` where the device has no clock."""
@@ -92,10 +117,17 @@ class Engine:
         if timer is None:
             raise errors.no_clock(self.device)
         bound = self._binder.bind(inputs)
+        with self._in_use():
+            return timer(bound, *more)
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """For one call of the executor, which is open and serves one thread at a time."""
+        self._require_process()
         with self._lock:
             if self._closed:
                 raise errors.engine_closed()
-            return timer(bound, *more)
+            yield
 
     def _require_process(self) -> None:
         # Before the lock: a fork may have copied it while another thread held it.

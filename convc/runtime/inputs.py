@@ -46,6 +46,16 @@ class InputBinder:
             raise errors.missing_inputs([name for name in self._names if name not in given], self._names)
         return [self._one(given[name], name, shape, dtype) for name, shape, dtype in self._inputs]
 
+    def bind_on_host(self, given: Mapping[str, Any]) -> list[np.ndarray]:
+        """As `bind`, for arrays in host memory only."""
+        bound = self.bind(given)
+        for name, array in zip(self._names, bound, strict=True):
+            if isinstance(array, DeviceView):
+                raise errors.input_on_device(
+                    name, "the array is in GPU memory; run the engine on it, nothing is copied"
+                )
+        return bound
+
     def _one(self, value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         array = value if isinstance(value, np.ndarray) else self._foreign(value, name, dtype)
         if array.dtype != dtype:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,10 @@ class CompiledNetwork:
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Outputs by name for inputs by name."""
         return self._ready().run(inputs)
+
+    def stream(self, batches: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Outputs by name of one batch after the other, copies overlapping the computation; see `Engine.stream`."""
+        return self._ready().stream(batches)
 
     def engine(self, device: str | Executor = "auto", target: str | None = None) -> Engine:
         """A new engine on a device: ``cuda``, ``interpreter``, ``numpy``, ``auto``, or an own executor. The caller

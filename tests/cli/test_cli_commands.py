@@ -112,6 +112,18 @@ class TestRun:
         assert [row["origins"] for row in report["profile"]] == [list(launch.origins) for launch in launches]
         assert all(row["microseconds"] > 0 for row in report["profile"])
 
+    @pytest.mark.parametrize("batches", [1, 3])
+    def test_batches(self, run: Run, batches: int) -> None:
+        options = ("--device", "numpy", "--batch", 2, "--batches", batches)
+        once, many = (run("run", "zoo:lenet5", *which, "--json").json for which in (options[:4], options))
+        assert many["batches"] == batches and many["images"] == 2 * batches and many["outputs"] == once["outputs"]
+        assert many["images_per_second"] == pytest.approx(many["images"] / many["seconds"])
+        assert f"{batches} batches" in run("run", "zoo:lenet5", *options).out
+
+    @pytest.mark.parametrize("count", ["0", "-1", "many"])
+    def test_no_such_number_of_batches(self, run: Run, count: str) -> None:
+        assert run("run", "zoo:lenet5", "--device", "numpy", "--batches", count).status == 2
+
     def test_profile_of_the_interpreter_says_what_it_is_not(self, run: Run, artifact: Path, interpreters: None) -> None:
         assert "say nothing about a GPU" in run("run", artifact, "--device", "interpreter", "--profile").out
 

@@ -16,10 +16,11 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+from fake_streams import Event, Graph, Immediate, LaunchRecord, Lazy, Mark, Stream, Work
 from fake_tensor_maps import BYTES as MAP_BYTES
 from fake_tensor_maps import MapEncoder
 
@@ -60,32 +61,6 @@ class Function:
     shared_limit: int = DEFAULT_SHARED
 
 
-@dataclass(frozen=True)
-class LaunchRecord:
-    """A launch as it was asked for: parameter values as integers (tensor maps as `MapRecord`), the two scratch pointers
-    at the end. programmatic: whether it may begin before the launch in front of it has ended."""
-
-    name: str
-    grid: tuple[int, int, int]
-    threads: int
-    shared_bytes: int
-    values: tuple[Any, ...]
-    programmatic: bool = False
-
-
-@dataclass
-class Stream:
-    """after_launch: whether what was queued last is a launch of a kernel."""
-
-    capturing: list[LaunchRecord] | None = None
-    after_launch: bool = False
-
-
-@dataclass
-class Graph:
-    launches: list[LaunchRecord] = field(default_factory=list)
-
-
 class LaunchConfig:
     gridDimX = gridDimY = gridDimZ = blockDimX = blockDimY = blockDimZ = sharedMemBytes = numAttrs = 0
     hStream: Any = None
@@ -98,7 +73,8 @@ class LaunchAttribute:
 
 
 class FakeDriver:
-    """The module. capability: of the devices. memory: bytes of each. hooks: kernel name → what it does."""
+    """The module. capability: of the devices. memory: bytes of each. hooks: kernel name → what it does. schedule: when
+    what is queued happens."""
 
     CUlaunchConfig = LaunchConfig
     CUlaunchAttribute = LaunchAttribute
@@ -124,10 +100,13 @@ class FakeDriver:
         memory: int = 1 << 30,
         version: int = 13000,
         max_shared: int = 232448,
+        schedule: Immediate | Lazy | None = None,
         hooks: dict[str, Callable[..., None]] | None = None,
     ) -> None:
         self.capability, self.devices, self.memory_size, self.version = capability, devices, memory, version
         self.max_shared, self.hooks = max_shared, hooks or {}
+        self.schedule = schedule or Immediate()
+        self.host_memory: dict[int, Any] = {}
         self.calls: list[str] = []
         self.launches: list[LaunchRecord] = []
         self.replayed: list[LaunchRecord] = []
@@ -172,7 +151,7 @@ class FakeDriver:
     @property
     def clean(self) -> bool:
         """Whether nothing is left: memory, libraries, streams, graphs, events, contexts."""
-        return not (self.allocations or self.libraries or self.retained or +self.open)
+        return not (self.allocations or self.host_memory or self.libraries or self.retained or +self.open)
 
     def _before(self, name: str) -> None:
         self.calls.append(name)
@@ -260,9 +239,22 @@ class FakeDriver:
         return pointer
 
     def _cuMemFree(self, pointer: int) -> None:
+        self.schedule.drain_all()
         if not self.allocations[pointer].intact:
             self.violations.append("a guard band was overwritten")
         del self.allocations[pointer]
+
+    def _cuMemHostAlloc(self, nbytes: int, flags: int) -> int:
+        if nbytes <= 0 or flags:
+            raise Status(INVALID_VALUE)
+        memory = (ctypes.c_char * nbytes)()
+        self.host_memory[ctypes.addressof(memory)] = memory
+        return ctypes.addressof(memory)
+
+    def _cuMemFreeHost(self, pointer: int) -> None:
+        if self.schedule.uses(pointer):
+            self.violations.append("page-locked memory was freed before it was used")
+        del self.host_memory[pointer]
 
     def _cuMemGetInfo(self) -> tuple[int, int]:
         return self.memory_size - self.used, self.memory_size
@@ -277,25 +269,31 @@ class FakeDriver:
             self._stuck = ILLEGAL_ADDRESS
             raise Status(ILLEGAL_ADDRESS)
 
-    def _cuMemsetD8Async(self, pointer: int, value: int, nbytes: int, stream: Stream) -> None:
-        _not_a_launch(stream)
+    def _cuMemsetD8Async(self, pointer: int, value: int, nbytes: int, stream: Stream | None) -> None:
         self._require(self._inside(pointer, nbytes), "memset outside of memory")
-        ctypes.memset(pointer, value, nbytes)
+        self._queue(stream, lambda: ctypes.memset(pointer, value, nbytes))
 
-    def _cuMemcpyHtoDAsync(self, pointer: int, host: int, nbytes: int, stream: Stream) -> None:
-        _not_a_launch(stream)
+    def _cuMemcpyHtoDAsync(self, pointer: int, host: int, nbytes: int, stream: Stream | None) -> None:
+        """Memory that is not page-locked is read before the call returns."""
         self._require(self._inside(pointer, nbytes), "copy to outside of memory")
-        ctypes.memmove(pointer, host, nbytes)
+        if host in self.host_memory:
+            self._queue(stream, lambda: ctypes.memmove(pointer, host, nbytes), host)
+        else:
+            data = ctypes.string_at(host, nbytes)
+            self._queue(stream, lambda: ctypes.memmove(pointer, data, nbytes))
 
-    def _cuMemcpyDtoHAsync(self, host: int, pointer: int, nbytes: int, stream: Stream) -> None:
-        _not_a_launch(stream)
+    def _cuMemcpyDtoHAsync(self, host: int, pointer: int, nbytes: int, stream: Stream | None) -> None:
         self._require(self._inside(pointer, nbytes), "copy from outside of memory")
-        ctypes.memmove(host, pointer, nbytes)
+        self._queue(stream, lambda: ctypes.memmove(host, pointer, nbytes), host)
 
-    def _cuMemcpyDtoDAsync(self, target: int, source: int, nbytes: int, stream: Stream) -> None:
-        _not_a_launch(stream)
+    def _cuMemcpyDtoDAsync(self, target: int, source: int, nbytes: int, stream: Stream | None) -> None:
         self._require(self._inside(target, nbytes) and self._inside(source, nbytes), "copy outside of memory")
-        ctypes.memmove(target, source, nbytes)
+        self._queue(stream, lambda: ctypes.memmove(target, source, nbytes))
+
+    def _queue(self, stream: Stream | None, action: Callable[[], Any], host: int = 0) -> None:
+        if stream is not None:
+            stream.after_launch = False
+        self.schedule.queue(stream, Work(action, host=host))
 
     def _cuPointerGetAttribute(self, attribute: int, pointer: int) -> int:
         return 0
@@ -347,7 +345,7 @@ class FakeDriver:
         if config.hStream.capturing is not None:
             config.hStream.capturing.append(record)
         else:
-            self._execute(record)
+            self.schedule.queue(config.hStream, Work(lambda: self._execute(record)))
 
     def _programmatic(self, config: LaunchConfig, name: str) -> bool:
         """Whether the launch asks not to wait for the one in front of it, which must be a launch."""
@@ -404,10 +402,17 @@ class FakeDriver:
     def _cuStreamDestroy(self, stream: Stream) -> None:
         if stream.capturing is not None:
             self.violations.append("a stream was destroyed while capturing")
+        self.schedule.drain(stream)
         self.open["stream"] -= 1
 
-    def _cuStreamSynchronize(self, stream: Stream) -> None:
+    def _cuStreamSynchronize(self, stream: Stream | None) -> None:
         assert not isinstance(stream, Stream) or stream.capturing is None, "synchronize while capturing"
+        self.schedule.drain(stream if isinstance(stream, Stream) else None)
+
+    def _cuStreamWaitEvent(self, stream: Stream, event: Event, flags: int) -> None:
+        if event.mark is not None:
+            self.schedule.queue(stream, Work(lambda: None, after=event.mark))
+        stream.after_launch = False
 
     def _cuStreamBeginCapture(self, stream: Stream, mode: int) -> None:
         assert stream.capturing is None
@@ -429,24 +434,33 @@ class FakeDriver:
         self.open["executable graph"] -= 1
 
     def _cuGraphLaunch(self, graph: Graph, stream: Stream) -> None:
-        _not_a_launch(stream)
+        stream.after_launch = False
         for record in graph.launches:
-            self._execute(record)
+            self.schedule.queue(stream, Work(lambda record=record: self._execute(record)))
 
-    def _cuEventCreate(self, flags: int) -> list[int]:
+    def _cuEventCreate(self, flags: int) -> Event:
         self.open["event"] += 1
-        return []
+        return Event()
 
-    def _cuEventDestroy(self, event: list[int]) -> None:
+    def _cuEventDestroy(self, event: Event) -> None:
         self.open["event"] -= 1
 
-    def _cuEventRecord(self, event: list[int], stream: Stream) -> None:
-        _not_a_launch(stream)
-        event[:] = [len(self.replayed)]
+    def _cuEventRecord(self, event: Event, stream: Stream) -> None:
+        mark = event.mark = Mark(stream)
 
-    def _cuEventElapsedTime(self, start: list[int], end: list[int]) -> float:
+        def reach() -> None:
+            mark.reached, mark.launches = True, len(self.replayed)
+
+        self._queue(stream, reach)
+
+    def _cuEventSynchronize(self, event: Event) -> None:
+        if event.mark is not None:
+            self.schedule.finish(event.mark)
+
+    def _cuEventElapsedTime(self, start: Event, end: Event) -> float:
         """A launch takes a millisecond here."""
-        return float(end[0] - start[0])
+        assert start.mark and end.mark and start.mark.reached and end.mark.reached
+        return float(end.mark.launches - start.mark.launches)
 
 
 WITHOUT_CONTEXT = {
@@ -456,15 +470,10 @@ WITHOUT_CONTEXT = {
 }  # fmt: skip
 # Functions whose result is None when they fail.
 RESULTS = {
-    "cuMemAlloc", "cuLibraryLoadData", "cuLibraryGetKernel", "cuKernelGetFunction", "cuStreamCreate", "cuEventCreate",
-    "cuStreamEndCapture", "cuGraphInstantiate", "cuDevicePrimaryCtxRetain", "cuDeviceGetCount", "cuDeviceGet",
-    "cuGetErrorName", "cuGetErrorString",
+    "cuMemAlloc", "cuMemHostAlloc", "cuLibraryLoadData", "cuLibraryGetKernel", "cuKernelGetFunction", "cuStreamCreate",
+    "cuEventCreate", "cuStreamEndCapture", "cuGraphInstantiate", "cuDevicePrimaryCtxRetain", "cuDeviceGetCount",
+    "cuDeviceGet", "cuGetErrorName", "cuGetErrorString",
 }  # fmt: skip
-
-
-def _not_a_launch(stream: Stream | None) -> None:
-    if stream is not None:
-        stream.after_launch = False
 
 
 def floats(pointer: int, count: int) -> Any:

@@ -1,0 +1,156 @@
+"""Batches one after the other, copied in and out while others are computed.
+
+There are two lanes, each with input and output buffers on the GPU, page-locked memory on the host for both, and a graph
+of the network bound to them. Weights and arena are those of the executor, and so is the stream of the launches, on
+which they never overlap; the copies to the GPU and those back have a stream each. Batch ``n`` uses lane ``n % 2``:
+
+- its inputs are put into the lane's host memory when the copy of batch ``n - 2`` from there is done, and copied to the
+  GPU when the launches of batch ``n - 2`` have read what was there before;
+- it is launched, and its outputs are copied to host memory, when its inputs have arrived and the caller has taken the
+  outputs of batch ``n - 2``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import numpy as np
+
+from .. import errors
+from .binding import LaunchBinder
+from .driver import Device
+from .session import Session, allocate_one, capture, quietly
+
+Place = tuple[int, tuple[int, ...], np.dtype]
+"""Where an input or output lies on the GPU, its shape and its dtype."""
+LANES = 2
+
+
+class _Lane:
+    """What one batch uses. inputs, outputs: (address on the GPU, array in page-locked memory), in order."""
+
+    def __init__(self, inputs: list[tuple[int, np.ndarray]], outputs: list[tuple[int, np.ndarray]], graph: Any) -> None:
+        self.inputs, self.outputs, self.graph = inputs, outputs, graph
+        self.arrived: Any = None
+        self.computed: Any = None
+        self.left: Any = None
+
+
+class Pipeline:
+    """Two lanes over a prepared program. Made by `CudaExecutor.pipeline`; used by one thread at a time.
+
+    Call `upload` for every batch, and behind it `launch`; `collect` gives the results in order. At most two batches may
+    be launched and not collected, and one more uploaded.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        session: Session,
+        stream: Any,
+        binder: LaunchBinder,
+        buffers: dict[str, int],
+        inputs: Sequence[Place],
+        outputs: Sequence[Place],
+    ) -> None:
+        """Allocate and capture; the device is current. stream: that of the launches.
+
+        Raises `DeviceError`, and then gives everything back.
+        """
+        self._device, self._session, self._driver, self._run = device, session, device.driver, stream
+        self._uploaded = self._launched = self._collected = 0
+        with ExitStack() as undo:
+            self._up, self._down = self._stream(undo), self._stream(undo)
+            self._lanes = [self._lane(undo, binder, buffers, inputs, outputs) for _ in range(LANES)]
+            for stream in (self._down, self._run, self._up):
+                undo.callback(quietly, self._driver.synchronize, stream)
+            self._owned = undo.pop_all()
+
+    def upload(self, inputs: Sequence[np.ndarray]) -> None:
+        """Queue the copy of a batch to the GPU. The arrays may be changed afterwards."""
+        driver, lane = self._driver, self._lanes[self._uploaded % LANES]
+        with self._session:
+            driver.finish(lane.arrived)
+            driver.wait(self._up, lane.computed)
+            for (pointer, staged), array in zip(lane.inputs, inputs, strict=True):
+                if array.nbytes:
+                    np.copyto(staged, array)
+                    driver.to_device(pointer, staged.ctypes.data, array.nbytes, self._up)
+            driver.record(lane.arrived, self._up)
+        self._uploaded += 1
+
+    def launch(self) -> None:
+        """Queue the network on the batch uploaded next, and the copy of its outputs."""
+        assert self._launched < self._uploaded and self._launched < self._collected + LANES
+        driver, lane = self._driver, self._lanes[self._launched % LANES]
+        with self._session:
+            driver.wait(self._run, lane.arrived)
+            driver.launch_graph(lane.graph, self._run)
+            driver.record(lane.computed, self._run)
+            driver.wait(self._down, lane.computed)
+            for pointer, staged in lane.outputs:
+                if staged.nbytes:
+                    driver.to_host(staged.ctypes.data, pointer, staged.nbytes, self._down)
+            driver.record(lane.left, self._down)
+        self._launched += 1
+
+    def collect(self) -> list[np.ndarray]:
+        """The outputs of the first batch that has not been collected, as new arrays, when they are complete."""
+        lane = self._lanes[self._collected % LANES]
+        with self._session:
+            self._driver.finish(lane.left)
+        self._collected += 1
+        return [staged.copy() for _, staged in lane.outputs]
+
+    @property
+    def pending(self) -> int:
+        """Batches that are launched and not collected."""
+        return self._launched - self._collected
+
+    def close(self) -> None:
+        """Let what is queued finish, and give everything back; closing twice is fine."""
+        with suppress(errors.DeviceError), self._device.current():
+            self._owned.close()
+
+    # -- Preparing
+
+    def _stream(self, undo: ExitStack) -> Any:
+        stream = self._driver.create_stream()
+        undo.callback(quietly, self._driver.destroy_stream, stream)
+        return stream
+
+    def _event(self, undo: ExitStack) -> Any:
+        event = self._driver.create_event(timed=False)
+        undo.callback(quietly, self._driver.destroy_event, event)
+        return event
+
+    def _lane(
+        self,
+        undo: ExitStack,
+        binder: LaunchBinder,
+        buffers: dict[str, int],
+        inputs: Sequence[Place],
+        outputs: Sequence[Place],
+    ) -> _Lane:
+        staged = {
+            role: [self._staged(undo, role, *place[1:]) for place in places]
+            for role, places in (("input", inputs), ("output", outputs))
+        }
+        own = {f"{role}:{i}": pointer for role, pairs in staged.items() for i, (pointer, _) in enumerate(pairs)}
+        graph = capture(self._device, binder.bind(buffers | own), self._run, undo)
+        lane = _Lane(staged["input"], staged["output"], graph)
+        lane.arrived, lane.computed, lane.left = (self._event(undo) for _ in range(3))
+        return lane
+
+    def _staged(self, undo: ExitStack, role: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, np.ndarray]:
+        """A buffer on the GPU, and page-locked memory of the same size as an array."""
+        nbytes = math.prod(shape) * dtype.itemsize
+        pointer = allocate_one(self._device, nbytes, f"an {role} of batches that overlap", undo)
+        host = self._device.allocate_host(nbytes, f"an {role} of batches that overlap")
+        undo.callback(quietly, self._driver.free_host, host)
+        memory: Any = (ctypes.c_uint8 * max(nbytes, 1)).from_address(host)
+        return pointer, np.frombuffer(memory, np.uint8, count=nbytes).view(dtype).reshape(shape)

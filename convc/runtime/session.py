@@ -1,0 +1,82 @@
+"""Using a GPU from call to call: the device made current, failures settled, everything given back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from typing import Any
+
+from .. import errors
+from .driver import Device, Launch
+
+
+class Session:
+    """Makes the device current for a run; after a failure that outlasts the run, refuses every later one."""
+
+    def __init__(self, device: Device, stream: Any) -> None:
+        self._device, self._stream = device, stream
+        self._dead = ""
+
+    def __enter__(self) -> None:
+        if self._dead:
+            raise errors.engine_dead(self._dead)
+        self._device.driver.push(self._device.context)
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, errors.DeviceError):
+            self._settle(error)
+        self._device.driver.pop()
+
+    def _settle(self, error: errors.DeviceError) -> None:
+        """Let queued copies finish before their host memory goes away, and note a failure for good."""
+        try:
+            self._device.driver.synchronize(self._stream)
+        except errors.DeviceError as later:
+            error = later if later.sticky else error
+        if error.sticky:
+            self._dead = str(error)
+
+
+def release(device: Device, owned: ExitStack) -> None:
+    """Give back what an executor owns, as far as the driver still lets us. Nothing can be done in a fork."""
+    if os.getpid() != device.pid:
+        owned.pop_all()
+        return
+    with suppress(errors.DeviceError), device.current():
+        owned.close()
+
+
+def quietly(function: Callable[[Any], None], handle: Any, keep: Any = None) -> None:
+    """Give something back; where the driver refuses, the error that led here says more. keep: needed until then."""
+    with suppress(errors.DeviceError):
+        function(handle)
+
+
+def capture(device: Device, launches: Sequence[Launch], stream: Any, undo: ExitStack) -> Any:
+    """All launches as one executable graph, which ``undo`` gives back. stream: one that nothing else uses meanwhile.
+
+    Kernels that wait by themselves may start early, all but the first: in front of that is no kernel of this graph.
+    """
+    driver = device.driver
+    driver.begin_capture(stream)
+    try:
+        for number, launch in enumerate(launches):
+            driver.launch(launch, stream, early=launch.waits and number > 0)
+    except errors.DeviceError:
+        quietly(driver.abandon_capture, stream)
+        raise
+    graph = driver.instantiate(driver.end_capture(stream))
+    undo.callback(quietly, driver.destroy_graph, graph)
+    return graph
+
+
+def allocate(device: Device, sizes: dict[str, int], undo: ExitStack) -> dict[str, int]:
+    """One allocation per buffer: name → address. ``undo`` gives them back."""
+    return {name: allocate_one(device, nbytes, f"the buffer {name!r}", undo) for name, nbytes in sizes.items()}
+
+
+def allocate_one(device: Device, nbytes: int, what: str, undo: ExitStack) -> int:
+    pointer = device.allocate(nbytes, what)
+    undo.callback(quietly, device.driver.free, pointer)
+    return pointer

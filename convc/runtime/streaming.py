@@ -1,0 +1,55 @@
+"""The order in which batches go through a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+IN_FLIGHT = 2
+"""Batches that are launched and whose results have not been taken."""
+
+
+class Stages(Protocol):
+    """What a pipeline offers; see `convc.runtime.pipeline.Pipeline`."""
+
+    @property
+    def pending(self) -> int: ...
+
+    def upload(self, inputs: list[Any]) -> None: ...
+
+    def launch(self) -> None: ...
+
+    def collect(self) -> list[Any]: ...
+
+
+def overlapped(
+    pipeline: Stages, batches: Iterable[list[Any]], in_use: Callable[[], AbstractContextManager[None]]
+) -> Iterator[list[Any]]:
+    """The results of every batch, in order. in_use: entered for every step.
+
+    An error of ``batches`` is raised behind the results of the batches in front of it.
+    """
+    source, failure = iter(batches), None
+    while True:
+        try:
+            batch = next(source)
+        except StopIteration:
+            break
+        except Exception as error:  # whatever it is, what is under way comes first
+            failure = error
+            break
+        results = None
+        with in_use():
+            pipeline.upload(batch)
+            if pipeline.pending == IN_FLIGHT:
+                results = pipeline.collect()
+            pipeline.launch()
+        if results is not None:
+            yield results
+    while pipeline.pending:
+        with in_use():
+            results = pipeline.collect()
+        yield results
+    if failure is not None:
+        raise failure
