@@ -17,18 +17,29 @@ from ..dsl import Network
 from .alexnet import alexnet, zfnet
 from .alphago import alphago_policy
 from .classical import classical
-from .densenet import densenet121
+from .densenet import CONFIGURATIONS as DENSENETS
+from .densenet import densenet
 from .efficientnet import efficientnet_b0
+from .espcn import espcn
 from .googlenet import googlenet
+from .inception import inception_v3
 from .lenet import convnetjs_cifar10, lenet5
-from .mobilenet import mobilenet_v1, mobilenet_v2
+from .linear import linear_classifier, perceptron, two_layer
+from .mobilenet import mobilenet_v1, mobilenet_v2, mobilenet_v3
+from .nasnet import nasnet_mobile
+from .openpose import openpose
 from .resnet import resnet, resnet_cifar
+from .rpn import faster_rcnn_rpn
 from .squeezenet import squeezenet
 from .vgg import vgg
+from .yolo import tiny_yolo_v2, yolo_v3_tiny
 
 __all__ = ["build", "classical", "describe", "names"]
 
 NETWORKS: dict[str, Callable[..., None]] = {
+    "perceptron": perceptron,
+    "linear_classifier": linear_classifier,
+    "two_layer": two_layer,
     "lenet5": lenet5,
     "convnetjs_cifar10": convnetjs_cifar10,
     "alexnet": alexnet,
@@ -40,14 +51,28 @@ NETWORKS: dict[str, Callable[..., None]] = {
     "vgg16": partial(vgg, configuration="D"),
     "vgg19": partial(vgg, configuration="E"),
     "googlenet": googlenet,
+    "inception_v3": inception_v3,
     **{f"resnet{depth}": partial(resnet, depth=depth) for depth in (18, 34, 50, 101, 152)},
+    "wide_resnet50": partial(resnet, depth=50, base_width=128),
+    "wide_resnet101": partial(resnet, depth=101, base_width=128),
+    "resnext50": partial(resnet, depth=50, groups=32, base_width=4),
+    "resnext101": partial(resnet, depth=101, groups=32, base_width=8),
+    "se_resnet50": partial(resnet, depth=50, squeeze=16),
     **{f"resnet{depth}": partial(resnet_cifar, depth=depth) for depth in (20, 32, 44, 56, 110)},
-    "densenet121": densenet121,
+    **{f"densenet{depth}": partial(densenet, depth=depth) for depth in DENSENETS},
     "squeezenet1_0": partial(squeezenet, version="1_0"),
     "squeezenet1_1": partial(squeezenet, version="1_1"),
     "mobilenet_v1": mobilenet_v1,
     "mobilenet_v2": mobilenet_v2,
+    "mobilenet_v3_large": partial(mobilenet_v3, version="large"),
+    "mobilenet_v3_small": partial(mobilenet_v3, version="small"),
     "efficientnet_b0": efficientnet_b0,
+    "nasnet_mobile": nasnet_mobile,
+    "tiny_yolo_v2": tiny_yolo_v2,
+    "yolo_v3_tiny": yolo_v3_tiny,
+    "faster_rcnn_rpn": faster_rcnn_rpn,
+    "openpose": openpose,
+    "espcn": espcn,
     "alphago_policy": alphago_policy,
 }
 """Name → what writes it into an empty network."""

@@ -1,6 +1,12 @@
-"""Residual networks (He et al. 2015) for ImageNet and for CIFAR-10, with batch-norm after every convolution."""
+"""Residual networks with batch-norm after every convolution: for ImageNet and for CIFAR-10.
+
+ResNet (He et al. 2015), Wide ResNet (Zagoruyko & Komodakis 2016), ResNeXt (Xie et al. 2016), SE-ResNet (Hu et al.
+2017).
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from ..dsl import Network, Tensor
 
@@ -14,33 +20,56 @@ IMAGENET: dict[int, tuple[bool, tuple[int, int, int, int]]] = {
 """Depth → whether its blocks are bottlenecks, and the number of blocks in each stage."""
 
 
-def resnet(net: Network, depth: int, size: int = 224, classes: int = 1000, stride_in_1x1: bool = False) -> None:
-    """ResNet-18, 34, 50, 101 or 152.
+@dataclass(frozen=True)
+class Bottleneck:
+    """How a bottleneck differs from the first ResNet's.
+
+    base_width: filters of its 3x3 convolution for each 64 of the stage's, times ``groups``. squeeze: its channels over
+    those in the middle of squeeze-and-excitation; 0: none. stride_in_1x1: the stride is in the first 1x1 convolution.
+    """
+
+    groups: int = 1
+    base_width: int = 64
+    squeeze: int = 0
+    stride_in_1x1: bool = False
+
+    def __call__(self, x: Tensor, filters: int, stride: int, name: str, gain: float) -> Tensor:
+        """1x1, 3x3 and 1x1 convolutions beside a shortcut; ``gain`` scales the branch's last batch-norm."""
+        width = filters * self.base_width // 64 * self.groups
+        first, second = (stride, 1) if self.stride_in_1x1 else (1, stride)
+        y = _conv(x, width, 1, first, f"{name}.a").relu()
+        y = _conv(y, width, 3, second, f"{name}.b", groups=self.groups).relu()
+        y = _conv(y, 4 * filters, 1, 1, f"{name}.c", gain)
+        if self.squeeze:
+            y = y.squeeze_excitation(y.channels // self.squeeze, name=f"{name}.se")
+        return _projected(x, 4 * filters, stride, name).add(y, name=f"{name}.add").relu()
+
+
+def resnet(
+    net: Network,
+    depth: int,
+    groups: int = 1,
+    base_width: int = 64,
+    squeeze: int = 0,
+    size: int = 224,
+    classes: int = 1000,
+    stride_in_1x1: bool = False,
+) -> None:
+    """ResNet-18, 34, 50, 101 or 152, and what was made of the last three; see `Bottleneck`.
 
     stride_in_1x1: put the stride of a bottleneck into its first 1x1 convolution, as the paper does, and not into
         the 3x3 one ("v1.5"), as most exporters do.
     """
     bottlenecks, stages = IMAGENET[depth]
+    write = Bottleneck(groups, base_width, squeeze, stride_in_1x1) if bottlenecks else basic
     x = net.input(3, size, size)
     x = _conv(x, 64, 7, 2, "stem").relu().max_pool(3, stride=2, padding=1)
     for stage, blocks in enumerate(stages):
         for block in range(blocks):
             stride = 2 if stage and not block else 1
             name = f"stage{stage + 1}.block{block + 1}"
-            if bottlenecks:
-                x = bottleneck(x, 64 << stage, stride, stride_in_1x1, name, gain=sum(stages) ** -0.5)
-            else:
-                x = basic(x, 64 << stage, stride, name, gain=sum(stages) ** -0.5)
+            x = write(x, 64 << stage, stride, name, sum(stages) ** -0.5)
     net.output(x.global_avg_pool().dense(classes))
-
-
-def bottleneck(x: Tensor, filters: int, stride: int, stride_in_1x1: bool, name: str, gain: float) -> Tensor:
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut; ``gain`` scales the branch's last batch-norm."""
-    first, second = (stride, 1) if stride_in_1x1 else (1, stride)
-    y = _conv(x, filters, 1, first, f"{name}.a").relu()
-    y = _conv(y, filters, 3, second, f"{name}.b").relu()
-    y = _conv(y, 4 * filters, 1, 1, f"{name}.c", gain)
-    return _projected(x, 4 * filters, stride, name).add(y, name=f"{name}.add").relu()
 
 
 def basic(x: Tensor, filters: int, stride: int, name: str, gain: float) -> Tensor:
@@ -57,8 +86,8 @@ def _projected(x: Tensor, filters: int, stride: int, name: str) -> Tensor:
     return _conv(x, filters, 1, stride, f"{name}.shortcut")
 
 
-def _conv(x: Tensor, filters: int, kernel: int, stride: int, name: str, gain: float = 1.0) -> Tensor:
-    y = x.conv(filters, kernel, stride, padding=kernel // 2, bias=False, name=f"{name}.conv")
+def _conv(x: Tensor, filters: int, kernel: int, stride: int, name: str, gain: float = 1.0, groups: int = 1) -> Tensor:
+    y = x.conv(filters, kernel, stride, padding=kernel // 2, groups=groups, bias=False, name=f"{name}.conv")
     return y.batch_norm(gain=gain, name=f"{name}.bn")
 
 

@@ -17,11 +17,18 @@ CONFIGURATIONS: dict[str, tuple[int, int, int, int, int]] = {
 
 def vgg(net: Network, configuration: str, size: int = 224, classes: int = 1000) -> None:
     """One configuration of the paper's table 1."""
-    x = net.input(3, size, size)
-    for stage, depth in enumerate(CONFIGURATIONS[configuration]):
-        x = _stage(x, configuration, stage, depth)
+    x = features(net.input(3, size, size), configuration)
     x = x.dense(4096).relu().dropout().dense(4096).relu().dropout()
     net.output(x.dense(classes).softmax())
+
+
+def features(x: Tensor, configuration: str = "D", stages: int = 5, last_pool: bool = True) -> Tensor:
+    """The first stages, with convolutions called ``conv1_1`` and so on; ``last_pool``: with the pooling behind them."""
+    for stage, depth in enumerate(CONFIGURATIONS[configuration][:stages]):
+        x = _stage(x, configuration, stage, depth)
+        if last_pool or stage + 1 < stages:
+            x = x.max_pool(2, name=f"pool{stage + 1}")
+    return x
 
 
 def _stage(x: Tensor, configuration: str, stage: int, depth: int) -> Tensor:
@@ -30,6 +37,4 @@ def _stage(x: Tensor, configuration: str, stage: int, depth: int) -> Tensor:
         pointwise = configuration == "C" and layer == 2
         kernel, padding = (1, 0) if pointwise else (3, 1)
         x = x.conv(filters, kernel, padding=padding, name=f"conv{stage + 1}_{layer + 1}").relu()
-    if configuration == "A-LRN" and stage == 0:
-        x = x.lrn()
-    return x.max_pool(2, name=f"pool{stage + 1}")
+    return x.lrn() if configuration == "A-LRN" and stage == 0 else x
