@@ -8,32 +8,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiled import APART, Builder, conv, evaluate, integers, planned, run_planned, same
-from hypothesis import given, settings
+from chains import Reasons, bias_of, chained, depthwise, input_of, pointwise, reasons_between, windowed, with_residual
+from compiled import APART, Builder, conv, evaluate, planned, run_planned, same
 from hypothesis import strategies as st
+from rule_checks import check_machine_code, declined, emitted, in_every_mode, kernel_checks, reasons
 from small_networks import POOL, inside, weights
 
 from convc.analysis.explain import explain
 from convc.analysis.figures import asked_bytes, loop_bytes, operations
-from convc.analysis.kernel_check import check_kernels
 from convc.api import plan
-from convc.codegen.cache import KernelCache
-from convc.codegen.emit import emit
-from convc.compiler import compile_plan
 from convc.frontends import zoo
-from convc.ir import DType, Value
+from convc.ir import Value
 from convc.ir.chained import ChainedContraction
 from convc.ir.plan import Tile
-from convc.passes import Switches, back_to_back, chained_tiles, fuse
+from convc.passes import Switches, back_to_back, chained_tiles
 from convc.passes.back_to_back import RULE
 from convc.passes.policies import Always
 from convc.passes.traffic import traffic
-from convc.planner import Options, Plan, make_plan, optimise
-from convc.runtime.network import CompiledNetwork
+from convc.planner import Options, Plan, make_plan
 from convc.targets import TARGETS
-
-RANDOM = np.random.default_rng(3)
-MODES = ("fp32", "tf32", "fp16", "bf16")
 
 
 def fused(plan: Plan) -> list[ChainedContraction]:
@@ -41,67 +34,28 @@ def fused(plan: Plan) -> list[ChainedContraction]:
     return [problem for problem in problems if isinstance(problem, ChainedContraction)]
 
 
-def reasons(plan: Plan) -> list[str]:
-    return [decline.reason for decline in plan.fused.declines if decline.rule == RULE]
-
-
-def pointwise(b: Builder, y: Value, filters: int = 24, *bias: np.ndarray, **attributes: Any) -> Value:
-    shape = b.graph.type(y).shape
-    kernel = (1,) * (len(shape) - 2)
-    w = weights(filters, int(shape[1]) // attributes.get("groups", 1), *kernel)
-    return conv(b, y, w, *bias, **attributes)
-
-
 # -- numbers ----------------------------------------------------------------------------------------------------------
 @st.composite
 def cases(draw: st.DrawFn) -> dict[str, Any]:
-    rank = draw(st.sampled_from([1, 2, 2, 2, 3]))
-    size, dilation = draw(st.sampled_from([(1, 1), (3, 1), (3, 2), (2, 1)]))
-    reach = (size - 1) * dilation + 1
-    return {
-        "shape": (
-            draw(st.integers(1, 3)),
-            draw(st.sampled_from([3, 16, 21, 40])),
-            *(reach + draw(st.integers(0, 4)) for _ in range(rank)),
-        ),
-        "size": size,
-        "window": {
-            "pads": tuple(draw(st.integers(0, reach - 1)) for _ in range(2 * rank)),
-            "strides": (draw(st.integers(1, 2)),) * rank,
-            "dilations": (dilation,) * rank,
-        },
+    return draw(windowed([(1, 1), (3, 1), (3, 2), (2, 1)])) | {
         "middle": draw(st.sampled_from([1, 7, 16, 33])),
         "filters": draw(st.sampled_from([1, 16, 40])),
-        "chain": draw(st.sampled_from(["", "bias", "clip", "shift", "gate"])),
-        "residual": draw(st.booleans()),
-        "inside": draw(st.booleans()),
     }
 
 
 def block(case: dict[str, Any]) -> Builder:
-    """Two convolutions over small whole numbers, exact in every mode; "gate" reads a value twice."""
+    """Two convolutions over small whole numbers, exact in every mode."""
     b = Builder()
-    x = inside(b, *case["shape"]) if case["inside"] else b.input(weights(*case["shape"]))
-    middle, rank = case["middle"], len(case["shape"]) - 2
-    first = weights(middle, case["shape"][1], *(case["size"],) * rank)
-    y = conv(b, x, first, *([weights(middle)] if case["chain"] else []), **case["window"])
-    if case["chain"] in ("clip", "gate"):
-        y = b.add("Clip", y, min=-3.0, max=6.0)
-    if case["chain"] == "gate":
-        y = b.add("Add", b.add("Relu", y), b.add("Neg", y))
-    if case["chain"] == "shift":
-        y = b.add("Abs", b.add("Sub", b.constant(weights(1, middle, *(1,) * rank)), y))
-    z = pointwise(b, b.add("Clip", y, min=-8.0, max=8.0), case["filters"], weights(case["filters"]))
-    if case["residual"]:
-        z = b.add("Relu", b.add("Add", b.input(weights(*map(int, b.graph.type(z).shape))), z))
-    b.output(z)
+    _, channels, *spatial = case["shape"]
+    middle, filters = case["middle"], case["filters"]
+    first = weights(middle, channels, *(case["size"],) * len(spatial))
+    y = conv(b, input_of(b, case), first, *bias_of(case, middle), **case["window"])
+    y = b.add("Clip", chained(b, y, case["chain"], low=-3.0, gate="Add"), min=-8.0, max=8.0)
+    b.output(with_residual(b, case, pointwise(b, y, filters, weights(filters))))
     return b
 
 
-@pytest.mark.usefixtures("interpreters")
-@pytest.mark.parametrize("dtype", MODES)
-@settings(settings.get_profile("shared-process"), max_examples=8)
-@given(cases())
+@in_every_mode(cases())
 def test_computes_what_the_operators_do(dtype: str, case: dict[str, Any]) -> None:
     b = block(case)
     found = planned(b.graph, dtype=dtype)
@@ -151,7 +105,7 @@ def test_kernel_by_kernel_and_every_edge_explained() -> None:
     y = b.add("Relu", conv(b, x, weights(16, 32, 3, 3), weights(16), pads=(1,) * 4))
     b.output(b.add("Relu", b.add("Add", pointwise(b, y, 32), x)))
     found = planned(b.graph, dtype="fp16")
-    checks = list(check_kernels(found, CompiledNetwork(compile_plan(found)), "interpreter", b.inputs))
+    checks = kernel_checks(found, b.inputs)
     assert all(check.ok for check in checks) and checks[-1].rules == (RULE, "conv-epilogue")
     edges = [edge for edge in explain(found) if edge.kernel == checks[-1].kernel and edge.fused]
     assert {edge.rule for edge in edges if edge.target.startswith("conv")} == {RULE}
@@ -196,7 +150,7 @@ def test_declines_where_the_tiles_take_longer() -> None:
     x = b.input(np.zeros((1, 512, 14, 14), np.float32))
     b.output(pointwise(b, b.add("Relu", conv(b, x, weights(128, 512, 3, 3), pads=(1,) * 4)), 128))
     found = plan(b.graph, "sm_90", "fp16", disable=APART.disable)
-    assert fused(found) == [] and "dividing the work of both by pixels alone takes" in reasons(found)[0]
+    assert fused(found) == [] and "dividing the work of both by pixels alone takes" in reasons(found.fused, RULE)[0]
     (forced,) = planned(b.graph, "sm_90", dtype="fp16").programs
     assert forced.launches[-1].steps[0].tile.predicted_us > found.programs[0].predicted_us
 
@@ -212,72 +166,40 @@ def _computed(b: Builder, x: Value) -> Value:
     return pointwise(b, y)
 
 
-def _varying(b: Builder, x: Value) -> Value:
-    return pointwise(b, b.add("Mul", _first(b, x), b.constant(weights(1, 1, 4, 4))))
-
-
-def _too_many(b: Builder, x: Value) -> Value:
-    y = _first(b, x)
-    for seed in range(7):
-        y = b.add("Min" if seed % 2 else "Max", y, b.constant(integers(np.random.default_rng(seed), (24, 1, 1), 9)))
-    return pointwise(b, y)
-
-
-def _several_readers(b: Builder, x: Value) -> Value:
-    y = _first(b, x)
-    b.output(b.add("ReduceMax", y, axes=(2, 3), keepdims=True))
-    return pointwise(b, y)
-
-
-def _not_a_float(b: Builder, x: Value) -> Value:
-    return pointwise(b, b.add("Cast", b.add("Cast", _first(b, x), dtype=DType.INT32), dtype=DType.FP32))
-
-
 def _another_kernel(b: Builder, x: Value) -> Value:
-    y = conv(b, x, weights(24, 1, 3, 3), groups=24)
-    return pointwise(b, pointwise(b, y))
+    return pointwise(b, pointwise(b, depthwise(b, x, pads=(0,) * 4)))
 
 
-REASONS: dict[str, tuple[str, Callable[[Builder, Value], Value]]] = {
+REASONS: Reasons = {
     "window": ("every position", lambda b, x: conv(b, _first(b, x), weights(4, 24, 3, 3))),
     "pads": ("pads its input", lambda b, x: pointwise(b, _first(b, x), pads=(1,) * 4)),
     "stride": ("skips pixels", lambda b, x: pointwise(b, _first(b, x), strides=(2, 2))),
     "weights": ("computed at run time", _computed),
     "channels": ("136 channels between them", lambda b, x: pointwise(b, _first(b, x, 136))),
-    "tensor": ("not constant", lambda b, x: pointwise(b, b.add("Mul", _first(b, x), b.input(weights(1, 24, 1, 1))))),
-    "varying constant": ("varies from pixel to pixel", _varying),
-    "many constants": ("more than 6", _too_many),
-    "type": ("is int32", _not_a_float),
-    "graph output": ("graph output", lambda b, x: pointwise(b, b.output(_first(b, x)))),
-    "several readers": ("several operators read it", _several_readers),
     "another kernel": ("already belongs to another kernel", _another_kernel),
+    **reasons_between(_first, pointwise),
 }
 
 
 @pytest.mark.parametrize("case", REASONS)
 def test_declines_with_a_reason(case: str) -> None:
-    b = Builder()
     reason, build = REASONS[case]
-    b.output(build(b, b.input(weights(1, 24, 6, 6))))
-    canonical, _ = optimise(b.graph, Options())
-    found = fuse(canonical, Switches(), Always())
-    assert not any(RULE in region.rules for region in found.regions)
-    said = [decline.reason for decline in found.declines if decline.rule == RULE]
-    assert len(said) == 1 and reason in said[0], said
+    (said,) = declined(RULE, build, Always())
+    assert reason in said
 
 
 def test_declines_where_no_tile_holds_both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(back_to_back, "ranked", lambda *_: [])
-    assert reasons(plan(block(WIDE).graph)) == ["no tile of both convolutions fits into a multiprocessor"]
+    assert reasons(plan(block(WIDE).graph).fused, RULE) == ["no tile of both convolutions fits into a multiprocessor"]
 
 
 def test_says_that_it_is_switched_off_and_nothing_of_other_convolutions() -> None:
-    assert reasons(plan(block(WIDE).graph, disable=RULE)) == ["the rule is switched off"]
+    assert reasons(plan(block(WIDE).graph, disable=RULE).fused, RULE) == ["the rule is switched off"]
     b = Builder()
     x = b.input(weights(1, 64, 6, 6))
     b.output(pointwise(b, pointwise(b, x, 64), 32, groups=2))
     b.output(pointwise(b, conv(b, x, weights(64, 32, 3, 3), groups=2)))
-    assert reasons(plan(b.graph)) == []
+    assert reasons(plan(b.graph).fused, RULE) == []
 
 
 # -- counting and machine code ----------------------------------------------------------------------------------------
@@ -313,7 +235,7 @@ def test_there_is_a_tile_for_every_size(gpu: str, dtype: str) -> None:
 def test_source(golden: Callable[[str, str], None]) -> None:
     (problem,) = fused(planned(block(WIDE).graph, "sm_90", dtype="fp16"))
     tile = Tile(64, 32, 32, num_warps=4, num_stages=3, col_blocks=2)
-    golden("kernels/conv3x3_conv1x1.py", emit(problem, tile, lambda operand: operand.offset % 8 == 0).source)
+    golden("kernels/conv3x3_conv1x1.py", emitted(problem, tile).source)
 
 
 BLOCKS = [(64, 3, 64, 256, 56, True), (128, 3, 128, 512, 28, True), (672, 1, 28, 672, 1, False)]
@@ -322,7 +244,6 @@ BLOCKS = [(64, 3, 64, 256, 56, True), (128, 3, 128, 512, 28, True), (672, 1, 28,
 
 @pytest.mark.parametrize("dtype", ["fp16", "tf32", "fp32"])
 def test_no_spills_and_tensor_cores(dtype: str, tmp_path: Path) -> None:
-    pytest.importorskip("triton", reason="kernels are compiled with Triton")
     b = Builder("blocks")
     for channels, size, middle, filters, extent, residual in BLOCKS:
         x = inside(b, 1, channels, extent, extent)
@@ -330,10 +251,4 @@ def test_no_spills_and_tensor_cores(dtype: str, tmp_path: Path) -> None:
         z = pointwise(b, b.add("Relu", y), filters, weights(filters))
         b.output(b.add("Relu", b.add("Add", z, inside(b, 1, filters, extent, extent))) if residual else z)
     found = planned(b.graph, "sm_80", "sm_90", dtype=dtype)
-    for program in compile_plan(found, KernelCache(tmp_path)).manifest.programs:
-        kernels = [kernel for kernel in program.kernels if kernel.family == "chained"]
-        assert len(kernels) == len(BLOCKS)
-        for kernel in kernels:
-            assert kernel.binary.spill_bytes == 0 and kernel.binary.registers <= 255, kernel.name
-            assert kernel.binary.shared_bytes <= TARGETS[program.target].shared_bytes
-            assert (kernel.binary.tensor_core_instructions > 0) == (dtype != "fp32"), kernel.name
+    check_machine_code(found, tmp_path, len(BLOCKS), lambda kernel: kernel.family == "chained", dtype != "fp32")

@@ -8,45 +8,37 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiled import Builder, conv, evaluate, inputs_of, integers, run, same
-from hypothesis import given, settings
+from chains import Reasons, chained, input_of, pointwise, reasons_between, windowed, with_residual
+from compiled import Builder, conv, evaluate, run, same
 from hypothesis import strategies as st
+from rule_checks import (
+    APART,
+    check_machine_code,
+    check_network,
+    declined,
+    emitted,
+    in_every_mode,
+    kernel_checks,
+    plan_of,
+    reasons,
+    reference_of,
+    same_without,
+)
 from small_networks import NETWORKS, POOL, inside, weights
 
 from convc.analysis.explain import explain
-from convc.analysis.kernel_check import check_kernels
-from convc.analysis.verify import reference_outputs, verify
-from convc.codegen.cache import KernelCache
-from convc.codegen.emit import emit
-from convc.compiler import compile_plan
 from convc.frontends import zoo
-from convc.frontends.export import export_onnx
-from convc.ir import DType, Value
+from convc.ir import Value
 from convc.ir.plan import Tile
 from convc.ir.separable import SeparableContraction
-from convc.passes import Switches, fuse, separable_tiles
+from convc.passes import Switches, separable_tiles
 from convc.passes.pool_conv import RULE
-from convc.planner import Options, Plan, make_plan, optimise
-from convc.runtime.network import CompiledNetwork
-from convc.targets import target
-
-MODES = ("fp32", "tf32", "fp16", "bf16")
-FEW = settings(settings.get_profile("shared-process"), max_examples=8)
+from convc.planner import Options, Plan, make_plan
 
 
 def pool(b: Builder, x: Value, op: str = "MaxPool", **attributes: Any) -> Value:
     counted = {"count_include_pad": False} if op == "AveragePool" else {}
     return b.add(op, x, **{**POOL, "strides": (1, 1), **counted, **attributes})
-
-
-def pointwise(b: Builder, y: Value, filters: int = 24, *bias: np.ndarray, **attributes: Any) -> Value:
-    shape = b.graph.type(y).shape
-    kernel = (1,) * (len(shape) - 2)
-    return conv(b, y, weights(filters, int(shape[1]) // attributes.get("groups", 1), *kernel), *bias, **attributes)
-
-
-def plan_of(b: Builder, *targets: str, **options: Any) -> Plan:
-    return make_plan(b.graph, Options(targets or ("sm_90",), **options))
 
 
 def fused(plan: Plan) -> list[SeparableContraction]:
@@ -56,35 +48,18 @@ def fused(plan: Plan) -> list[SeparableContraction]:
     return problems  # type: ignore[return-value]
 
 
-def reasons(plan: Plan) -> list[str]:
-    return [decline.reason for decline in plan.fused.declines if decline.rule == RULE]
-
-
 # -- numbers ----------------------------------------------------------------------------------------------------------
 @st.composite
 def cases(draw: st.DrawFn) -> dict[str, Any]:
-    rank = draw(st.sampled_from([1, 2, 2, 2, 2, 3]))
-    size, dilation = draw(st.sampled_from([(3, 1), (3, 2), (4, 1), (2, 1)]))
-    reach = (size - 1) * dilation + 1
+    case = draw(windowed([(3, 1), (3, 2), (4, 1), (2, 1)], chains=("", "clip", "gate"), pooled=True))
     op = draw(st.sampled_from(["MaxPool", "MaxPool", "AveragePool"]))
-    spatial = tuple(reach + draw(st.integers(0, 4)) for _ in range(rank))
-    pads = tuple(draw(st.integers(0, min(reach - 1, size // 2 * dilation))) for _ in range(2 * rank))
-    return {
+    kernel = {"kernel_shape": (case["size"],) * (len(case["shape"]) - 2), "ceil_mode": draw(st.booleans())}
+    counted = {"count_include_pad": draw(st.booleans())} if op == "AveragePool" else {}
+    return case | {
         "op": op,
-        "shape": (draw(st.integers(1, 3)), draw(st.sampled_from([3, 16, 21, 40])), *spatial),
-        "window": {
-            "kernel_shape": (size,) * rank,
-            "pads": pads,
-            "strides": (draw(st.integers(1, 2)),) * rank,
-            "dilations": (dilation,) * rank,
-            "ceil_mode": draw(st.booleans()),
-            **({"count_include_pad": draw(st.booleans())} if op == "AveragePool" else {}),
-        },
+        "window": case["window"] | kernel | counted,
         "filters": draw(st.sampled_from([1, 7, 16, 33])),
-        "chain": draw(st.sampled_from(["", "clip", "gate"])),
-        "residual": draw(st.booleans()),
         "readers": draw(st.integers(1, 3)),
-        "inside": draw(st.booleans()),
     }
 
 
@@ -92,30 +67,17 @@ def block(case: dict[str, Any]) -> Builder:
     """Pooling and what reads it, over whole numbers: maxima are exact in every mode, and so are averages in fp32 whose
     windows hold a power of two."""
     b = Builder()
-    x = inside(b, *case["shape"]) if case["inside"] else b.input(weights(*case["shape"]))
-    y = pool(b, x, case["op"], **case["window"])
-    if case["chain"]:
-        y = b.add("Clip", y, min=0.0, max=6.0)
-    if case["chain"] == "gate":
-        y = b.add("Mul", b.add("Relu", y), b.add("Neg", y))
-    for index in range(case["readers"]):
-        z = pointwise(b, y, case["filters"] + index, weights(case["filters"] + index))
-        if case["residual"]:
-            z = b.add("Relu", b.add("Add", b.input(weights(*map(int, b.graph.type(z).shape))), z))
-        b.output(z)
+    y = chained(b, pool(b, input_of(b, case), case["op"], **case["window"]), case["chain"])
+    for filters in range(case["filters"], case["filters"] + case["readers"]):
+        b.output(with_residual(b, case, pointwise(b, y, filters, weights(filters))))
     return b
 
 
-@pytest.mark.usefixtures("interpreters")
-@pytest.mark.parametrize("dtype", MODES)
-@FEW
-@given(cases())
+@in_every_mode(cases())
 def test_computes_what_the_operators_do(dtype: str, case: dict[str, Any]) -> None:
     b = block(case)
     assert len(fused(plan_of(b, dtype=dtype))) == case["readers"]
-    found = run(b.graph, b.inputs, dtype=dtype)
-    same(found, run(b.graph, b.inputs, dtype=dtype, disable=RULE))
-    wanted = reference_outputs(export_onnx(b.graph, opset=22), b.inputs)
+    found, wanted = same_without(b, RULE, dtype), reference_of(b)
     if case["op"] == "MaxPool":
         same(found, wanted)
     elif dtype == "fp32":
@@ -135,8 +97,7 @@ def test_special_values(dtype: str, channels: int) -> None:
     y = pool(b, b.add("Neg", b.add("Neg", b.input(array))))
     b.output(conv(b, y, np.eye(channels, dtype=np.float32)[:, :, None, None]))
     assert len(fused(plan_of(b))) == 1
-    found = run(b.graph, b.inputs, dtype=dtype)
-    same(found, run(b.graph, b.inputs, dtype=dtype, disable=RULE))
+    found = same_without(b, RULE, dtype)
     same(found, evaluate(b.graph, b.inputs))
     assert np.isnan(found["y0"][0, 0, 0, 0])
 
@@ -179,29 +140,19 @@ WIDE: dict[str, Any] = {
 @pytest.mark.usefixtures("interpreters")
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_inception_with_and_without(dtype: str) -> None:
-    """Each is within its bound of the reference, so both are within two bounds of each other."""
-    graph = NETWORKS["inception"]()
-    checked = verify(graph, device="interpreter", dtype=dtype)
-    assert checked.ok, checked.outputs
-    inputs = inputs_of(graph)
-    found, unfused = (run(graph, inputs, dtype=dtype, disable=disabled) for disabled in ((), RULE))
-    for (name, array), output in zip(found.items(), checked.outputs, strict=True):
-        assert abs(array - unfused[name]).max() <= 2 * output.bound
+    check_network(NETWORKS["inception"](), dtype, RULE)
 
 
 @pytest.mark.usefixtures("interpreters")
 def test_kernels_one_by_one_where_two_of_them_pool_the_same_tensor() -> None:
     b = block({**WIDE, "shape": (1, 20, 7, 7), "filters": 9, "readers": 2})
-    plan = make_plan(b.graph, Options(("interpreter",), "fp16"))
+    plan = plan_of(b, "interpreter", dtype="fp16")
     assert len(fused(plan)) == 2
-    checks = list(check_kernels(plan, CompiledNetwork(compile_plan(plan)), "interpreter", b.inputs))
+    checks = kernel_checks(plan, b.inputs)
     steps = [step for launch in plan.programs[0].launches for step in launch.steps]
     assert len(checks) == len(steps) and all(check.ok for check in checks)
     edges = [edge for edge in explain(plan) if edge.source.startswith("maxpool")]
     assert len(edges) == 2 and all(edge.rule == RULE for edge in edges)
-
-
-APART = ("last-block", "sibling-convolutions")
 
 
 @pytest.mark.parametrize(("name", "regions", "saved"), [("googlenet", 9, 3.7), ("squeezenet1_1", 2, 0.5)])
@@ -217,73 +168,44 @@ def test_what_the_zoo_gains(name: str, regions: int, saved: float) -> None:
 
 
 # -- reasons ----------------------------------------------------------------------------------------------------------
-def _other_tensor(b: Builder, y: Value) -> Value:
-    return pointwise(b, b.add("Mul", y, b.input(weights(1, 24, 1, 1))))
-
-
-def _varying(b: Builder, y: Value) -> Value:
-    return pointwise(b, b.add("Mul", y, b.constant(weights(1, 1, 6, 6))))
-
-
-def _too_many(b: Builder, y: Value) -> Value:
-    for seed in range(7):
-        y = b.add("Min" if seed % 2 else "Max", y, b.constant(integers(np.random.default_rng(seed), (24, 1, 1), 9)))
-    return pointwise(b, y)
-
-
-def _not_a_float(b: Builder, y: Value) -> Value:
-    return pointwise(b, b.add("Cast", b.add("Cast", y, dtype=DType.INT32), dtype=DType.FP32))
-
-
-def _another_reader(b: Builder, y: Value) -> Value:
+def _another_reader(b: Builder, x: Value) -> Value:
+    y = pool(b, x)
     b.output(conv(b, y, weights(4, 24, 3, 3)))
     return pointwise(b, y)
 
 
-def _another_chain(b: Builder, y: Value) -> Value:
+def _another_chain(b: Builder, x: Value) -> Value:
+    y = pool(b, x)
     b.output(pointwise(b, b.add("Relu", y)))
     return pointwise(b, y)
 
 
-def _output(b: Builder, y: Value) -> Value:
-    return pointwise(b, b.output(y))
+def _pools_again(b: Builder, x: Value) -> Value:
+    return pool(b, pointwise(b, pool(b, x)), kernel_shape=(2, 2), strides=(2, 2), pads=(0,) * 4)
 
 
-def _pools_again(b: Builder, y: Value) -> Value:
-    return pool(b, pointwise(b, y), kernel_shape=(2, 2), strides=(2, 2), pads=(0,) * 4)
-
-
-REASONS: dict[str, tuple[str, Callable[[Builder, Value], Value]]] = {
-    "stride": ("skips pixels", lambda b, y: pointwise(b, y, strides=(2, 2))),
-    "pads": ("pads its input", lambda b, y: pointwise(b, y, pads=(1,) * 4)),
-    "groups": ("grouped", lambda b, y: pointwise(b, pool(b, inside(b, 1, 64, 6, 6)), groups=2)),
-    "window": ("every position", lambda b, y: conv(b, y, weights(4, 24, 3, 3))),
-    "tensor": ("reads a tensor that is not constant", _other_tensor),
-    "varying constant": ("varies from pixel to pixel", _varying),
-    "many constants": ("more than 6", _too_many),
-    "type": ("is int32", _not_a_float),
+REASONS: Reasons = {
+    "stride": ("skips pixels", lambda b, x: pointwise(b, pool(b, x), strides=(2, 2))),
+    "pads": ("pads its input", lambda b, x: pointwise(b, pool(b, x), pads=(1,) * 4)),
+    "groups": ("grouped", lambda b, x: pointwise(b, pool(b, inside(b, 1, 64, 6, 6)), groups=2)),
+    "window": ("every position", lambda b, x: conv(b, pool(b, x), weights(4, 24, 3, 3))),
     "another reader": ("Conv reads the pooled tensor too", _another_reader),
     "another chain": ("Relu reads the pooled tensor too", _another_chain),
-    "graph output": ("graph output", _output),
     "taken": ("already belongs to another kernel", _pools_again),
+    **reasons_between(pool, pointwise, "ReduceMax reads the pooled tensor too"),
 }
 
 
 @pytest.mark.parametrize("case", REASONS)
 def test_declines_with_a_reason(case: str) -> None:
-    b = Builder()
     reason, build = REASONS[case]
-    b.output(build(b, pool(b, b.input(weights(1, 24, 6, 6)))))
-    canonical, _ = optimise(b.graph, Options())
-    found = fuse(canonical, Switches())
-    assert not any(RULE in region.rules for region in found.regions)
-    said = [decline.reason for decline in found.declines if decline.rule == RULE]
+    said = declined(RULE, build)
     assert any(reason in text for text in said), said
 
 
 def test_says_that_it_is_switched_off() -> None:
     plan = plan_of(block(WIDE), switches=Switches(disable=(RULE,)))
-    assert fused(plan) == [] and reasons(plan) == ["the rule is switched off"]
+    assert fused(plan) == [] and reasons(plan.fused, RULE) == ["the rule is switched off"]
 
 
 def test_declines_for_all_readers_where_pooling_again_costs_more() -> None:
@@ -294,13 +216,14 @@ def test_declines_for_all_readers_where_pooling_again_costs_more() -> None:
         b.output(pointwise(b, y, filters))
     plan = plan_of(b)
     assert fused(plan) == []
-    assert len(reasons(plan)) == 4 and all("pooling again for every reader" in reason for reason in reasons(plan))
+    said = reasons(plan.fused, RULE)
+    assert len(said) == 4 and all("pooling again for every reader" in reason for reason in said)
 
 
 def test_nothing_is_said_where_no_pooling_leads_to_it() -> None:
     b = Builder()
     b.output(pool(b, pointwise(b, b.add("Relu", b.input(weights(1, 24, 6, 6))))))
-    assert reasons(plan_of(b)) == []
+    assert reasons(plan_of(b).fused, RULE) == []
 
 
 # -- counting and machine code ----------------------------------------------------------------------------------------
@@ -317,7 +240,7 @@ def test_traffic_and_multiply_adds_count_each_byte_and_product_once() -> None:
 def test_source(op: str, golden: Callable[[str, str], None]) -> None:
     b = block({**WIDE, "op": op, "chain": "clip", "window": {"strides": (2, 2)}})
     (problem,) = fused(plan_of(b))
-    kernel = emit(problem, Tile(16, 64, 32, num_warps=4, num_stages=2), lambda operand: operand.offset % 8 == 0)
+    kernel = emitted(problem, Tile(16, 64, 32, num_warps=4, num_stages=2))
     golden(f"kernels/{'max' if op == 'MaxPool' else 'average'}_pool_conv1x1.py", kernel.source)
 
 
@@ -336,13 +259,6 @@ def blocks(count: int) -> Builder:
 
 @pytest.mark.parametrize(("dtype", "count"), [("fp16", 4), ("tf32", 2), ("fp32", 2)])
 def test_no_spills_and_tensor_cores(dtype: str, count: int, tmp_path: Path) -> None:
-    pytest.importorskip("triton", reason="kernels are compiled with Triton")
     plan = plan_of(blocks(count), "sm_80", "sm_90", dtype=dtype)
     assert len(fused(plan)) == count
-    for program in compile_plan(plan, KernelCache(tmp_path)).manifest.programs:
-        kernels = [kernel for kernel in program.kernels if kernel.family == "separable"]
-        assert len(kernels) == count
-        for kernel in kernels:
-            assert kernel.binary.spill_bytes == 0 and kernel.binary.registers <= 255, kernel.name
-            assert kernel.binary.shared_bytes <= target(program.target).shared_bytes
-            assert (kernel.binary.tensor_core_instructions > 0) == (dtype != "fp32"), kernel.name
+    check_machine_code(plan, tmp_path, count, lambda kernel: kernel.family == "separable", dtype != "fp32")
