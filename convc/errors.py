@@ -690,6 +690,12 @@ def no_clock(device: str) -> DeviceError:
     return DeviceError(f"kernels can only be timed on a GPU, not on {device!r}; use device='cuda'")
 
 
+def no_binding(device: str) -> DeviceError:
+    return DeviceError(
+        f"only an engine on a GPU can be bound to arrays there, not one on {device!r}; use device='cuda'"
+    )
+
+
 def engine_dead(cause: object) -> DeviceError:
     error = DeviceError(f"the engine is unusable since an earlier failure ({cause}); {RESTART}")
     error.sticky = True

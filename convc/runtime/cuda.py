@@ -6,11 +6,10 @@ laid out, and all launches captured in one CUDA graph. A run copies inputs, laun
 
 from __future__ import annotations
 
-import ctypes
 import math
 import re
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
@@ -20,11 +19,12 @@ import numpy as np
 from .. import errors
 from .artifact import Artifact
 from .binding import LaunchBinder, binary
+from .bound import Binding
 from .check import buffer_sizes
 from .device_array import DeviceArray, DeviceView
-from .driver import DEFAULT_SHARED, Device, Driver
+from .driver import DEFAULT_SHARED, Device, Driver, Launch
 from .dtypes import numpy_dtype
-from .manifest import Binary, ProgramSpec, TensorSpec
+from .manifest import Binary, ProgramSpec, TensorSpec, WeightSpec
 from .pipeline import Pipeline, Place
 from .session import Session, allocate, allocate_one, capture, quietly, release
 from .weights import weight_bytes
@@ -38,14 +38,20 @@ class CudaExecutor:
     """One program of one artifact on one GPU. Raises `DeviceError` where there is no usable GPU.
 
     ordinal: which GPU. driver: the driver to use; None opens the real one.
+
+    Attributes:
+        device: the GPU. session: entered for every use of it. stream: on which everything that shares the arena runs.
     """
+
+    session: Session
+    stream: Any
 
     def __init__(self, ordinal: int = 0, driver: Driver | None = None) -> None:
         self.device = Device(driver or Driver(), ordinal)
         self.gpu = ordinal
         self._driver = self.device.driver
         self._owned = ExitStack()
-        self._pipelines: weakref.WeakSet[Pipeline] = weakref.WeakSet()
+        self._dependent: weakref.WeakSet[Pipeline | Binding] = weakref.WeakSet()
 
     def choose(self, artifact: Artifact, target: str | None) -> ProgramSpec:
         """The best program for this GPU, or the one named. Raises `DeviceError` where there is none."""
@@ -63,8 +69,8 @@ class CudaExecutor:
             raise errors.old_driver(self._driver.version, program.min_driver)
         weights = weight_bytes(artifact)
         with self.device.current(), ExitStack() as undo:
-            self._stream = self._driver.create_stream()
-            undo.callback(quietly, self._driver.destroy_stream, self._stream)
+            self.stream = self._driver.create_stream()
+            undo.callback(quietly, self._driver.destroy_stream, self.stream)
             self._sizes = buffer_sizes(artifact.manifest, program)
             self._buffers = allocate(self.device, self._sizes, undo)
             self._fill(weights, program.counter_bytes)
@@ -72,18 +78,18 @@ class CudaExecutor:
             scratch = self._allocate_scratch(undo, program)
             self._binder = LaunchBinder(self._driver, program, functions, scratch)
             self._launches = self._binder.bind(self._buffers)
-            self._graph = capture(self.device, self._launches, self._stream, undo)
+            self._graph = capture(self.device, self._launches, self.stream, undo)
             self._owned = undo.pop_all()
-        self._session = Session(self.device, self._stream)
+        self.session = Session(self.device, self.stream)
         self._inputs = self._places("input", artifact.manifest.inputs)
         self._outputs = self._places("output", artifact.manifest.outputs)
         weakref.finalize(self, release, self.device, self._owned).atexit = False
 
     def run(self, inputs: list[Any]) -> list[Any]:
         """Host arrays in, new host arrays out; where any input is a `DeviceView`, `DeviceArray` outputs."""
-        with self._session:
+        with self.session:
             self._copy_in(inputs)
-            self._driver.launch_graph(self._graph, self._stream)
+            self._driver.launch_graph(self._graph, self.stream)
             if any(type(value) is DeviceView for value in inputs):
                 return self._outputs_on_device()
             return self._outputs_on_host()
@@ -91,42 +97,57 @@ class CudaExecutor:
     def profile(self, inputs: list[Any]) -> list[float]:
         """Microseconds of each launch, in order, in one run without the graph."""
         driver, events = self._driver, []
-        with self._session, ExitStack() as undo:
+        with self.session, ExitStack() as undo:
             for _ in range(len(self._launches) + 1):
                 events.append(driver.create_event())
                 undo.callback(quietly, driver.destroy_event, events[-1])
             self._copy_in(inputs)
-            driver.record(events[0], self._stream)
+            driver.record(events[0], self.stream)
             for launch, event in zip(self._launches, events[1:], strict=True):
-                driver.launch(launch, self._stream)
-                driver.record(event, self._stream)
-            driver.synchronize(self._stream)
+                driver.launch(launch, self.stream)
+                driver.record(event, self.stream)
+            driver.synchronize(self.stream)
             return [driver.elapsed_us(*pair) for pair in pairwise(events)]
 
     def measure(self, inputs: list[Any], repeats: int, warmup: int = 3) -> list[float]:
         """Microseconds of each of ``repeats`` launches of the whole graph on the GPU, without the copies."""
         driver = self._driver
-        with self._session, ExitStack() as undo:
+        with self.session, ExitStack() as undo:
             pairs = [(driver.create_event(), driver.create_event()) for _ in range(repeats)]
             for event in (event for pair in pairs for event in pair):
                 undo.callback(quietly, driver.destroy_event, event)
             self._copy_in(inputs)
             for _ in range(warmup):
-                driver.launch_graph(self._graph, self._stream)
+                driver.launch_graph(self._graph, self.stream)
             for start, end in pairs:
-                driver.record(start, self._stream)
-                driver.launch_graph(self._graph, self._stream)
-                driver.record(end, self._stream)
-            driver.synchronize(self._stream)
+                driver.record(start, self.stream)
+                driver.launch_graph(self._graph, self.stream)
+                driver.record(end, self.stream)
+            driver.synchronize(self.stream)
             return [driver.elapsed_us(*pair) for pair in pairs]
 
     def pipeline(self) -> Pipeline:
         """Batches that are copied while others run. Raises `DeviceError`. See `convc.runtime.pipeline`."""
-        with self._session:
-            own = (self._session, self._stream, self._binder, self._buffers)
-            pipeline = Pipeline(self.device, *own, self._inputs, self._outputs)
-        self._pipelines.add(pipeline)
+        with self.session:
+            pipeline = Pipeline(self, self._inputs, self._outputs)
+        self._dependent.add(pipeline)
         return pipeline
+
+    def bind(self, addresses: Mapping[str, int]) -> Binding:
+        """The network on the caller's memory: ``input:I`` and ``output:I`` → address. Raises `DeviceError`."""
+        with self.session:
+            binding = Binding(self, addresses)
+        self._dependent.add(binding)
+        return binding
+
+    def new_array(self, spec: TensorSpec) -> DeviceArray:
+        """Memory on the GPU for one of the outputs. Raises `DeviceError`."""
+        with self.session:
+            return DeviceArray(self.device, spec.shape, numpy_dtype(spec.dtype))
+
+    def bound_to(self, addresses: Mapping[str, int]) -> list[Launch]:
+        """The launches with some buffers elsewhere."""
+        return self._binder.bind(self._buffers | dict(addresses))
 
     # -- For whoever measures or examines
 
@@ -137,50 +158,51 @@ class CudaExecutor:
 
     def load(self, inputs: Sequence[Any]) -> None:
         """Copy the inputs into their buffers, and run nothing."""
-        with self._session:
+        with self.session:
             self._copy_in(list(inputs))
-            self._driver.synchronize(self._stream)
+            self._driver.synchronize(self.stream)
 
     def advance(self, first: int = 0, last: int = -1) -> None:
         """Run the launches from ``first`` to the one before ``last`` (−1: to the end) on the buffers as they are."""
-        with self._session:
+        with self.session:
             for launch in self._launches[first : None if last < 0 else last]:
-                self._driver.launch(launch, self._stream)
-            self._driver.synchronize(self._stream)
+                self._driver.launch(launch, self.stream)
+            self._driver.synchronize(self.stream)
 
     def buffer(self, name: str) -> np.ndarray:
         """A copy of the bytes of a buffer: ``arena``, ``weights``, ``counters``, ``input:I`` or ``output:I``."""
         found = np.empty(self._sizes[name], np.uint8)
-        with self._session:
+        with self.session:
             if found.nbytes:
-                self._driver.to_host(found.ctypes.data, self._buffers[name], found.nbytes, self._stream)
-            self._driver.synchronize(self._stream)
+                self._driver.to_host(found.ctypes.data, self._buffers[name], found.nbytes, self.stream)
+            self._driver.synchronize(self.stream)
         return found
 
     def poison(self, byte: int = 0xFF) -> None:
         """Fill the arena and the outputs with a byte; 0xFF is NaN in every type of floats."""
-        with self._session:
+        with self.session:
             for name in self._buffers:
                 if name == "arena" or name.startswith("output:"):
-                    self._driver.fill(self._buffers[name], byte, max(self._sizes[name], 1), self._stream)
-            self._driver.synchronize(self._stream)
+                    self._driver.fill(self._buffers[name], byte, max(self._sizes[name], 1), self.stream)
+            self._driver.synchronize(self.stream)
 
     def close(self) -> None:
         """Give back all memory of the GPU."""
-        for pipeline in list(self._pipelines):
-            pipeline.close()
+        for dependent in list(self._dependent):
+            dependent.close()
         release(self.device, self._owned)
 
     # -- Preparing
 
-    def _fill(self, weights: Iterable[tuple[Any, bytearray]], counter_bytes: int) -> None:
+    def _fill(self, weights: Iterable[tuple[WeightSpec, memoryview]], counter_bytes: int) -> None:
+        """Weights straight from the file, counters with zeros."""
         for spec, data in weights:
             if data:
-                host = ctypes.addressof((ctypes.c_char * len(data)).from_buffer(data))
-                self._driver.to_device(self._buffers["weights"] + spec.offset, host, len(data), self._stream)
+                host = np.frombuffer(data, np.uint8).ctypes.data
+                self._driver.to_device(self._buffers["weights"] + spec.offset, host, len(data), self.stream)
         if counter_bytes:
-            self._driver.fill(self._buffers["counters"], 0, counter_bytes, self._stream)
-        self._driver.synchronize(self._stream)
+            self._driver.fill(self._buffers["counters"], 0, counter_bytes, self.stream)
+        self._driver.synchronize(self.stream)
 
     def _load(self, undo: ExitStack, artifact: Artifact, program: ProgramSpec) -> list[Any]:
         """The program's kernels as the driver's functions; each distinct cubin is loaded once."""
@@ -228,7 +250,7 @@ class CudaExecutor:
     # -- Running
 
     def _copy_in(self, inputs: list[Any]) -> None:
-        driver, stream = self._driver, self._stream
+        driver, stream = self._driver, self.stream
         for (pointer, _, _), value in zip(self._inputs, inputs, strict=True):
             if not value.nbytes:
                 continue
@@ -240,7 +262,7 @@ class CudaExecutor:
                 driver.to_device(pointer, value.ctypes.data, value.nbytes, stream)
 
     def _outputs_on_host(self) -> list[np.ndarray]:
-        driver, stream, arrays = self._driver, self._stream, []
+        driver, stream, arrays = self._driver, self.stream, []
         for pointer, shape, dtype in self._outputs:
             array = np.empty(shape, dtype)
             if array.nbytes:
@@ -250,7 +272,7 @@ class CudaExecutor:
         return arrays
 
     def _outputs_on_device(self) -> list[DeviceArray]:
-        driver, stream, arrays = self._driver, self._stream, []
+        driver, stream, arrays = self._driver, self.stream, []
         for pointer, shape, dtype in self._outputs:
             arrays.append(DeviceArray(self.device, shape, dtype))
             if arrays[-1].nbytes:

@@ -13,6 +13,7 @@ from typing import Any
 
 from .. import errors
 from .artifact import Artifact, read
+from .bound import BoundNetwork
 from .executor import Executor
 from .inputs import InputBinder
 from .manifest import ProgramSpec, TensorSpec
@@ -72,7 +73,6 @@ class Engine:
 
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run on name → array; always a dictionary name → array, in the order of the outputs."""
-        self._require_process()
         bound = self._binder.bind(inputs)
         with self._in_use():
             results = self.executor.run(bound)
@@ -103,6 +103,30 @@ class Engine:
                 with self._lock:
                     pipeline.close()
 
+    def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> BoundNetwork:
+        """The network on arrays in the GPU's memory: calling what is returned runs it there, without a copy.
+
+        inputs: name → array (``__dlpack__`` or ``__cuda_array_interface__``): what it holds when the network is called
+        is read. outputs: name → array that is written; those that are not given are new `DeviceArray` objects. All are
+        dense and begin at a multiple of 16 bytes.
+
+        Raises `InputError`, `DeviceError` (also where the engine runs on no GPU) and `UsageError`.
+        """
+        make = getattr(self.executor, "bind", None)
+        if make is None:
+            raise errors.no_binding(self.device)
+        into = InputBinder(self.outputs, self.executor.gpu)  # type: ignore[attr-defined]
+        with self._in_use():
+            given = dict(outputs or {})
+            for spec in self.outputs:
+                given.setdefault(spec.name, self.executor.new_array(spec))  # type: ignore[attr-defined]
+            read, written = self._binder.bind_on_device(inputs), into.bind_on_device(given)
+            addresses = {f"input:{i}": view.pointer for i, view in enumerate(read)}
+            addresses |= {f"output:{i}": view.pointer for i, view in enumerate(written)}
+            binding = make(addresses)
+        ordered = {spec.name: given[spec.name] for spec in self.outputs}
+        return BoundNetwork(binding, self._in_use, (read, written), ordered)
+
     def profile(self, inputs: Mapping[str, Any]) -> list[float]:
         """Microseconds of each launch of the program, in order. Raises `DeviceError` where the device has no clock."""
         return self._on_clock("profile", inputs)
@@ -112,7 +136,6 @@ class Engine:
         return self._on_clock("measure", inputs, repeats)
 
     def _on_clock(self, name: str, inputs: Mapping[str, Any], *more: Any) -> list[float]:
-        self._require_process()
         timer = getattr(self.executor, name, None)
         if timer is None:
             raise errors.no_clock(self.device)

@@ -12,6 +12,9 @@ from .device_array import DeviceView, is_device_array, view
 from .dtypes import numpy_dtype
 from .manifest import TensorSpec
 
+ALIGNMENT = 16
+"""Bytes that kernels rely on arrays to begin at a multiple of."""
+
 
 class InputBinder:
     """Binds arrays to the inputs of a network.
@@ -55,6 +58,20 @@ class InputBinder:
                     name, "the array is in GPU memory; run the engine on it, nothing is copied"
                 )
         return bound
+
+    def bind_on_device(self, given: Mapping[str, Any]) -> list[DeviceView]:
+        """As `bind`, for arrays in the GPU's memory only, which begin at multiples of 16 bytes."""
+        views = []
+        for name, array in zip(self._names, self.bind(given), strict=True):
+            if not isinstance(array, DeviceView):
+                raise errors.input_on_device(name, "the array is in host memory; move it to the GPU")
+            if array.pointer % ALIGNMENT:
+                what = (
+                    f"the array begins at address {array.pointer:#x}, which is not a multiple of {ALIGNMENT}; copy it"
+                )
+                raise errors.input_on_device(name, what)
+            views.append(array)
+        return views
 
     def _one(self, value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         array = value if isinstance(value, np.ndarray) else self._foreign(value, name, dtype)

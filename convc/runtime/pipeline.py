@@ -16,14 +16,15 @@ import ctypes
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import errors
-from .binding import LaunchBinder
-from .driver import Device
-from .session import Session, allocate_one, capture, quietly
+from .session import allocate_one, capture, quietly
+
+if TYPE_CHECKING:
+    from .cuda import CudaExecutor
 
 Place = tuple[int, tuple[int, ...], np.dtype]
 """Where an input or output lies on the GPU, its shape and its dtype."""
@@ -47,25 +48,14 @@ class Pipeline:
     be launched and not collected, and one more uploaded.
     """
 
-    def __init__(
-        self,
-        device: Device,
-        session: Session,
-        stream: Any,
-        binder: LaunchBinder,
-        buffers: dict[str, int],
-        inputs: Sequence[Place],
-        outputs: Sequence[Place],
-    ) -> None:
-        """Allocate and capture; the device is current. stream: that of the launches.
-
-        Raises `DeviceError`, and then gives everything back.
-        """
-        self._device, self._session, self._driver, self._run = device, session, device.driver, stream
+    def __init__(self, executor: CudaExecutor, inputs: Sequence[Place], outputs: Sequence[Place]) -> None:
+        """Allocate and capture; the device is current. Raises `DeviceError`, and then gives everything back."""
+        self._device, self._driver = executor.device, executor.device.driver
+        self._session, self._run = executor.session, executor.stream
         self._uploaded = self._launched = self._collected = 0
         with ExitStack() as undo:
             self._up, self._down = self._stream(undo), self._stream(undo)
-            self._lanes = [self._lane(undo, binder, buffers, inputs, outputs) for _ in range(LANES)]
+            self._lanes = [self._lane(undo, executor, inputs, outputs) for _ in range(LANES)]
             for stream in (self._down, self._run, self._up):
                 undo.callback(quietly, self._driver.synchronize, stream)
             self._owned = undo.pop_all()
@@ -129,19 +119,14 @@ class Pipeline:
         return event
 
     def _lane(
-        self,
-        undo: ExitStack,
-        binder: LaunchBinder,
-        buffers: dict[str, int],
-        inputs: Sequence[Place],
-        outputs: Sequence[Place],
+        self, undo: ExitStack, executor: CudaExecutor, inputs: Sequence[Place], outputs: Sequence[Place]
     ) -> _Lane:
         staged = {
             role: [self._staged(undo, role, *place[1:]) for place in places]
             for role, places in (("input", inputs), ("output", outputs))
         }
         own = {f"{role}:{i}": pointer for role, pairs in staged.items() for i, (pointer, _) in enumerate(pairs)}
-        graph = capture(self._device, binder.bind(buffers | own), self._run, undo)
+        graph = capture(self._device, executor.bound_to(own), self._run, undo)
         lane = _Lane(staged["input"], staged["output"], graph)
         lane.arrived, lane.computed, lane.left = (self._event(undo) for _ in range(3))
         return lane

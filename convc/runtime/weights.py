@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import safetensors
 
-from .. import errors
 from .manifest import WeightSpec
 
 if TYPE_CHECKING:
@@ -48,21 +47,27 @@ def pack_weights(weights: Mapping[str, np.ndarray]) -> tuple[bytes, tuple[Weight
 
 def check_weights(section: memoryview, specs: Sequence[WeightSpec]) -> None:
     """Compare a section's header with the manifest, without touching the data. Raises ``ValueError``."""
-    length = int.from_bytes(section[:8], "little")
-    if len(section) < 8 or length > len(section) - 8:
-        raise ValueError("its header is cut off")
-    header = json.loads(bytes(section[8 : 8 + length]))
-    found = {name: _extent(entry) for name, entry in header.items()} if isinstance(header, dict) else {}
+    found, size = _extents(section)
     for spec in specs:
         if spec.name not in found:
             raise ValueError(f"tensor {spec.name!r} is missing")
         begin, end = found[spec.name]
-        if not 0 <= begin <= end <= len(section) - 8 - length:
+        if not 0 <= begin <= end <= size:
             raise ValueError(f"tensor {spec.name!r} lies outside of it")
         if end - begin != spec.nbytes:
             raise ValueError(f"tensor {spec.name!r} has {end - begin} bytes, the manifest says {spec.nbytes}")
     if len(found) != len(specs):
         raise ValueError(f"it holds {len(found)} tensors, the manifest lists {len(specs)}")
+
+
+def _extents(section: memoryview) -> tuple[dict[str, tuple[int, int]], int]:
+    """Where each tensor begins and ends in the data behind the header, and how long that is."""
+    length = int.from_bytes(section[:8], "little")
+    if len(section) < 8 or length > len(section) - 8:
+        raise ValueError("its header is cut off")
+    header = json.loads(bytes(section[8 : 8 + length]))
+    found = {name: _extent(entry) for name, entry in header.items()} if isinstance(header, dict) else {}
+    return found, len(section) - 8 - length
 
 
 def _extent(entry: Any) -> tuple[int, int]:
@@ -73,15 +78,14 @@ def _extent(entry: Any) -> tuple[int, int]:
         raise ValueError("its header is not that of safetensors") from None
 
 
-def weight_bytes(artifact: Artifact) -> list[tuple[WeightSpec, bytearray]]:
-    """Every weight tensor's place and content. Raises `ArtifactError` where the section is not safetensors."""
+def weight_bytes(artifact: Artifact) -> list[tuple[WeightSpec, memoryview]]:
+    """Every weight tensor's place and content, where it lies in the file; the artifact has been checked."""
     if not artifact.manifest.weights:
         return []
-    try:
-        stored = dict(safetensors.deserialize(bytes(artifact.section(SECTION))))
-    except safetensors.SafetensorError as error:
-        raise errors.damaged(SECTION, f"not safetensors: {error}", artifact.file) from error
-    return [(spec, stored[spec.name]["data"]) for spec in artifact.manifest.weights]
+    section = artifact.section(SECTION)
+    extents, size = _extents(section)
+    data = section[len(section) - size :]
+    return [(spec, data[slice(*extents[spec.name])]) for spec in artifact.manifest.weights]
 
 
 def load_weights(artifact: Artifact, into: Buffer) -> None:

@@ -1,6 +1,6 @@
 // A libcuda.so.1 for machines without a GPU: device memory is host memory, and the kernels of tiny_kernels.py are
-// computed here by their names when a graph is launched. The real cuda.bindings run on it. Every call is logged to the
-// file FAKE_CUDA_LOG. Handles carry a tag, so that a wrong handle is refused.
+// computed here by their names when a graph is launched; other kernels do nothing. The real cuda.bindings run on it.
+// Every call is logged to the file FAKE_CUDA_LOG. Handles carry a tag, so that a wrong handle is refused.
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,7 +9,7 @@
 typedef int Result;
 enum { SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_HANDLE = 400 };
 enum { CONTEXT = 0x1001, STREAM, LIBRARY, KERNEL, GRAPH, EXECUTABLE, EVENT };
-enum { MOST_LAUNCHES = 16, MOST_PARAMETERS = 9, PROGRAMMATIC = 6 };
+enum { MOST_LAUNCHES = 256, MOST_PARAMETERS = 9, PROGRAMMATIC = 6 };
 
 typedef struct { int id; char pad[4]; union { int allowed; char bytes[64]; } value; } Attribute;
 typedef struct { unsigned grid[3], block[3], shared; void *stream; Attribute *attributes; unsigned count; } Config;
@@ -133,7 +133,7 @@ static void compute(const Launch *launch) {
   if (!strcmp(launch->name, "add_weights")) {
     const float *x = (float *)v[0], *w = (float *)v[1];
     for (int i = 0; i < (int)v[3]; i++) ((float *)v[2])[i] = x[i] + w[i];
-  } else {
+  } else if (!strcmp(launch->name, "relu")) {
     const float *x = (float *)v[0];
     for (int64_t i = 0; i < (int64_t)v[2]; i++) ((float *)v[1])[i] = x[i] > 0 ? x[i] : 0;
   }
@@ -146,7 +146,7 @@ Result cuLaunchKernelEx(const Config *config, void *function, void **parameters,
   NEED(function, KERNEL);
   NEED(config->stream, STREAM);
   Object *stream = config->stream;
-  if (config->block[0] != 128 || config->block[1] != 1 || config->grid[1] != 1 || extra) return INVALID_VALUE;
+  if (config->block[0] % 32 || config->block[1] != 1 || extra) return INVALID_VALUE;
   for (unsigned i = 0; i < config->count; i++) {
     if (config->attributes[i].id != PROGRAMMATIC || config->attributes[i].value.allowed != 1) return INVALID_VALUE;
     note("programmatic", i, 0);
@@ -196,9 +196,13 @@ Result cuGraphLaunch(void *executable, void *stream) {
   for (int i = 0; i < ((Object *)executable)->count; i++) compute(&((Object *)executable)->launches[i]);
   return SUCCESS;
 }
-Result cuEventCreate(void **event, unsigned flags) { *event = make(EVENT); return SUCCESS; }
-Result cuEventDestroy_v2(void *event) { NEED(event, EVENT); free(event); return SUCCESS; }
+Result cuMemHostAlloc(void **pointer, size_t bytes, unsigned flags) { LOG(bytes, flags); *pointer = malloc(bytes); return SUCCESS; }
+Result cuMemFreeHost(void *pointer) { LOG(0, 0); free(pointer); return SUCCESS; }
+Result cuEventCreate(void **event, unsigned flags) { LOG(flags, 0); *event = make(EVENT); return SUCCESS; }
+Result cuEventDestroy_v2(void *event) { NEED(event, EVENT); LOG(0, 0); free(event); return SUCCESS; }
 Result cuEventRecord(void *event, void *stream) { NEED(event, EVENT); NEED(stream, STREAM); return SUCCESS; }
+Result cuEventSynchronize(void *event) { NEED(event, EVENT); return SUCCESS; }
+Result cuStreamWaitEvent(void *stream, void *event, unsigned flags) { NEED(stream, STREAM); NEED(event, EVENT); return SUCCESS; }
 Result cuEventElapsedTime(float *milliseconds, void *start, void *end) { NEED(start, EVENT); NEED(end, EVENT); *milliseconds = 0.5f; return SUCCESS; }
 Result cuEventElapsedTime_v2(float *milliseconds, void *start, void *end) { return cuEventElapsedTime(milliseconds, start, end); }
 
@@ -215,7 +219,8 @@ static struct { const char *name; void *function; } table[] = {
   SECOND(cuStreamBeginCapture), PLAIN(cuStreamEndCapture), {"cuGraphInstantiate", (void *)cuGraphInstantiateWithFlags},
   PLAIN(cuGraphInstantiateWithFlags), PLAIN(cuGraphDestroy), PLAIN(cuGraphExecDestroy), PLAIN(cuGraphLaunch),
   PLAIN(cuEventCreate), SECOND(cuEventDestroy), PLAIN(cuEventRecord), PLAIN(cuEventElapsedTime),
-  PLAIN(cuTensorMapEncodeTiled),
+  PLAIN(cuTensorMapEncodeTiled), PLAIN(cuMemHostAlloc), PLAIN(cuMemFreeHost), PLAIN(cuEventSynchronize),
+  PLAIN(cuStreamWaitEvent),
 };
 
 // Everything that is not in the table is missing, as in a driver that does not know it.

@@ -315,7 +315,7 @@ def test_kernels_that_do_not_wait_never_start_early(network, fake, on_fake):
 
 def test_the_fake_driver_rejects_an_early_start_behind_a_copy(network, fake, on_fake, x):
     engine = on_fake(network.with_binary(1, programmatic_launch=True))
-    driver, stream = engine.executor._driver, engine.executor._stream
+    driver, stream = engine.executor._driver, engine.executor.stream
     with engine.executor.device.current():
         driver.fill(engine.executor._buffers["arena"], 0, 4, stream)
         with pytest.raises(errors.DeviceError, match="700"):

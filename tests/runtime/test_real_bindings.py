@@ -83,6 +83,75 @@ def test_end_to_end(run, network):
     assert count["cuLibraryUnload"] == 2 and count["cuDevicePrimaryCtxRelease_v2"] == 1
 
 
+COST = """
+import sys, time
+import numpy as np
+import convc
+engine = convc.load(sys.argv[1]).engine("cuda")
+x = np.ones(engine.inputs[0].shape, np.float32)
+least = 1.0
+for _ in range(400):
+    start = time.perf_counter()
+    for _ in range(50):
+        engine(x)
+    least = min(least, (time.perf_counter() - start) / 50)
+    if least < 15e-6:
+        break
+print(1e6 * least)
+"""
+
+
+def test_a_run_costs_little_on_the_host(library, network, tmp_path):
+    """With the bindings' own cost; other work on the machine can only make it slower, so the least counts."""
+    network.build().save(tmp_path / "m.convc")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("FAKE_")}
+    command = [sys.executable, "-c", COST, str(tmp_path / "m.convc")]
+    root = Path(__file__).parents[2]
+    paths = {"LD_LIBRARY_PATH": str(library)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment | paths)
+    assert float(done.stdout) <= 15, done.stderr
+
+
+def test_batches_and_bindings(library, network, tmp_path):
+    """Page-locked memory, events and waits reach the driver as the bindings want them."""
+    network.build().save(tmp_path / "m.convc")
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("FAKE_")}
+    log = tmp_path / "log"
+    environment = inherited | {"LD_LIBRARY_PATH": str(library), "FAKE_CUDA_LOG": str(log)}
+    command = [sys.executable, "-c", BATCHES, str(tmp_path / "m.convc")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2], env=environment)
+    assert done.stdout == "True\n" * 6, done.stderr
+    count = Counter(line.split()[0] for line in log.read_text().splitlines())
+    assert not count.keys() & {"wrong", "no"}
+    assert count["cuMemHostAlloc"] == count["cuMemFreeHost"] == 4 and count["cuMemAlloc_v2"] == count["cuMemFree_v2"]
+    assert count["cuEventCreate"] == count["cuEventDestroy_v2"] == 2 * 3 + 2
+
+
+BATCHES = """
+import sys
+import numpy as np
+import convc
+from convc.runtime.engine import load
+engine = load(sys.argv[1], "cuda")
+xs = [np.random.default_rng(i).standard_normal(engine.inputs[0].shape).astype(np.float32) for i in range(5)]
+alone = [engine(x) for x in xs]
+for x, one, result in zip(xs, alone, engine.stream({"x": x} for x in xs)):
+    print(np.array_equal(result["y"], one))
+array = engine.executor.new_array(engine.inputs[0])
+with engine.executor.device.current():
+    engine.executor.device.driver.to_device(array.pointer, xs[0].ctypes.data, array.nbytes, engine.executor.stream)
+    stream = engine.executor.device.driver.create_stream()
+bound = engine.bind({"x": array})
+for where in (None, stream, int(stream)):
+    bound(where)
+print(np.array_equal(bound()["y"].numpy(), alone[0]))
+engine.close()
+with engine.executor.device.current():
+    engine.executor.device.driver.destroy_stream(stream)
+del bound, array, engine
+"""
+
+
 def test_tensor_maps(run, cubins):
     import numpy as np
 

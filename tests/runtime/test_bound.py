@@ -1,0 +1,185 @@
+"""A network bound to the caller's memory on the GPU, on the caller's stream."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_driver import HOOKS, FakeDriver
+from fake_streams import Immediate, Lazy, Stream
+from tiny_network import SHAPE, Network
+
+from convc import errors
+from convc.runtime.cuda import CudaExecutor
+from convc.runtime.device_array import DeviceArray
+from convc.runtime.driver import Driver
+from convc.runtime.engine import Engine
+
+SEEDS = range(20)
+
+
+class Gpu:
+    """A driver, an engine on it, and arrays and a stream of the caller's."""
+
+    def __init__(self, network: Network, schedule: Immediate | Lazy | None = None) -> None:
+        self.fake = FakeDriver(hooks=HOOKS, schedule=schedule)
+        self.engine = Engine(network.build(), CudaExecutor(driver=Driver(self.fake)))
+        self.device = self.engine.executor.device  # type: ignore[attr-defined]
+
+    def array(self, values: np.ndarray) -> DeviceArray:
+        with self.device.current():
+            made = DeviceArray(self.device, values.shape, values.dtype)
+        ctypes.memmove(made.pointer, values.ctypes.data, values.nbytes)
+        return made
+
+    def stream(self) -> Any:
+        with self.device.current():
+            return self.device.driver.create_stream()
+
+    def queue_copy(self, array: DeviceArray, values: np.ndarray, stream: Any) -> None:
+        with self.device.current():
+            self.device.driver.to_device(array.pointer, values.ctypes.data, values.nbytes, stream)
+
+    def read(self, array: DeviceArray, stream: Any = None) -> np.ndarray:
+        if stream is not None:
+            with self.device.current():
+                self.device.driver.synchronize(stream)
+        found = np.empty(array.shape, array.dtype)
+        ctypes.memmove(found.ctypes.data, array.pointer, array.nbytes)
+        return found
+
+
+@pytest.fixture
+def gpu(network: Network) -> Gpu:
+    return Gpu(network)
+
+
+def interface_only(array: DeviceArray, **changes: Any) -> Any:
+    return SimpleNamespace(__cuda_array_interface__=array.__cuda_array_interface__ | changes, owner=array)
+
+
+def test_runs_where_the_arrays_are(network: Network, gpu: Gpu, x: np.ndarray) -> None:
+    """What the input holds when the network is called counts, and nothing is copied or allocated."""
+    array = gpu.array(x)
+    bound = gpu.engine.bind({"x": array})
+    before = len(gpu.fake.calls)
+    outputs = bound()
+    assert gpu.fake.calls[before:] == ["cuCtxPushCurrent", "cuGraphLaunch", "cuStreamSynchronize", "cuCtxPopCurrent"]
+    np.testing.assert_array_equal(gpu.read(outputs["y"]), network.expected(x))
+    ctypes.memmove(array.pointer, (-x).ctypes.data, x.nbytes)
+    assert bound()["y"] is outputs["y"]
+    np.testing.assert_array_equal(gpu.read(outputs["y"]), network.expected(-x))
+    assert gpu.fake.violations == []
+
+
+@pytest.mark.parametrize("spelled", [lambda array: array, interface_only])
+def test_outputs_of_the_caller(network: Network, gpu: Gpu, x: np.ndarray, spelled: Any) -> None:
+    into = gpu.array(np.zeros(SHAPE, np.float32))
+    given = spelled(into)
+    bound = gpu.engine.bind({"x": spelled(gpu.array(x))}, {"y": given})
+    assert bound()["y"] is given
+    np.testing.assert_array_equal(gpu.read(into), network.expected(x))
+    with pytest.raises(errors.InputError, match="no input 'z'"):
+        gpu.engine.bind({"x": gpu.array(x)}, {"z": into})
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_on_the_caller_s_stream(network: Network, seed: int) -> None:
+    """In order with what the caller queues there, with runs of the engine itself, and with another binding."""
+    gpu = Gpu(network, Lazy(seed))
+    random = np.random.default_rng(seed)
+    first, second = ((gpu.array(np.zeros(SHAPE, np.float32)), gpu.stream()) for _ in range(2))
+    pairs = [(array, stream, gpu.engine.bind({"x": array})) for array, stream in (first, second)]
+    for _ in range(4):
+        values = random.standard_normal((3, *SHAPE)).astype(np.float32)
+        for (array, stream, bound), x in zip(pairs, values, strict=False):
+            gpu.queue_copy(array, x, stream)
+            bound(stream)
+        np.testing.assert_array_equal(gpu.engine(values[2]), network.expected(values[2]))
+        for (_, stream, bound), x in zip(pairs, values, strict=False):
+            np.testing.assert_array_equal(gpu.read(bound.outputs["y"], stream), network.expected(x))
+    assert gpu.fake.violations == []
+
+
+@pytest.mark.parametrize("missing", ["before", "after"])
+def test_both_waits_are_needed(network: Network, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs share the arena: without either wait some order of the streams gives wrong results."""
+    wait = Driver.wait
+
+    def forgetful(self: Driver, stream: Stream, event: Any) -> None:
+        own = stream is not theirs[0]
+        if own != (missing == "after"):
+            wait(self, stream, event)
+
+    monkeypatch.setattr(Driver, "wait", forgetful)
+    theirs: list[Any] = [None]
+    for seed in range(60):
+        gpu = Gpu(network, Lazy(seed))
+        x = np.random.default_rng(seed).standard_normal((2, *SHAPE)).astype(np.float32)
+        theirs[0] = gpu.stream()
+        bound = gpu.engine.bind({"x": gpu.array(x[0])})
+        results = gpu.engine.stream({"x": x[1]} for _ in range(2))
+        for result in results:
+            bound(theirs[0])
+            if not np.array_equal(result["y"], network.expected(x[1])):
+                return
+            if not np.array_equal(gpu.read(bound.outputs["y"], theirs[0]), network.expected(x[0])):
+                return
+    pytest.fail("no order gave a wrong result")
+
+
+def test_wrong_arrays(network: Network, gpu: Gpu, x: np.ndarray) -> None:
+    array = gpu.array(x)
+    with pytest.raises(errors.InputError, match=r"'x'.*is in host memory"):
+        gpu.engine.bind({"x": x})
+    pointer = array.pointer + 8
+    with pytest.raises(errors.InputError, match="not a multiple of 16"):
+        gpu.engine.bind({"x": interface_only(array, data=(pointer, False))})
+    with pytest.raises(errors.InputError, match="expected 3 dimensions"):
+        gpu.engine.bind({"x": gpu.array(x[0])})
+    with pytest.raises(errors.InputError, match=r"'y'.*expected dtype float32"):
+        gpu.engine.bind({"x": array}, {"y": gpu.array(x.astype(np.float64))})
+    with pytest.raises(errors.InputError, match="no array for input 'x'"):
+        gpu.engine.bind({})
+
+
+def test_elsewhere(network: Network, x: np.ndarray) -> None:
+    class Plain:
+        def prepare(self, artifact: Any, program: Any) -> None: ...
+
+        def close(self) -> None: ...
+
+    with pytest.raises(errors.DeviceError, match="only an engine on a GPU can be bound"):
+        Engine(network.build(), Plain()).bind({"x": x})  # type: ignore[arg-type]
+
+
+def test_closing(network: Network, gpu: Gpu, x: np.ndarray) -> None:
+    """The outputs outlive the engine; the network does not."""
+    bound = gpu.engine.bind({"x": gpu.array(x)})
+    outputs = bound()
+    gpu.engine.close()
+    with pytest.raises(errors.UsageError, match="closed"):
+        bound()
+    np.testing.assert_array_equal(gpu.read(outputs["y"]), network.expected(x))
+    del outputs, bound
+    gc.collect()
+    assert not gpu.fake.allocations and not gpu.fake.open["event"] and not gpu.fake.open["executable graph"]
+
+
+def test_failures(network: Network, gpu: Gpu, x: np.ndarray) -> None:
+    array = gpu.array(x)
+    before = gpu.fake.used
+    gpu.fake.fail("cuGraphInstantiate", 1)
+    with pytest.raises(errors.DeviceError, match="cuGraphInstantiate failed"):
+        gpu.engine.bind({"x": array})
+    gc.collect()
+    assert gpu.fake.used == before
+    bound = gpu.engine.bind({"x": array})
+    gpu.fake.fail("cuGraphLaunch", 1)
+    with pytest.raises(errors.DeviceError, match="cuGraphLaunch failed"):
+        bound()
+    np.testing.assert_array_equal(gpu.read(bound()["y"]), network.expected(x))
