@@ -40,6 +40,20 @@ def test_the_convolution_of_the_lecture() -> None:
     assert (found.receptive_field, found.jumps, found.fits) == (5, (1, 1), True)
 
 
+def test_a_pointwise_filter_is_a_dot_product_over_the_channels() -> None:
+    net, x = image(64, 56, 56)
+    found = last(net, x.conv(32, 1))
+    assert found.output_shape == (1, 32, 56, 56)
+    assert found.macs == 64 * 32 * 56 * 56 and found.receptive_field == 1
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [(3, 1), (5, 2), (7, 3)])
+def test_paddings_that_keep_the_size(kernel: int, padding: int) -> None:
+    net, x = image(1, 32, 32)
+    found = last(net, x.conv(1, kernel, padding=padding))
+    assert (found.output_shape[2:], found.fits) == ((32, 32), True)
+
+
 @pytest.mark.parametrize(("stride", "fits", "unread"), [(1, True, (0, 0)), (2, True, (0, 0)), (3, False, (1, 1))])
 def test_windows_over_seven(stride: int, fits: bool, unread: tuple[int, int]) -> None:
     """(7 - 3) / 3 + 1 = 2.33: one row and one column stay unread."""
