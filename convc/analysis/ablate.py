@@ -19,8 +19,9 @@ from ..passes import RULES, Switches
 from ..planner import Options, Plan, bind_batch, make_plan
 from ..targets import Target, target
 from .arrays import random_inputs
+from .comparison import compare
 from .models import DEFAULT_POLICY, Choices, Progress, compile_network, is_compiled, read_graph, resolved_device
-from .verify import compare, reference_model, reference_outputs
+from .verify import reference_model, reference_outputs
 
 DEFAULT_TARGET = "sm_90"
 REPEATS = 50

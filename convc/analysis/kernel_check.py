@@ -28,9 +28,9 @@ from ..runtime.executor import Executor
 from ..runtime.network import CompiledNetwork
 from ..runtime.numpy_executor import GraphRunner
 from .bounds import UNITS
+from .comparison import compare
 from .placements import in_place, slot, strided
 from .rounding import Known, carried, evaluate, stored_bound, widened
-from .verify import compare
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,16 @@ GRID = (2**31 - 1, 65535, 65535)
 THREADS_ATTRIBUTE, SHARED_ATTRIBUTE = 0, 8
 
 
+FACTS = {
+    "CLOCK_RATE": (13, 1_980_000),
+    "MULTIPROCESSOR_COUNT": (16, 132),
+    "MEMORY_CLOCK_RATE": (36, 3_201_000),
+    "GLOBAL_MEMORY_BUS_WIDTH": (37, 6016),
+    "L2_CACHE_SIZE": (38, 60 << 20),
+}
+"""Attributes of a device that nothing depends on: name → number and value."""
+
+
 class Status(Exception):
     """An error code on its way out of a fake function."""
 
@@ -85,6 +95,7 @@ class FakeDriver:
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR=75,
         CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR=76,
         CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN=97,
+        **{f"CU_DEVICE_ATTRIBUTE_{name}": number for name, (number, _) in FACTS.items()},
     )
     CUfunction_attribute = SimpleNamespace(
         CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK=THREADS_ATTRIBUTE,
@@ -208,7 +219,8 @@ class FakeDriver:
         return b"Fake GPU".ljust(length, b"\0")
 
     def _cuDeviceGetAttribute(self, attribute: int, device: int) -> int:
-        return {75: self.capability[0], 76: self.capability[1], 97: self.max_shared}[attribute]
+        known = {75: self.capability[0], 76: self.capability[1], 97: self.max_shared} | dict(FACTS.values())
+        return known[attribute]
 
     def _cuDevicePrimaryCtxRetain(self, device: int) -> tuple[Any]:
         self.retained += 1
