@@ -1,0 +1,178 @@
+"""Are the results right? Kernel by kernel against float64, and whole networks against fp32, within derived bounds.
+
+- **families**: small networks and one graph for each kind of kernel, in every numeric mode and variant, launch by
+  launch against float64 (`convc.analysis.kernel_check`).
+- **a network**: every launch of it in the same way at batch 1 and, where time allows, 32; then whole runs, on poisoned
+  memory, on several images, twice each: bit-identical, and as near to fp32 as rounding allows
+  (`convc.analysis.bounds.relative_bounds`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
+
+from convc.analysis.bounds import relative_bounds, relative_error
+from convc.analysis.kernel_check import KernelCheck, check_kernels
+from convc.compiler import compile_plan
+from convc.passes import Switches
+from convc.planner import Options, Plan, bind_batch, make_plan
+from convc.runtime.artifact import Artifact
+from convc.runtime.cuda import CudaExecutor
+from convc.runtime.executor import Executor
+from convc.runtime.network import CompiledNetwork
+from convc.runtime.numpy_executor import GraphRunner
+
+from .cases import IMAGES, STEPPED, TARGET, Case, graph_of, variants_of
+from .families import all_families
+from .setting import Setting
+
+SEEDS = (0, 1, 2)
+EXAMINED = 3
+"""Images of a batch that are compared with NumPy where torch is not there."""
+STEPPED_BATCHES = (1, 32)
+STEPPING_S = 40.0
+"""Kernel by kernel is begun with at least this much of the step's time left."""
+
+
+def families(setting: Setting) -> None:
+    """A row for each small graph, numeric mode and variant."""
+    for family in all_families():
+        if setting.todo(family.name):
+            with setting.measuring(family.name) as found:
+                plan = family.plan()
+                network = CompiledNetwork(compile_plan(plan, setting.kernels))
+                arrays = drawn(plan, 0)
+                found |= told(list(check_kernels(plan, network, CudaExecutor(), arrays)))
+
+
+def told(checks: Sequence[KernelCheck]) -> dict[str, Any]:
+    """How many launches were compared, which depart, and how much of its bound the worst of the others uses."""
+    departing = [
+        {"kernel": check.kernel, "layers": list(check.origins), "max_abs": check.max_abs, "bound": check.bound}
+        for check in checks
+        if not check.ok
+    ]
+    used = max((check.max_abs / check.bound for check in checks if check.ok and check.bound), default=0.0)
+    return {
+        "launches": len(checks),
+        "departing": departing[:5],
+        "bound_used": used,
+        "ok": bool(checks) and not departing,
+    }
+
+
+def drawn(plan: Plan, seed: int) -> dict[str, np.ndarray]:
+    """Normal deviates for every input of a plan."""
+    random = np.random.default_rng(seed)
+    return {
+        node.attributes["name"]: random.standard_normal(tuple(map(int, node.outputs[0].shape))).astype(  # type: ignore[arg-type]
+            node.outputs[0].dtype.numpy
+        )
+        for node in plan.graph.graph_inputs
+    }
+
+
+def network(setting: Setting, name: str, batches: Sequence[int], dtype: str = "fp16") -> None:
+    """Rows for one network of the zoo."""
+    for batch in batches:
+        for variant in variants_of(name, dtype, batch):
+            case = Case(name, batch, dtype, variant)
+            if setting.todo(case.name):
+                with setting.measuring(case.name) as found:
+                    found |= whole(case, setting.artifact(case))
+    for batch in STEPPED_BATCHES:
+        key = f"{name}-b{batch}-{dtype} kernel by kernel"
+        if dtype == "fp16" and batch in batches and setting.left_s > STEPPING_S and setting.todo(key):
+            with setting.measuring(key) as found:
+                found |= stepped(setting, Case(name, batch, dtype, STEPPED))
+
+
+def stepped(setting: Setting, case: Case) -> dict[str, Any]:
+    """Every launch against float64. Parts of a batch are not cut, so that tensors are in memory as a whole."""
+    plan = case.plan()
+    compiled = CompiledNetwork(compile_plan(plan, setting.kernels))
+    return told(list(check_kernels(plan, compiled, CudaExecutor(), drawn(plan, 0))))
+
+
+def whole(case: Case, artifact: Artifact, executor: Executor | None = None) -> dict[str, Any]:
+    """Whole runs on several images. executor: the GPU's unless given."""
+    gpu = executor or CudaExecutor()
+    try:
+        program = gpu.choose(artifact, None) if hasattr(gpu, "choose") else None
+        gpu.prepare(artifact, program)
+        bound = bound_of(case)
+        rows = [_run(case, gpu, seed) for seed in SEEDS]
+    finally:
+        gpu.close()
+    worst = max(row["rel_l2"] for row in rows)
+    identical, top1 = all(row["identical"] for row in rows), min(row["top1"] for row in rows)
+    return {"rel_l2": worst, "bound": bound, "identical": identical, "top1": top1, "ok": worst <= bound and identical}
+
+
+def _run(case: Case, gpu: Any, seed: int) -> dict[str, Any]:
+    images, picked, expected = examined(case.network, case.dtype, case.batch, seed)
+    found = []
+    for byte in (0xFF, 0x7F):
+        gpu.poison(byte)
+        found.append(np.array(gpu.run([images])[0]))
+    error = relative_error(expected, found[0][picked])
+    agreeing = found[0][picked].argmax(axis=1) == expected.argmax(axis=1)
+    return {"rel_l2": error, "identical": same_bits(*found), "top1": float(agreeing.mean())}
+
+
+@lru_cache(maxsize=len(SEEDS))
+def examined(network: str, dtype: str, batch: int, seed: int) -> tuple[np.ndarray, list[int], np.ndarray]:
+    """Images, which of them are compared, and what fp32 makes of those."""
+    images = images_of(network, dtype, batch, seed)
+    return images, *reference(network, dtype, images)
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.tobytes() == b.tobytes()
+
+
+def images_of(network: str, dtype: str, batch: int, seed: int) -> np.ndarray:
+    """Random images, N×C×H×W, in the type of the mode."""
+    (image,) = graph_of(network, dtype, "none").graph_inputs
+    shape = (batch, *map(int, image.outputs[0].shape[1:]))  # type: ignore[arg-type]
+    random = np.random.default_rng((seed, batch))
+    return random.standard_normal(shape, np.float32).astype(IMAGES[dtype].numpy)
+
+
+def reference(network: str, dtype: str, images: np.ndarray) -> tuple[list[int], np.ndarray]:
+    """The network in fp32: which images, and their results. All of them on the GPU where torch is there."""
+    try:
+        from .torch_reference import in_fp32
+    except ImportError:
+        picked = sorted({0, len(images) // 2, len(images) - 1})[:EXAMINED]
+        return picked, in_numpy(network, dtype, images[picked])
+    return list(range(len(images))), in_fp32(network, dtype, images)
+
+
+def in_numpy(network: str, dtype: str, images: np.ndarray) -> np.ndarray:
+    """The network's definition, evaluated by NumPy in fp32."""
+    graph = bind_batch(graph_of(network, dtype), len(images))
+    (image,) = graph.graph_inputs
+    return GraphRunner(graph).run({image.attributes["name"]: images})[0]
+
+
+def bound_of(case: Case) -> float:
+    """How far from fp32 a correct run may be, relative, in the Euclidean norm: that of one image."""
+    return _bound(case.network, case.dtype, case.variant)
+
+
+@cache
+def bound_of_peers(network: str, dtype: str) -> float:
+    """The same for a run that rounds behind every operator, batch normalisation included."""
+    plan = make_plan(graph_of(network, dtype), Options((TARGET,), dtype, 1, Switches("none")))
+    return max(relative_bounds(plan.graph, dtype, drawn(plan, 0)).values())
+
+
+@cache
+def _bound(network: str, dtype: str, variant: str) -> float:
+    plan = Case(network, 1, dtype, variant).plan()
+    return max(relative_bounds(plan.graph, dtype, drawn(plan, 0)).values())

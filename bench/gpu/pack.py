@@ -1,0 +1,146 @@
+"""`make gpu-pack`: everything that the suite needs on a machine without a compiler and without a network.
+
+A folder with the compiled kernels (one archive), the Python packages that may be missing there, and a file that says
+what is in it. It is made on any machine with Triton; no GPU is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import triton
+
+from convc.codegen.cache import KernelCache, default_directory
+from convc.codegen.packed import PackWriter
+from convc.codegen.pool import Job, compile_kernels
+from convc.compiler import compile_programs
+from convc.planner import Plan
+
+from .cases import BATCHES, NETWORKS, Case, all_cases
+from .families import Family, all_families
+from .probes import PROBES
+from .wheels import download_wheels
+
+LIMIT_BYTES = 60 << 20
+KERNELS, OLDER, WHEELS, LABEL = "kernels.tar.xz", "kernels-ptxas.tar.xz", "wheels", "pack.json"
+ASSEMBLER = "TRITON_PTXAS_BLACKWELL_PATH"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What goes into a pack. older_ptxas: compile everything with the older of Triton's two assemblers."""
+
+    cases: tuple[Case, ...]
+    families: tuple[Family, ...]
+    wheels: bool = True
+    older_ptxas: bool = False
+
+
+def everything(networks: tuple[str, ...] = NETWORKS, batches: tuple[int, ...] = BATCHES, **options: bool) -> Contents:
+    """What a whole run asks for, of some networks and batch sizes."""
+    return Contents(tuple(all_cases(networks, batches)), tuple(all_families()), **options)
+
+
+def make_pack(folder: Path, contents: Contents) -> dict[str, object]:
+    """Fills the folder anew and returns what its label says.
+
+    Raises:
+        SystemExit: the pack is larger than may travel.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        with assembler(contents.older_ptxas) as source:
+            writer = PackWriter(Path(scratch, "kernels"), source, ptxas="older" if contents.older_ptxas else "")
+            for number, (name, plan) in enumerate(_plans(contents), 1):
+                compile_programs(plan, writer)
+                print(f"{number:5} {len(writer.keys):6} kernels  {name}", flush=True)
+            compile_kernels([Job(probe.request, probe.name) for probe in PROBES.values()], writer)
+        _archive(folder / KERNELS, Path(scratch, "kernels"))
+        with assembler(True) as source:
+            other = PackWriter(Path(scratch, "older"), source, ptxas="older")
+            compile_kernels([Job(probe.request, probe.name) for probe in PROBES.values()], other)
+        _archive(folder / OLDER, Path(scratch, "older"))
+    if contents.wheels:
+        download_wheels(folder / WHEELS)
+    label = {
+        "commit": _commit(),
+        "triton": writer.triton,
+        "older_ptxas": contents.older_ptxas,
+        "kernels": len(writer.keys),
+        "cases": [case.name for case in contents.cases],
+        "families": [family.name for family in contents.families],
+        "seconds": round(time.monotonic() - started),
+        "bytes": {str(path.relative_to(folder)): path.stat().st_size for path in _files(folder)},
+    }
+    (folder / LABEL).write_text(json.dumps(label, indent=1) + "\n", encoding="utf-8")
+    total = sum(path.stat().st_size for path in _files(folder))
+    print(f"{folder}: {len(writer.keys)} kernels, {total / 2**20:.1f} MiB, {label['seconds']} s")
+    if total > LIMIT_BYTES:
+        raise SystemExit(
+            f"the pack has {total / 2**20:.1f} MiB, more than {LIMIT_BYTES >> 20} may travel: name fewer networks"
+        )
+    return label
+
+
+def _plans(contents: Contents) -> Iterator[tuple[str, Plan]]:
+    for case in contents.cases:
+        yield case.name, case.plan("none")
+    for family in contents.families:
+        yield family.name, family.plan()
+
+
+class assembler:
+    """A cache of kernels of one of Triton's assemblers: its own choice, or the older one for all targets."""
+
+    def __init__(self, older: bool) -> None:
+        self.older = older
+        self._before = os.environ.get(ASSEMBLER)
+
+    def __enter__(self) -> KernelCache:
+        if not self.older:
+            return KernelCache()
+        os.environ[ASSEMBLER] = str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas")
+        return KernelCache(default_directory().with_name("kernels-older-ptxas"))
+
+    def __exit__(self, *_: object) -> None:
+        if self.older:
+            del os.environ[ASSEMBLER]
+            if self._before is not None:
+                os.environ[ASSEMBLER] = self._before
+
+
+def _archive(file: Path, folder: Path) -> None:
+    """The files of a folder, in order, without times and owners: equal kernels give equal archives."""
+    with tarfile.open(file, "w:xz", preset=6) as archive:
+        for path in _files(folder):
+            entry = tarfile.TarInfo(str(path.relative_to(folder)))
+            entry.size = path.stat().st_size
+            with path.open("rb") as stream:
+                archive.addfile(entry, stream)
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _commit() -> str:
+    """The commit that the sources are at, with a plus sign where they were changed; empty where git does not say."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "convc"], capture_output=True, text=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head + ("+" if changed else "")

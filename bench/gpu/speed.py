@@ -1,0 +1,154 @@
+"""Cells: one network at one batch size in one numeric mode, convc and the peers side by side.
+
+A contestant that is not right is not timed: on images that were not there when it was prepared, with its output filled
+with NaN, it must be as near to fp32 as rounding allows (`numerics.bound_of`; for the peers the bound of a network that
+rounds behind every operator).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from convc import errors
+from convc.analysis.bounds import relative_error
+
+from . import artifacts, numerics
+from .cases import Case, cell
+from .contestants import Contestant, of_artifact, of_peer, on_stream
+from .device import Gpu, opened_gpu
+from .setting import Setting, is_lost
+from .timing import measure
+
+TIMING_S = 20.0
+"""What is kept of the step's time for measuring a cell, and for every cell that is still to come."""
+SEED = 7
+
+
+def speed(
+    setting: Setting, network: str, dtype: str, batches: Sequence[int], peers: Sequence[str] | None = None
+) -> None:
+    """The cells of a network, each a row. peers: their names; by default the usual ones where torch is there."""
+    wanted = usual_peers() if peers is None else peers
+    with opened_gpu() as gpu, on_stream(gpu):
+        left = [batch for batch in batches if f"{network}-b{batch}-{dtype}" not in setting.journal.known(setting.step)]
+        for place, batch in enumerate(left):
+            Cell(setting, gpu, network, dtype, batch, reserve_s=TIMING_S * (len(left) - place)).run(wanted)
+
+
+def usual_peers() -> Sequence[str]:
+    """Names of the peers; none where torch is not there."""
+    if importlib.util.find_spec("torch") is None:
+        return ()
+    from .peers import USUAL
+
+    return USUAL
+
+
+class Cell:
+    """One of them. Contestants are noted as begun, so that one that ends the process is left out the next time."""
+
+    def __init__(self, setting: Setting, gpu: Gpu, network: str, dtype: str, batch: int, reserve_s: float) -> None:
+        self.setting, self.gpu, self.reserve_s = setting, gpu, reserve_s
+        self.network, self.dtype, self.batch = network, dtype, batch
+        self.key = f"{network}-b{batch}-{dtype}"
+        self.refused: dict[str, str] = {}
+        self.contestants: list[Contestant] = []
+
+    def run(self, peers: Sequence[str]) -> None:
+        with self.setting.measuring(self.key) as found:
+            found |= {"network": self.network, "batch": self.batch, "dtype": self.dtype}
+            try:
+                images, picked, expected = numerics.examined(self.network, self.dtype, self.batch, SEED)
+                equal = self._add_convc(-images)
+                self._add_peers(peers, -images)
+                gates = {each.name: self._gate(each, images, picked, expected) for each in self.contestants}
+                right = {each.name: each.replay for each in self.contestants if gates[each.name]["ok"]}
+                times, found["gpu"] = self._timed(right)
+                found["contestants"] = {
+                    each.name: {**each.about, **gates[each.name], **times.get(each.name, {})}
+                    for each in self.contestants
+                }
+                found |= {"equal": equal, "refused": self.refused}
+            finally:
+                for each in self.contestants:
+                    each.close()
+
+    def _timed(self, right: dict[str, Callable[[], None]]) -> tuple[dict[str, Any], dict[str, Any]]:
+        if not right:
+            return {}, {}
+        if not self._begin("timing"):
+            raise errors.UsageError("a process did not survive the timing of this cell")
+        times = measure(self.gpu, right, self.setting.effort)
+        self.setting.put(f"{self.key} timing")
+        return times
+
+    def _begin(self, name: str) -> bool:
+        """Notes that something of this cell begins; False where an earlier process did not survive it."""
+        key = f"{self.key} {name}"
+        return self.setting.journal.begin(self.setting.step, key) or not self.setting.journal.failed(
+            self.setting.step, key
+        )
+
+    def _add_convc(self, images: np.ndarray) -> dict[str, str]:
+        """convc's variants; those that launch what another one launches are not run twice, and are told."""
+        compiled = []
+        for case in cell(self.network, self.dtype, self.batch):
+            try:
+                compiled.append((case.variant, self.setting.artifact(case)))
+            except errors.ConvcError as error:
+                self.refused[f"convc {case.variant}"] = str(error)[:300]
+        kept, equal = artifacts.distinct(compiled)
+        for variant, artifact in kept.items():
+            self._add(f"convc {variant}", partial(of_artifact, artifact=artifact, images=images, gpu=self.gpu))
+        return {f"convc {name}": f"convc {other}" for name, other in equal.items()}
+
+    def _add_peers(self, names: Sequence[str], images: np.ndarray) -> None:
+        if not names:
+            return
+        from . import peers
+        from .torch_reference import device, module_in_fp32
+
+        peers.allow_tf32(self.dtype)
+        module = module_in_fp32(self.network, self.dtype)
+        for name in names:
+            if self.setting.left_s - self.reserve_s < peers.PEERS[name].seconds:
+                self.refused[name] = "no time left to prepare it"
+            else:
+                self._add(name, partial(of_peer, module=module, images=images, device=device()))
+
+    def _add(self, name: str, make: Callable[[str], Contestant]) -> None:
+        if not self._begin(name):
+            self.refused[name] = "a process did not survive it"
+            return
+        try:
+            self.contestants.append(make(name))
+        except Exception as error:  # whatever one contestant fails with, the others go on
+            self.refused[name] = f"{type(error).__name__}: {error}"[:300]
+            if is_lost(error):
+                self.setting.put(f"{self.key} {name}", error=self.refused[name])
+                raise
+        self.setting.put(f"{self.key} {name}")
+
+    def _gate(
+        self, contestant: Contestant, images: np.ndarray, picked: Sequence[int], expected: np.ndarray
+    ) -> dict[str, Any]:
+        """Whether a contestant is right."""
+        variant = contestant.name.removeprefix("convc ") if contestant.about["kind"] == "convc" else None
+        if variant is None:
+            bound = numerics.bound_of_peers(self.network, self.dtype)
+        else:
+            bound = numerics.bound_of(Case(self.network, self.batch, self.dtype, variant))
+        contestant.show(images)
+        contestant.poison()
+        self.gpu.synchronize()
+        contestant.replay()
+        self.gpu.synchronize()
+        found = contestant.result()[list(picked)]
+        error = relative_error(expected, found)
+        top1 = float((found.argmax(axis=1) == expected.argmax(axis=1)).mean())
+        return {"rel_l2": error, "bound": bound, "top1": top1, "ok": error <= bound}
