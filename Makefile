@@ -5,12 +5,16 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= auto
+# Of `make gpu`, which installs nothing: the machine's own Python, where results go, and which parts are run.
+GPU_PYTHON ?= python3
+OUT ?= build/gpu
+PARTS ?= A
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint bench fusion-report cost-report pictures fuzz clean help
+.PHONY: demo test lint bench fusion-report cost-report pictures gpu-pack gpu gpu-report fuzz clean help
 
 help:  ## what there is to make
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
 
 demo: $(STAMP)  ## compile a trained network and run its kernels on the test images
 	@$(BIN)/python examples/digits/demo.py
@@ -34,6 +38,15 @@ cost-report: $(STAMP)  ## predicted times beside measured ones, where any are re
 
 pictures: $(STAMP)  ## the README's pictures of what each rule is worth
 	$(BIN)/convc ablate zoo:googlenet --target sm_90 --png docs/pictures/googlenet
+
+gpu-pack: $(STAMP)  ## compile everything that `make gpu` needs, into build/gpu_pack, without a GPU
+	$(BIN)/python -m bench.gpu pack $(ARGS)
+
+gpu:  ## everything that needs a GPU: make gpu OUT=build/gpu PARTS=A (docs/gpu.md)
+	$(GPU_PYTHON) -m bench.gpu run --out $(OUT) --parts $(PARTS) $(foreach folder,$(FROM),--from $(folder)) $(ARGS)
+
+gpu-report: $(STAMP)  ## tables and plots of what `make gpu` measured, from bench/results/gpu
+	$(BIN)/python -m bench.gpu report --readme $(ARGS)
 
 fuzz: $(STAMP)  ## 2,000 random networks under random rules, policies and numeric modes
 	$(BIN)/python tests/fuzz.py $(ARGS)
