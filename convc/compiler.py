@@ -10,6 +10,7 @@ import numpy as np
 from . import errors
 from .codegen.cache import KernelCache
 from .codegen.forms import contracted, form, multiplied
+from .codegen.kernel import Argument as KernelArgument
 from .codegen.packed import open_cache
 from .codegen.pool import Job, compile_kernels
 from .codegen.worker import Compiled, Request
@@ -33,6 +34,8 @@ from .runtime.manifest import (
     Parameter,
     ProgramSpec,
     StepSpec,
+    TensorMapArgument,
+    TensorMapSpec,
     TensorSpec,
     ViewSpec,
     WeightSpec,
@@ -198,6 +201,10 @@ def _kernel_spec(program: TargetPlan, name: str, binaries: Binaries, blobs: dict
             global_scratch_align=compiled.global_scratch_align,
             programmatic_launch=kernel.programmatic,
             warnings=compiled.warnings,
+            tensor_maps=tuple(
+                TensorMapSpec(found.swizzle, found.elem_size, found.elem_type, found.block_size)
+                for found in compiled.tensor_maps
+            ),
         )
     parameters = tuple(_parameter(*parameter) for parameter in kernel.parameters)
     launch = next(launch for launch in program.launches if launch.kernel.name == name)
@@ -262,7 +269,8 @@ def _arguments(plan: Plan, program: TargetPlan, number: int, weights: _Weights) 
     arguments: list[Argument] = []
     for argument in program.launches[number].kernel.arguments:
         if argument.operand is not None:
-            arguments.append(_located(plan, program, argument.operand, weights))
+            located = _located(plan, program, argument.operand, weights)
+            arguments.append(_described(located, argument) if argument.kind == "descriptor" else located)
         elif argument.kind == "partial":
             arguments.append(BufferArgument("arena", program.arena.offsets[-1 - number] + argument.value))
         elif argument.kind == "counters":
@@ -270,6 +278,10 @@ def _arguments(plan: Plan, program: TargetPlan, number: int, weights: _Weights) 
         else:
             arguments.append(IntegerArgument(argument.value))
     return arguments
+
+
+def _described(located: BufferArgument, argument: KernelArgument) -> TensorMapArgument:
+    return TensorMapArgument(located.buffer, located.offset, argument.shape, argument.strides)
 
 
 def _located(plan: Plan, program: TargetPlan, operand: Operand, weights: _Weights) -> BufferArgument:

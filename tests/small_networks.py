@@ -114,6 +114,11 @@ def _conv1x1(b: Builder, size: int = 14, filters: int = 128) -> Value:
     return conv(b, x, weights(filters, 64, 1, 1))
 
 
+def _transposed(b: Builder) -> Value:
+    """A computed matrix of 72 rows, contiguous along them."""
+    return b.add("Transpose", inside(b, 48, 72), perm=(1, 0))
+
+
 def _conv1x1_prologue(b: Builder) -> Value:
     """Batch normalisation and ReLU in front, channels that do not fill the last step."""
     x = inside(b, 1, 72, 14, 14)
@@ -126,6 +131,7 @@ KERNELS: dict[str, tuple[str, Callable[[Builder], Value]]] = {
     # case: (the kernel's first word, graph)
     "conv3x3_bias_residual_relu": ("conv3x3", _conv3x3),
     "conv1x1": ("conv1x1", _conv1x1),
+    "conv1x1_descriptors": ("conv1x1", lambda b: b.add("Relu", _conv1x1(b, 14, 100))),
     "conv1x1_prologue": ("conv1x1", _conv1x1_prologue),
     "conv7x7_stem": (
         "conv7x7",
@@ -152,6 +158,7 @@ KERNELS: dict[str, tuple[str, Callable[[Builder], Value]]] = {
         lambda b: conv(b, inside(b, 1, 24, 9, 9), weights(48, 1, 3, 3), weights(48), groups=24, pads=(1,) * 4),
     ),
     "matmul_batched": ("matmul", lambda b: b.add("MatMul", inside(b, 3, 17, 33), inside(b, 3, 33, 20))),
+    "matmul_descriptors": ("matmul", lambda b: b.add("MatMul", inside(b, 40, 72), _transposed(b))),
     "max_pool": ("max_pool", _pool("MaxPool")),
     "average_pool_window": ("average_pool", _pool("AveragePool", pads=(0,) * 4, count_include_pad=False)),
     "average_pool_valid": ("average_pool", _pool("AveragePool", count_include_pad=False)),

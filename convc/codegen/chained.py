@@ -36,7 +36,7 @@ def parts(problem: ChainedContraction, tile: Tile) -> Parts:
         epilogue=_second(problem, tile, inner, col_tiles),
     )
     return Parts(
-        word=f"{contraction._word(first)}_conv1x1",
+        word=f"{contraction.word(first)}_conv1x1",
         constants=_constants(problem, tile, inner),
         body=body,
         grid=(row_tiles * col_tiles, 1, 1),
@@ -45,7 +45,7 @@ def parts(problem: ChainedContraction, tile: Tile) -> Parts:
 
 
 def _constants(problem: ChainedContraction, tile: Tile, inner: Tile) -> dict[str, Any]:
-    found = contraction._constants(problem.first, inner)
+    found = contraction.constants(problem.first, inner)
     if ragged(problem, Axis.COL, tile.cols):
         found["FILTERS"] = problem.extent(Axis.COL)
     return found | {"BLOCK_FILTERS": tile.cols}

@@ -33,19 +33,26 @@ def parts(problem: Contraction, tile: Tile) -> Parts:
         row_tiles=row_tiles,
         wide=is_wide(problem),
         col_base="tile_col * BLOCK_COLS + " if col_tiles > 1 else "",
-        index_lines=_index_lines(problem, tile),
-        epilogue=_epilogue(problem, tile),
+        index_lines=index_lines(problem, tile),
+        epilogue=epilogue(problem, tile),
     )
-    split = tile.split_k > 1
+    workspace_bytes, counter_bytes = scratch(tile, tiles)
     return Parts(
-        word=_word(problem),
-        constants=_constants(problem, tile),
+        word=word(problem),
+        constants=constants(problem, tile),
         body=text,
         grid=(tiles, tile.split_k, 1),
         extra=Loop(problem, tile).parameters(),
-        workspace_bytes=tiles * tile.split_k * tile.rows * tile.cols * 4 if split else 0,
-        counter_bytes=tiles * 4 if split else 0,
+        workspace_bytes=workspace_bytes,
+        counter_bytes=counter_bytes,
     )
+
+
+def scratch(tile: Tile, tiles: int) -> tuple[int, int]:
+    """Bytes of the partial sums and counters of split-K."""
+    if tile.split_k == 1:
+        return 0, 0
+    return tiles * tile.split_k * tile.rows * tile.cols * 4, tiles * 4
 
 
 def body(
@@ -100,25 +107,28 @@ def _rows_ragged(problem: Contraction, tile: Tile) -> bool:
     return ragged(problem, Axis.ROW, tile.rows)
 
 
-def _word(problem: Contraction) -> str:
+def word(problem: Contraction) -> str:
+    """A short word for it."""
     if problem.mode == "matmul":
         return "matmul"
     sizes = [tap.size for tap in problem.taps]
     return "conv" + "x".join(str(size) for size in sizes or [1, 1])
 
 
-def _constants(problem: Contraction, tile: Tile) -> dict[str, Any]:
-    constants: dict[str, Any] = {}
+def constants(problem: Contraction, tile: Tile) -> dict[str, Any]:
+    """Extents that tiles stick out past, and the tile."""
+    found: dict[str, Any] = {}
     if isinstance(problem, PooledContraction):
-        constants = pooled.constants(problem, tile)
+        found = pooled.constants(problem, tile)
     elif ragged(problem, Axis.ROW, tile.rows):
-        constants["ROWS"] = problem.extent(Axis.ROW)
+        found["ROWS"] = problem.extent(Axis.ROW)
     if ragged(problem, Axis.COL, tile.cols):
-        constants["COLS"] = problem.extent(Axis.COL)
-    return constants | {"BLOCK_ROWS": tile.rows, "BLOCK_COLS": tile.cols, "BLOCK_DEPTH": tile.depth}
+        found["COLS"] = problem.extent(Axis.COL)
+    return found | {"BLOCK_ROWS": tile.rows, "BLOCK_COLS": tile.cols, "BLOCK_DEPTH": tile.depth}
 
 
-def _index_lines(problem: Contraction, tile: Tile) -> list[str]:
+def index_lines(problem: Contraction, tile: Tile) -> list[str]:
+    """From group, row and column to the problem's dimensions."""
     lines = group_lines(problem)
     if isinstance(problem, PooledContraction):
         lines += pooled.index_lines(problem, tile)
@@ -231,11 +241,11 @@ def _w_mask(loop: Loop) -> str:
     depth_mask = _depth_mask(loop)
     masks = [f"{depth_mask}[:, None]"] if depth_mask else []
     if ragged(problem, Axis.COL, loop.tile.cols):
-        masks.append(_cols_in_memory(problem))
+        masks.append(cols_in_memory(problem))
     return joined_masks(masks)
 
 
-def _cols_in_memory(problem: Contraction) -> str:
+def cols_in_memory(problem: Contraction) -> str:
     """Mask over columns of the weights: up to their padded pitch, which keeps wide accesses whole."""
     source = problem.w.source
     if isinstance(source, PackedWeight) and len(problem.positions(Axis.COL)) == 1:
@@ -243,7 +253,8 @@ def _cols_in_memory(problem: Contraction) -> str:
     return "col_ok"
 
 
-def _epilogue(problem: Contraction, tile: Tile) -> list[str]:
+def epilogue(problem: Contraction, tile: Tile) -> list[str]:
+    """From the sums to the store."""
     cols_ragged = ragged(problem, Axis.COL, tile.cols)
     share = border.Share("tile_row", problem.row_tiles(tile.rows), mask="col_ok" if cols_ragged else "")
     return [*_ending(problem, tile, cols_ragged), *border.lines(problem, share)]

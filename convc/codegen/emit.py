@@ -16,7 +16,7 @@ from ..ir.chained import ChainedContraction
 from ..ir.plan import PackedWeight, Tile
 from ..ir.problem import AxisReduction, Contraction, Operand, Problem, WindowReduction
 from ..ir.separable import SeparableContraction
-from . import chained, contraction, global_pool, overlap, pointwise, reduction, separable, window
+from . import chained, contraction, descriptors, global_pool, overlap, pointwise, reduction, separable, window
 from .kernel import Argument, Parts, render
 
 POINTER_TYPES = {
@@ -96,16 +96,31 @@ def written(problem: Problem, tile: Tile, aligned: Aligned, entry: bool, program
     """The function of a problem. entry: whether it is a kernel of its own. programmatic: as in `emit`."""
     parts = global_pool.with_scratch(_parts(problem, tile), problem, tile)
     operands = _operands(problem)
-    parameters = [(o.name, POINTER_TYPES[o.dtype], aligned(o)) for o in operands]
+    parameters = [_parameter(operand, parts, aligned) for operand in operands]
     parameters += [(name, type, type.startswith("*")) for name, type, _ in parts.extra]
-    arguments = [Argument("operand", operand) for operand in operands] + [a for _, _, a in parts.extra]
-    description = _description(problem, tile, parameters)
+    arguments = [_argument(operand, parts) for operand in operands] + [a for _, _, a in parts.extra]
+    description = _description(problem, tile, parameters, parts)
     opening = _opening(parts, parameters, arguments, programmatic) if entry else []
     unnamed = _function_text("KERNEL", parts, parameters, opening, programmatic)
     seen = (problem.equation, description, unnamed, parameters, tile.num_warps)
     name = f"{parts.word}_{hashlib.sha256(repr(seen).encode()).hexdigest()[:8]}"
     text = _function_text(name, parts, parameters, opening, programmatic)
     return Function(name, text, description, parts, tuple(parameters), tuple(arguments))
+
+
+def _parameter(operand: Operand, parts: Parts, aligned: Aligned) -> tuple[str, str, bool]:
+    pointer = POINTER_TYPES[operand.dtype]
+    if operand.name not in parts.descriptors:
+        return operand.name, pointer, aligned(operand)
+    block = ",".join(map(str, parts.descriptors[operand.name].block))
+    return operand.name, f"tensordesc<{pointer[1:]}[{block}]>", True
+
+
+def _argument(operand: Operand, parts: Parts) -> Argument:
+    if operand.name not in parts.descriptors:
+        return Argument("operand", operand)
+    found = parts.descriptors[operand.name]
+    return Argument("descriptor", operand, shape=found.shape, strides=found.strides)
 
 
 def _opening(
@@ -151,6 +166,8 @@ def _parts(problem: Problem, tile: Tile) -> Parts:
         return chained.parts(problem, tile)
     if isinstance(problem, SeparableContraction):
         return separable.parts(problem, tile)
+    if isinstance(problem, Contraction) and tile.access == "descriptors":
+        return descriptors.parts(problem, tile)
     if isinstance(problem, Contraction):
         return contraction.parts(problem, tile)
     if isinstance(problem, WindowReduction):
@@ -178,7 +195,7 @@ def _operands(problem: Problem) -> list[Operand]:
     ]
 
 
-def _description(problem: Problem, tile: Tile, parameters: Sequence[tuple[str, str, bool]]) -> str:
+def _description(problem: Problem, tile: Tile, parameters: Sequence[tuple[str, str, bool]], parts: Parts) -> str:
     """Iteration space, operands with dtype and strides, and the tile."""
     space = ", ".join(f"{dim.name}={dim.extent} ({dim.axis.value})" for dim in problem.dims) or "one element"
     if isinstance(problem, ChainedContraction):
@@ -186,15 +203,18 @@ def _description(problem: Problem, tile: Tile, parameters: Sequence[tuple[str, s
     lines = [f"Over {space}."]
     for operand in _operands(problem):
         home = "weights" if isinstance(operand.source, PackedWeight) else "tensor"
-        parts = {split.dim: " and ".join(f"{s} x{e}" for e, s in split.parts) for split in operand.splits}
+        uneven = {split.dim: " and ".join(f"{s} x{e}" for e, s in split.parts) for split in operand.splits}
         owner = problem.owner_of(operand)
         steps = [
-            f"{dim.name}: {parts.get(index, stride)}"
+            f"{dim.name}: {uneven.get(index, stride)}"
             for index, (dim, stride) in enumerate(zip(owner.dims, operand.strides, strict=False))
             if stride
         ]
         strides = ", ".join([*steps, *([f"depth: {operand.depth}"] if operand.depth else [])])
         lines.append(f"{operand.name}: {operand.dtype} {home}, strides {strides or 'none'}{_around(operand)}")
+    boxes = [f"{name} as {'x'.join(map(str, found.shape))}" for name, found in parts.descriptors.items()]
+    if boxes:
+        lines.append(f"Matrices that boxes are fetched out of: {', '.join(boxes)}.")
     unaligned = [name for name, type, is_aligned in parameters if type.startswith("*") and not is_aligned]
     if unaligned:
         lines.append(f"Not at multiples of {POINTER_ALIGNMENT} bytes: {', '.join(unaligned)}.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -14,16 +15,29 @@ from ..ir.problem import Axis, Operand, Problem
 @dataclass(frozen=True)
 class Argument:
     """What a kernel parameter is bound to: an operand, the ``partial`` results or the ``counters`` from byte ``value``
-    on, or the number ``value``."""
+    on, or the number ``value``. Of a ``descriptor`` of an operand, shape and strides: of the array that it describes,
+    in elements, the outermost dimension first."""
 
     kind: str
     operand: Operand | None = None
     value: int = 0
+    shape: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """An operand that a kernel reads by boxes out of an array: their block, and the array's shape and strides."""
+
+    block: tuple[int, ...]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a family contributes: a short word for the name, constants, the body, and parameters beyond the operands."""
+    """What a family contributes: a short word for the name, constants, the body, parameters beyond the operands, and
+    which operands, by name, come through descriptors."""
 
     word: str
     constants: dict[str, Any]
@@ -32,6 +46,7 @@ class Parts:
     extra: tuple[tuple[str, str, Argument], ...] = ()
     workspace_bytes: int = 0
     counter_bytes: int = 0
+    descriptors: Mapping[str, Descriptor] = field(default_factory=dict)
 
 
 @cache

@@ -15,7 +15,7 @@ from ..ir.plan import Tile
 from ..ir.problem import Axis, Operand, Tap
 from ..ir.separable import SeparableContraction
 from . import expansion
-from .contraction import _cols_in_memory, _constants, _epilogue, origin, start_of
+from .contraction import cols_in_memory, constants, epilogue, origin, start_of
 from .expressions import TRITON_TYPES, Body
 from .indexing import dimensions, group_lines, is_wide, joined_masks, offsets, scaled, tile_lines
 from .kernel import Argument, Parts, ceil_div, ragged, render
@@ -49,14 +49,14 @@ def parts(problem: SeparableContraction, tile: Tile) -> Parts:
         split_k=split,
         step=_step_lines(problem, tile),
         tile_index="pid",
-        epilogue=_epilogue(problem, tile),
+        epilogue=epilogue(problem, tile),
     )
     return Parts(
         word=("conv1x1_" if problem.expansion else "")
         + WORDS[problem.mode]
         + "x".join(str(tap.size) for tap in problem.taps)
         + "_conv1x1",
-        constants=_constants(problem, tile)
+        constants=constants(problem, tile)
         | (expansion.constants(problem.expansion) if problem.expansion else {})
         | ({} if problem.depth % tile.depth == 0 else {"CHANNELS": problem.depth}),
         body=body,
@@ -118,7 +118,7 @@ def _step_lines(problem: SeparableContraction, tile: Tile) -> list[str]:
     lines += _window_lines(problem, tile, channels)
     lines += _chain_lines(problem, tile, channels)
     masks = [f"{channels}[:, None]"] if channels else []
-    masks += [_cols_in_memory(problem)] if ragged(problem, Axis.COL, tile.cols) else []
+    masks += [cols_in_memory(problem)] if ragged(problem, Axis.COL, tile.cols) else []
     w = _load("w_tile", _moved(problem, tile, problem.w_depth), joined_masks(masks))
     if problem.w.dtype is not problem.compute:
         w += f".to(tl.{compute})"

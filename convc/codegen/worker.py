@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO, Union
+from typing import IO, Any, Union
 
 import msgspec
 
@@ -36,8 +36,17 @@ class Request(msgspec.Struct):
     num_stages: int
 
 
+class TensorMap(msgspec.Struct):
+    """How compiled code wants a descriptor encoded, in Triton's numbers; the box is what one copy takes of a block."""
+
+    swizzle: int
+    elem_size: int
+    elem_type: int
+    block_size: tuple[int, ...]
+
+
 class Compiled(msgspec.Struct, tag="compiled"):
-    """A cubin, what its launch needs, and what the code is like.
+    """A cubin, what its launch needs, and what the code is like. tensor_maps: one for each descriptor, in order.
 
     Tensor-core instructions are counted in the PTX that became the cubin: disassembling the cubin gives the same number
     (a test compares them) and takes longer than compiling it. warnings: lines in which ptxas says that products of
@@ -53,6 +62,7 @@ class Compiled(msgspec.Struct, tag="compiled"):
     global_scratch_bytes: int
     global_scratch_align: int
     warnings: tuple[str, ...] = ()
+    tensor_maps: tuple[TensorMap, ...] = ()
 
 
 class Failed(msgspec.Struct, tag="failed"):
@@ -128,7 +138,12 @@ def _compile(request: Request, scratch: Path) -> Compiled:
         global_scratch_bytes=metadata.global_scratch_size,
         global_scratch_align=max(1, metadata.global_scratch_align),
         warnings=tuple(line.strip() for line in said.getvalue().splitlines() if WARNING.search(line)),
+        tensor_maps=tuple(_tensor_map(found) for found in metadata.tensordesc_meta or ()),
     )
+
+
+def _tensor_map(found: dict[str, Any]) -> TensorMap:
+    return TensorMap(found["swizzle"], found["elem_size"], found["elem_type"], tuple(found["block_size"]))
 
 
 def inspect(cubin: bytes, path: Path) -> tuple[int, int]:

@@ -192,6 +192,8 @@ class Tile:
     """A schedule: block sizes along rows, columns and the reduction, and how the GPU runs them.
 
     col_blocks: blocks of columns that one program makes one after the other (chained contractions).
+    access: how a contraction reads its operands: ``pointers``, one for each element, or ``descriptors``, boxes out of
+    matrices that a GPU's copy engine fetches.
     """
 
     rows: int
@@ -201,6 +203,7 @@ class Tile:
     num_stages: int = 3
     split_k: int = 1
     col_blocks: int = 1
+    access: str = "pointers"
     reason: str = ""
     predicted_us: float = 0.0
 

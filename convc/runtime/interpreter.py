@@ -20,8 +20,8 @@ from .. import errors
 from ..workers import read_message, write_message
 from .artifact import Artifact, load_weights
 from .dtypes import numpy_dtype
-from .interpreter_worker import Buffer, Finished, Range, Reply, Setup, Step
-from .manifest import Argument, IntegerArgument, ProgramSpec, TensorSpec
+from .interpreter_worker import Buffer, Finished, Passed, Range, Reply, Setup, Step
+from .manifest import Argument, IntegerArgument, ProgramSpec, TensorMapArgument, TensorSpec
 
 _POISON = 0xFF
 """Every float of these bytes is a NaN."""
@@ -156,11 +156,13 @@ class _Shared:
         os.close(self.descriptor)
 
 
-def _told(argument: Argument) -> tuple[str, int]:
+def _told(argument: Argument) -> Passed:
     """An argument as the child is told of it."""
     if isinstance(argument, IntegerArgument):
-        return "", argument.value
-    return argument.buffer, argument.offset
+        return Passed("", argument.value)
+    if isinstance(argument, TensorMapArgument):
+        return Passed(argument.buffer, argument.offset, argument.shape, argument.strides)
+    return Passed(argument.buffer, argument.offset)
 
 
 def tensor_bytes(spec: TensorSpec) -> int:

@@ -15,12 +15,13 @@ import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Union
+from typing import Any, NamedTuple, Union
 
 import msgspec
 import numpy as np
 
 from ..workers import load_function, read_message, write_message
+from .tensor_maps import descriptor_type
 
 
 class Buffer(msgspec.Struct):
@@ -31,12 +32,22 @@ class Buffer(msgspec.Struct):
     nbytes: int
 
 
+class Passed(NamedTuple):
+    """What a parameter is bound to: a byte of a buffer, or a number where ``buffer`` is empty. shape, strides: of the
+    array that a descriptor describes there, in elements."""
+
+    buffer: str
+    value: int
+    shape: tuple[int, ...] = ()
+    strides: tuple[int, ...] = ()
+
+
 class Step(msgspec.Struct):
-    """A launch: kernel index, grid, and per parameter (buffer, byte offset), or ("", number)."""
+    """A launch: kernel index, grid, and what each parameter is bound to."""
 
     kernel: int
     grid: tuple[int, int, int]
-    arguments: list[tuple[str, int]]
+    arguments: list[Passed]
 
 
 class Setup(msgspec.Struct):
@@ -71,10 +82,18 @@ class Broken(msgspec.Struct, tag="broken"):
 Reply = Union[Finished, Broken]
 
 
+class ElementType(str):
+    """NumPy's name of an element type, with its size, of which descriptors ask."""
+
+    @property
+    def itemsize(self) -> int:
+        return 2 if self == "bfloat16" else np.dtype(self).itemsize
+
+
 class Pointer:
     """An address with an element type, in the shape of the tensors that Triton's interpreter takes as arguments."""
 
-    def __init__(self, address: int, dtype: str) -> None:
+    def __init__(self, address: int, dtype: ElementType) -> None:
         self._address = address
         self.dtype = dtype
 
@@ -106,14 +125,14 @@ class Pointer:
         return self
 
 
-_TYPE_NAMES = {
-    "*fp64": "float64",
-    "*fp32": "float32",
-    "*fp16": "float16",
-    "*bf16": "bfloat16",
-    "*i1": "bool",
-    **{f"*i{bits}": f"int{bits}" for bits in (8, 16, 32, 64)},
-    **{f"*u{bits}": f"uint{bits}" for bits in (8, 16, 32, 64)},
+_ELEMENTS = {
+    "fp64": ElementType("float64"),
+    "fp32": ElementType("float32"),
+    "fp16": ElementType("float16"),
+    "bf16": ElementType("bfloat16"),
+    "i1": ElementType("bool"),
+    **{f"i{bits}": ElementType(f"int{bits}") for bits in (8, 16, 32, 64)},
+    **{f"u{bits}": ElementType(f"uint{bits}") for bits in (8, 16, 32, 64)},
 }
 
 
@@ -143,10 +162,19 @@ class Program:
 
     def _arguments(self, step: Step) -> list[Any]:
         types = self.setup.parameters[step.kernel]
-        return [
-            Pointer(self.bases[buffer] + number, _TYPE_NAMES[type]) if buffer else number
-            for (buffer, number), type in zip(step.arguments, types, strict=True)
-        ]
+        return [self._argument(passed, type) for passed, type in zip(step.arguments, types, strict=True)]
+
+    def _argument(self, passed: Passed, type: str) -> Any:
+        if not passed.buffer:
+            return passed.value
+        address = self.bases[passed.buffer] + passed.value
+        described = descriptor_type(type)
+        if described is None:
+            return Pointer(address, _ELEMENTS[type.removeprefix("*")])
+        from triton.tools.tensor_descriptor import TensorDescriptor
+
+        base = Pointer(address, _ELEMENTS[described.dtype])
+        return TensorDescriptor(base, list(passed.shape), list(passed.strides), list(described.block))
 
 
 def _address(memory: mmap.mmap) -> int:

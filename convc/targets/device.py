@@ -15,6 +15,7 @@ class Target:
     block may take. l2_bytes: L2 cache. dram_bytes_per_s, l2_bytes_per_s: bandwidth. tensor_flops: fp16
     multiply-adds × 2 per second on tensor cores with fp32 accumulation. fp32_flops: the same on ordinary units.
     launch_s: time between two kernels of a graph. step_s: latency of one pipelined step of a main loop.
+    descriptors: whether kernels are to use tensor maps, where there are any.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Target:
     launch_s: float = 1.3e-6
     step_s: float = 0.45e-6
     max_warps: int = 8
+    descriptors: bool = True
 
     @property
     def is_interpreter(self) -> bool:
@@ -44,7 +46,7 @@ class Target:
     @property
     def has_descriptors(self) -> bool:
         """Whether kernels may read matrices through tensor maps; the interpreter reads them as a GPU would."""
-        return self.capability >= 90 or self.is_interpreter
+        return self.descriptors and (self.capability >= 90 or self.is_interpreter)
 
     @property
     def has_programmatic_launch(self) -> bool:

@@ -35,7 +35,8 @@ def fixed(case: str, problem: Problem, tile: Tile) -> Tile:
         return replace(tile, rows=4, cols=tile.cols if problem.family == "softmax" else 64, num_warps=4)
     depth = tile.depth if steps_of(problem).flat else 32
     split = 4 if case == "conv_split_k" else 1
-    return replace(tile, rows=64, cols=64, depth=depth, num_warps=4, num_stages=3, split_k=split)
+    access = "descriptors" if "descriptors" in case else "pointers"
+    return replace(tile, rows=64, cols=64, depth=depth, num_warps=4, num_stages=3, split_k=split, access=access)
 
 
 @pytest.mark.parametrize("case", KERNELS)

@@ -13,7 +13,7 @@ from compiled import Builder, conv, evaluate, integers, same
 from convc.compiler import compile_plan
 from convc.frontends import zoo
 from convc.ir import Graph, Value
-from convc.passes import Switches, slices
+from convc.passes import Switches, launches, slices
 from convc.passes.choice import Choice
 from convc.passes.policies import Always
 from convc.passes.slices import RULE, Stage, divided
@@ -92,7 +92,7 @@ def test_exact_on_whole_numbers(
 ) -> None:
     b = build(batch)
     if parts > 2:
-        monkeypatch.setattr(slices, "L2_SHARE", 1.5 * smallest_image(b, dtype) / slices.REFERENCE.l2_bytes)
+        monkeypatch.setattr(slices, "L2_SHARE", 1.5 * smallest_image(b, dtype) / launches.REFERENCE.l2_bytes)
     plan = plan_of(b, dtype=dtype)
     found = stages(plan)
     assert found and all(stage.parts == parts if build is chain else stage.parts >= 2 for stage in found)

@@ -1,0 +1,46 @@
+"""Schedules of contractions whose operands the copy engine fetches.
+
+The threads hold sums and nothing else, so that tiles are larger than those of pointers, and 4 warps drive what takes 8
+there. Shared memory is the limit: a block may take all of a multiprocessor's, or half of it, so that two of them take
+turns with copies and products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..ir.matrices import MAX_BOX, has_matrices
+from ..ir.plan import Tile
+from ..ir.problem import Contraction
+from ..targets import Target
+from .tile_sizes import MIN_DOT
+
+ACCESS = "descriptors"
+MOST_STAGES = 4
+RESERVED_BYTES = 2048
+"""Shared memory of a block beside the operands: barriers, and what the driver takes."""
+SUMS_PER_THREAD = {"mma": 64, "wgmma": 128, "tcgen05": 128}
+"""Most accumulators of a thread, by the instruction of the tensor cores: what `mma` multiplies takes registers too."""
+
+
+def applies(problem: Contraction, target: Target) -> bool:
+    """Whether a target can fetch the operands of a problem that way."""
+    return target.has_descriptors and has_matrices(problem)
+
+
+def fitting(problem: Contraction, target: Target, rows: int, cols: int, depth: int) -> Iterator[Tile]:
+    """Tiles of this block size, of an unsplit reduction, that the target's limits allow."""
+    if max(rows, cols, depth) > MAX_BOX or depth < MIN_DOT:
+        return
+    for warps in (4, 8):
+        sums = rows * cols // (32 * warps)
+        if sums > SUMS_PER_THREAD[target.instruction] or (warps == 8 and rows * cols < 128 * 128):
+            continue
+        for stages in _stages(target, depth * (rows + cols) * problem.compute.itemsize):
+            yield Tile(rows, cols, depth, warps, stages, access=ACCESS)
+
+
+def _stages(target: Target, nbytes: int) -> Iterator[int]:
+    """The deepest pipeline of one block to a multiprocessor, and that of two, for ``nbytes`` of operands a step."""
+    found = {min(MOST_STAGES, (target.shared_bytes // blocks - RESERVED_BYTES) // nbytes) for blocks in (1, 2)}
+    yield from (stages for stages in sorted(found, reverse=True) if stages >= 2)
