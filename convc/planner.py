@@ -225,7 +225,8 @@ def make_plan(graph: Graph, options: Options) -> Plan:
         fused = divide(canonical, options)
     layouts = place(fused, options.dtype, options.switches, options.chooser)
     work = lower(fused, layouts, options.dtype)
-    programs = tuple(_plan_target(work, fused, layouts, target(name), options) for name in options.targets)
+    machines = (replace(target(name), descriptors=options.switches.feature("descriptors")) for name in options.targets)
+    programs = tuple(_plan_target(work, fused, layouts, machine, options) for machine in machines)
     return Plan(options, fused, layouts, programs, journal)
 
 

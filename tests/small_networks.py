@@ -158,7 +158,7 @@ KERNELS: dict[str, tuple[str, Callable[[Builder], Value]]] = {
         lambda b: conv(b, inside(b, 1, 24, 9, 9), weights(48, 1, 3, 3), weights(48), groups=24, pads=(1,) * 4),
     ),
     "matmul_batched": ("matmul", lambda b: b.add("MatMul", inside(b, 3, 17, 33), inside(b, 3, 33, 20))),
-    "matmul_descriptors": ("matmul", lambda b: b.add("MatMul", inside(b, 40, 72), _transposed(b))),
+    "matmul_descriptors": ("matmul", lambda b: b.add("MatMul", inside(b, 80, 72), _transposed(b))),
     "max_pool": ("max_pool", _pool("MaxPool")),
     "average_pool_window": ("average_pool", _pool("AveragePool", pads=(0,) * 4, count_include_pad=False)),
     "average_pool_valid": ("average_pool", _pool("AveragePool", count_include_pad=False)),

@@ -74,13 +74,18 @@ def arrange(
     return arranger.ordered(), arranger.declines
 
 
+def judge_of(target: Target) -> Target:
+    """The GPU whose times decide: the target itself, and for the interpreter one with the same features."""
+    return replace(REFERENCE, descriptors=target.descriptors) if target.is_interpreter else target
+
+
 class _Arranger:
     """Merges launches in a graph whose nodes are launches (by the index of their first work) and whose edges are
     dependencies."""
 
     def __init__(self, work: Sequence[Work], fused: FusedGraph, target: Target, policy: Policy) -> None:
         self.fused, self.target, self.policy = fused, target, policy
-        self.judge = REFERENCE if target.is_interpreter else target
+        self.judge = judge_of(target)
         self.tiles = Tiles(target)
         self.judged = Tiles(self.judge) if target.is_interpreter else self.tiles
         self.launches = {i: Launch((Step(item, self.tiles.best(item.problem)),)) for i, item in enumerate(work)}

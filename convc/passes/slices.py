@@ -26,7 +26,7 @@ from ..ir.plan import Decline, Layouts, Tile
 from ..ir.problem import GlobalPool, Operand, Problem
 from ..targets import Target
 from .choice import Choice, Policy
-from .launches import REFERENCE, Launch, Step, predicted_us
+from .launches import Launch, Step, judge_of, predicted_us
 from .tiling import Tiles, choose
 from .traffic import touched, traffic
 
@@ -89,7 +89,7 @@ class _Slicer:
     ) -> None:
         self.launches, self.graph, self.layouts, self.policy = launches, graph, layouts, policy
         self.target = target
-        self.judge = REFERENCE if target.is_interpreter else target
+        self.judge = judge_of(target)
         self.free = replace(self.judge, dram_bytes_per_s=math.inf)
         self.declines: list[Decline] = []
         self.touches: dict[int, list[int]] = {}

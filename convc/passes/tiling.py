@@ -18,7 +18,7 @@ from ..ir.problem import Axis, AxisReduction, Contraction, Problem, Steps, Windo
 from ..ir.separable import SeparableContraction
 from ..targets import Target
 from ..targets.cost import contraction_seconds, lone_seconds, pooling_seconds, streaming_seconds
-from . import chained_tiles, expansion_tiles, prologue, separable_tiles
+from . import chained_tiles, descriptor_tiles, expansion_tiles, prologue, separable_tiles
 from .choice import operator_instructions
 from .tile_sizes import LARGEST_BLOCK, MIN_DOT, by_time, ceil_power, powers
 from .traffic import traffic
@@ -80,12 +80,12 @@ class Tiles:
         return best and replace(best, reason=_reason(problem, best, self.target))
 
     def alone(self, problem: Problem, warps: int) -> Tile | None:
-        """The schedule with which one block of that many warps does the whole problem soonest; None where all tiles
-        split the reduction."""
+        """The schedule with which one block of that many warps does the whole problem soonest; None where there is
+        none that `can_be_alone`."""
         if not isinstance(problem, (Contraction, ChainedContraction)):
             tile = choose(problem, replace(self.target, sms=1))  # blocks as large as they go, as nobody waits for one
         else:
-            whole = [tile for tile in self._candidates(problem) if tile.split_k == 1]
+            whole = [tile for tile in self._candidates(problem) if can_be_alone(tile)]
             if not whole:
                 return None
             fitting = [tile for tile in whole if tile.num_warps == warps] or whole
@@ -99,6 +99,12 @@ class Tiles:
         if id(problem) not in self._ranked:
             self._ranked[id(problem)] = ranked(problem, self.target)
         return self._ranked[id(problem)]
+
+
+def can_be_alone(tile: Tile) -> bool:
+    """Whether the last block of a launch may run it: it must not wait for others, and copies of the copy engine are not
+    ordered behind what other blocks of the launch have stored."""
+    return tile.split_k == 1 and tile.access == "pointers"
 
 
 def alone_seconds(problem: Problem, tile: Tile, target: Target) -> float:
@@ -146,6 +152,8 @@ def _reason(problem: Contraction | ChainedContraction, tile: Tile, target: Targe
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
     tiles = problem.programs(tile) // tile.split_k
     text = f"{tile.rows}x{tile.cols}x{tile.depth}: {tiles} tiles of {rows}x{cols} on {target.sms} multiprocessors"
+    if tile.access != "pointers":
+        text += f", by {tile.access}"
     if tile.split_k > 1:
         text += f", the reduction split {tile.split_k} ways to fill them"
     return f"{text}; predicted {tile.predicted_us:.1f} us"
@@ -154,11 +162,19 @@ def _reason(problem: Contraction | ChainedContraction, tile: Tile, target: Targe
 def _candidates(problem: Contraction, steps: Steps, target: Target) -> Iterator[Tile]:
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
     low, high = _row_range(rows, target)
+    by_descriptors = descriptor_tiles.applies(problem, target)
     widest = min(ceil_power(cols), 2048 if target.is_interpreter else 256)
     for block_rows in powers(MIN_DOT if problem.normalise else low, high):
         for block_cols in powers(max(MIN_DOT, widest) if problem.normalise else MIN_DOT, widest):
             for depth in _depths(problem, steps, target):
-                yield from _fitting(problem, steps, target, block_rows, block_cols, depth)
+                if target.is_interpreter:
+                    yield from _interpreted(by_descriptors, block_rows, block_cols, depth)
+                    continue
+                found: list[Tile] = []
+                if by_descriptors:
+                    found += descriptor_tiles.fitting(problem, target, block_rows, block_cols, depth)
+                found += _fitting(problem, steps, target, block_rows, block_cols, depth)
+                yield from (split for tile in found for split in _split(tile, steps.total(depth)))
 
 
 def _row_range(rows: int, target: Target) -> tuple[int, int]:
@@ -176,26 +192,34 @@ def _depths(problem: Contraction, steps: Steps, target: Target) -> Iterator[int]
     yield from (depth for depth in powers(MIN_DOT, top) if depth >= min(32, top))
 
 
+def _interpreted(by_descriptors: bool, rows: int, cols: int, depth: int) -> Iterator[Tile]:
+    """Tiles of this block size in the interpreter; it takes descriptors where a GPU could."""
+    if rows * cols <= LARGEST_BLOCK and max(rows, cols) * depth <= LARGEST_BLOCK:
+        pointers = Tile(rows, cols, depth, num_warps=1, num_stages=1)
+        yield from [replace(pointers, access=descriptor_tiles.ACCESS)] if by_descriptors else []
+        yield pointers
+
+
 def _fitting(problem: Contraction, steps: Steps, target: Target, rows: int, cols: int, depth: int) -> Iterator[Tile]:
-    """Tiles of this block size that the target's limits allow."""
-    if target.is_interpreter:
-        if rows * cols <= LARGEST_BLOCK and max(rows, cols) * depth <= LARGEST_BLOCK:
-            yield Tile(rows, cols, depth, num_warps=1, num_stages=1)
-        return
+    """Tiles of this block size, with pointers, that the target's limits allow."""
     gathered = rows * depth if _is_gathered(problem, steps) else 0
     warps = 8 if rows * cols >= 128 * 128 or gathered > GATHERED_PER_THREAD * 128 else 4
     overlaps = isinstance(problem, PooledContraction) and problem.overlaps
     most = GATHERED_FOR_WINDOWS if overlaps else GATHERED_PER_THREAD
     if rows * cols > _accumulator_limit(problem) or gathered > most * 256:
         return
-    inner = steps.total(depth)
     for stages in (4, 3, 2):
         if stages * depth * (rows + cols) * problem.compute.itemsize + 4096 <= min(target.shared_bytes, 160 * 1024):
             break
     else:
         return
-    for split in _splits(inner):
-        yield Tile(rows, cols, depth, warps, min(stages, max(2, inner // split)), split)
+    yield Tile(rows, cols, depth, warps, stages)
+
+
+def _split(tile: Tile, steps: int) -> Iterator[Tile]:
+    """A tile for a loop of so many steps, whole and split."""
+    for split in _splits(steps):
+        yield replace(tile, num_stages=min(tile.num_stages, max(2, steps // split)), split_k=split)
 
 
 def _is_gathered(problem: Contraction, steps: Steps) -> bool:

@@ -49,7 +49,8 @@ def contraction_seconds(
     loaded = count * steps * tile.depth * (tile.rows + tile.cols) * itemsize
     partial = 2 * 4 * tile.rows * tile.cols * count if tile.split_k > 1 else 0
     traffic = max((loaded + partial) / target.l2_bytes_per_s, dram_bytes / target.dram_bytes_per_s)
-    latency = steps * target.step_s / max(tile.num_stages - 1, 1) * math.ceil(count / (target.sms * BLOCKS_PER_SM))
+    resident = blocks_per_sm(tile, itemsize, target)
+    latency = steps * target.step_s / max(tile.num_stages - 1, 1) * math.ceil(count / (target.sms * resident))
     extra = SPLIT_K_S if tile.split_k > 1 else 0.0
     return target.launch_s + max(arithmetic, traffic, latency) + extra
 
@@ -74,15 +75,32 @@ def pooled_parts(row_tiles: int, cols: int) -> int:
 
 
 def issue_efficiency(tile: Tile) -> float:
-    """Fraction of the tensor-core rate that a pointer-based main loop of this tile can issue.
+    """Fraction of the tensor-core rate that the main loop of this tile can issue.
 
-    One step issues about 70 + rows·cols/256 instructions beside the matrix products on each of the block's warps
-    (counted in compiled loops: 102 at 128×64, 132 at 128×128), and the products of the step take
+    One step issues `_beside_products` instructions on each of the block's warps, and the products of the step take
     rows·cols·depth / 8192 clocks of the multiprocessor; four schedulers share the instructions.
     """
     clocks = tile.rows * tile.cols * tile.depth / 8192.0
-    issued = (70.0 + tile.rows * tile.cols / 256.0) * tile.num_warps / 4.0
+    issued = _beside_products(tile) * tile.num_warps / 4.0
     return min(1.0, clocks / (clocks * 0.25 + issued))
+
+
+def _beside_products(tile: Tile) -> float:
+    """Instructions of a step beside the matrix products, on each warp, as counted in compiled loops.
+
+    With pointers about 70 + rows·cols/256 (sm_90: 102 at 128×64, 132 at 128×128). With descriptors 70 and 2.4 for each
+    matrix instruction of a warp, which takes 64 rows of 4 warps 16 deep (sm_90, all instructions: 97 at 128×128×64 on
+    4 warps, 85 on 8, 84 at 64×64×64, 128 at 128×128×128; sm_100: 85 at 128×128×64, sm_120: 79 beside the products).
+    """
+    if tile.access == "pointers":
+        return 70.0 + tile.rows * tile.cols / 256.0
+    return 70.0 + 2.4 * max(1.0, tile.rows / (16.0 * tile.num_warps)) * tile.depth / 16.0
+
+
+def blocks_per_sm(tile: Tile, itemsize: int, target: Target) -> int:
+    """Blocks of this tile that a multiprocessor holds at once, two at most."""
+    nbytes = tile.num_stages * tile.depth * (tile.rows + tile.cols) * itemsize
+    return max(1, min(BLOCKS_PER_SM, target.shared_bytes // max(1, nbytes)))
 
 
 def _interpreted(tile: Tile, steps: int) -> float:

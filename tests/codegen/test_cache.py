@@ -10,7 +10,7 @@ import pytest
 
 from convc.codegen.cache import KernelCache
 from convc.codegen.pool import Job, compile_kernels
-from convc.codegen.worker import Compiled, Request
+from convc.codegen.worker import Compiled, Request, TensorMap
 from convc.errors import CompileError
 
 REQUEST = Request("relu", "source", (("x", "*fp16", True), ("n", "i32", False)), 90, 4, 3)
@@ -26,7 +26,8 @@ CHANGES = {
 
 def compiled() -> Compiled:
     numbers = (field.name for field in msgspec.structs.fields(Compiled) if field.type is int)
-    return Compiled(cubin=b"\x7fELF", warnings=("C7515",), **dict.fromkeys(numbers, 1))
+    maps = (TensorMap(swizzle=3, elem_size=2, elem_type=6, block_size=(128, 64)),)
+    return Compiled(cubin=b"\x7fELF", warnings=("C7515",), tensor_maps=maps, **dict.fromkeys(numbers, 1))
 
 
 def test_every_field_of_a_request_is_in_the_key() -> None:
