@@ -51,8 +51,8 @@ def matrices(problem: Contraction) -> Matrices:
         NotMatrices: an operand is computed on while it is loaded, or steps unevenly, or is not aligned.
     """
     _check_form(problem)
-    x, image_rows = _left(problem)
     w, transposed = _right(problem)
+    x, image_rows = _left(problem)
     return Matrices(x, w, transposed, image_rows)
 
 
