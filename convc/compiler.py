@@ -221,6 +221,7 @@ def _step_spec(problem: Problem, tile: Tile) -> StepSpec:
         tile.depth,
         channels=product.depth if product else 0,
         products=multiplied(product) if product else "",
+        access=tile.access,
     )
 
 

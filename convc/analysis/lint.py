@@ -160,7 +160,7 @@ def _overlap(subject: Subject) -> Iterator[Outcome]:
 
 def _parameters(subject: Subject) -> Iterator[Outcome]:
     compiled = [(parameter.offset, parameter.size) for parameter in subject.cubin.parameters]
-    expected = launch_record(subject.spec)
+    expected = launch_record(subject.spec, subject.cubin.parameter_base)
     if compiled != expected:
         yield (
             f"parameters at (offset, size) {compiled}",
@@ -224,9 +224,10 @@ CHECKS: dict[str, Callable[[Subject], Iterator[Outcome]]] = {
 }
 
 
-def launch_record(spec: KernelSpec) -> list[tuple[int, int]]:
+def launch_record(spec: KernelSpec, base: int = 0) -> list[tuple[int, int]]:
     """(offset, size) in bytes of every parameter as Triton's calling convention has it: a descriptor is a tensor map,
-    its shape and its strides; two pointers to scratch memory come last."""
+    its shape and its strides; two pointers to scratch memory come last. base: where the parameter block begins in
+    constant memory, in which alignments count."""
     found: list[tuple[int, int]] = []
     for parameter in spec.parameters:
         descriptor = descriptor_type(parameter.type)
@@ -235,17 +236,17 @@ def launch_record(spec: KernelSpec) -> list[tuple[int, int]]:
             rank = len(descriptor.block)
             sizes = [128, *[4] * rank, *[8] * rank]
         for size in sizes:
-            _append(found, size)
+            _append(found, size, base)
     for _ in range(2):
-        _append(found, 8)
+        _append(found, 8, base)
     return found
 
 
-def _append(record: list[tuple[int, int]], size: int) -> None:
+def _append(record: list[tuple[int, int]], size: int, base: int) -> None:
     """Adds a parameter at the next multiple of its own size; of a tensor map, of 64 bytes."""
-    end = sum(record[-1]) if record else 0
+    end = base + (sum(record[-1]) if record else 0)
     step = min(size, 64)
-    record.append((-(-end // step) * step, size))
+    record.append((-(-end // step) * step - base, size))
 
 
 # -- a network --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-SIZED, KPARAM_INFO, REQNTID = 4, 0x17, 0x10
+SIZED, PARAM_CBANK, KPARAM_INFO, REQNTID = 4, 0x0A, 0x17, 0x10
 POINTER_SPACE = 4
 NOBITS = 8
 """Type of a section that takes memory but stands in no file."""
@@ -30,12 +30,14 @@ class KernelParameter:
 @dataclass(frozen=True)
 class CubinKernel:
     """threads: of a block, along x, y and z. static_shared_bytes: what the kernel takes besides the dynamic part; the
-    1 KiB that the system reserves from sm_90 on is not counted. code: the instructions."""
+    1 KiB that the system reserves from sm_90 on is not counted. code: the instructions. parameter_base: byte of the
+    constant memory at which the parameter block begins; alignments of parameters count from its beginning."""
 
     parameters: tuple[KernelParameter, ...]
     threads: tuple[int, int, int] | None
     static_shared_bytes: int
     code: bytes
+    parameter_base: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,16 +82,17 @@ def _sections(image: bytes) -> dict[str, _Section]:
 
 
 def _kernel(name: str, sections: dict[str, _Section], sm: int) -> CubinKernel:
-    parameters, threads = _attributes(sections[INFO + name].data)
+    parameters, threads, base = _attributes(sections[INFO + name].data)
     none = _Section(b"", 0)
     shared = sections.get(f".nv.shared.{name}", none).nbytes
     reserved = RESERVED_SHARED if sm >= 90 else 0
-    return CubinKernel(parameters, threads, max(0, shared - reserved), sections.get(f".text.{name}", none).data)
+    code = sections.get(f".text.{name}", none).data
+    return CubinKernel(parameters, threads, max(0, shared - reserved), code, base)
 
 
-def _attributes(info: bytes) -> tuple[tuple[KernelParameter, ...], tuple[int, int, int] | None]:
-    """Parameters in order, and the threads of a block."""
-    parameters, threads, at = [], None, 0
+def _attributes(info: bytes) -> tuple[tuple[KernelParameter, ...], tuple[int, int, int] | None, int]:
+    """Parameters in order, the threads of a block, and where the parameter block begins."""
+    parameters, threads, base, at = [], None, 0, 0
     while at < len(info):
         form, attribute, value = struct.unpack_from("<BBH", info, at)
         at += 4
@@ -100,6 +103,8 @@ def _attributes(info: bytes) -> tuple[tuple[KernelParameter, ...], tuple[int, in
                 _, ordinal, offset, packed = struct.unpack("<IHHI", payload)
                 pointer = packed >> 8 & 0xF == POINTER_SPACE
                 parameters.append(KernelParameter(ordinal, offset, packed >> 18, pointer))
+            elif attribute == PARAM_CBANK:
+                base = struct.unpack("<IHH", payload)[1]
             elif attribute == REQNTID:
                 threads = struct.unpack("<III", payload)
-    return tuple(sorted(parameters, key=lambda p: p.ordinal)), threads
+    return tuple(sorted(parameters, key=lambda p: p.ordinal)), threads, base

@@ -9,7 +9,7 @@ from ..ir.plan import Tile
 from ..targets import Target
 from .launches import Launch, Step
 from .slices import Entry, Stage
-from .tiling import ranked
+from .tiling import can_be_alone, ranked
 
 
 def with_smaller_tiles(schedule: Sequence[Entry], regions: set[int], target: Target) -> list[Entry]:
@@ -38,12 +38,13 @@ def _smaller(steps: tuple[Step, ...], target: Target) -> tuple[Step, ...]:
         step = steps[index]
         fitting = [t for t in ranked(step.work.problem, target) if _held(t) < _held(step.tile)]
         if len(steps) > 1:
-            fitting = [t for t in fitting if t.num_warps == step.tile.num_warps and not (step.alone and t.split_k > 1)]
+            fitting = [t for t in fitting if t.num_warps == step.tile.num_warps and (can_be_alone(t) or not step.alone)]
         if fitting:
             return (*steps[:index], replace(step, tile=fitting[0]), *steps[index + 1 :])
     return steps
 
 
 def _held(tile: Tile) -> int:
-    """What a tile keeps in registers, roughly: accumulators, and the addresses and values of a step of x."""
-    return tile.rows * (tile.cols + tile.depth)
+    """What a warp keeps of a tile in registers, roughly: accumulators, and what pointers need for a step of x."""
+    addressed = tile.depth if tile.access == "pointers" else 0
+    return tile.rows * (tile.cols + addressed) // tile.num_warps

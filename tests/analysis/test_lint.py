@@ -110,3 +110,5 @@ def test_the_launch_record_is_triton_s() -> None:
         *[(216, 4), (224, 8)],
         *[(232, 8), (240, 8)],
     ]
+    shifted = launch_record(KernelSpec("k", "contraction", "k.py", parameters[1:2]), base=528)
+    assert shifted[:2] == [(48, 128), (176, 4)], "alignments count in constant memory: 576 is a multiple of 64"

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from convc.runtime import interpreter
 from convc.runtime.artifact import Artifact
-from convc.runtime.interpreter_worker import Buffer, Finished, Range, Reply, Setup, Step
+from convc.runtime.interpreter_worker import Buffer, Finished, Passed, Range, Reply, Setup, Step
 from convc.runtime.manifest import KernelSpec, ProgramSpec
 from convc.workers import read_message, write_message
 
 sys.path.append(str(Path(__file__).parent.parent / "runtime"))
 from fake_driver import FakeDriver, LaunchRecord
+from fake_tensor_maps import MapRecord
 
 
 class InterpretedGpu(FakeDriver):
@@ -32,20 +33,30 @@ class InterpretedGpu(FakeDriver):
         kernel = self._kernels[record.name]
         shared = {str(pointer): _shared(pointer, a.nbytes) for pointer, a in self.allocations.items()}
         buffers = [Buffer(name, fd, len(memory)) for name, (fd, memory) in shared.items()]
-        step = Step(
-            0, record.grid, [self._argument(kernel, i, record.values[i]) for i in range(len(kernel.parameters))]
-        )
+        step = Step(0, record.grid, self._arguments(kernel, record))
         types = [[parameter.type for parameter in kernel.parameters]]
         run_once(Setup(buffers, [(kernel.name, self._sources[kernel.name])], types, [step]))
         for name, (descriptor, memory) in shared.items():
             ctypes.memmove(int(name), memory[:], len(memory))
             os.close(descriptor)
 
-    def _argument(self, kernel: KernelSpec, index: int, value: int) -> tuple[str, int]:
-        if not kernel.parameters[index].type.startswith("*"):
-            return "", value
-        (base,) = [p for p, a in self.allocations.items() if p <= value < p + a.nbytes]
-        return str(base), value - base
+    def _arguments(self, kernel: KernelSpec, record: LaunchRecord) -> list[Passed]:
+        """What was passed, one for each parameter: a descriptor is a map, a shape and strides."""
+        values, arguments = iter(record.values), []
+        for parameter in kernel.parameters:
+            value = next(values)
+            if isinstance(value, MapRecord):
+                shape, strides = ([next(values) for _ in value.shape] for _ in range(2))
+                itemsize = value.strides[-1]
+                assert value.shape == tuple(shape) and value.strides == tuple(s * itemsize for s in strides)
+                arguments.append(Passed(*self._place(value.address), tuple(shape), tuple(strides)))
+            else:
+                arguments.append(Passed(*self._place(value)) if parameter.type.startswith("*") else Passed("", value))
+        return arguments
+
+    def _place(self, address: int) -> tuple[str, int]:
+        (base,) = [p for p, a in self.allocations.items() if p <= address < p + a.nbytes]
+        return str(base), address - base
 
 
 def _shared(pointer: int, nbytes: int) -> tuple[int, mmap.mmap]:

@@ -8,20 +8,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiled import APART, Builder, conv, evaluate, integers, run_planned, same
+from compiled import APART, Builder, conv, evaluate, run_planned, same
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from interpreted_gpu import InterpretedGpu
 
+from convc.analysis.lint import examine_artifact, findings
+from convc.codegen.cache import KernelCache
+from convc.compiler import compile_plan
 from convc.ir import Value
-from convc.ir.matrices import NotMatrices, matrices
+from convc.ir.matrices import NotMatrices, has_matrices, matrices
 from convc.ir.plan import Tile
 from convc.ir.problem import Contraction, Problem
 from convc.passes import Launch, Switches
 from convc.passes.policies import Always
 from convc.planner import Options, Plan, assemble, make_plan
+from convc.runtime.cuda import CudaExecutor
+from convc.runtime.driver import Driver
+from convc.runtime.engine import Engine
 from convc.targets import GPUS
 
 RANDOM = np.random.default_rng(7)
+Retile = Callable[[Problem, Tile], Tile]
 SIGNS = [-1, 0, 0, 1]
 
 
@@ -38,7 +46,7 @@ def stored(b: Builder, *shape: int) -> Value:
 
 
 def plan_of(b: Builder, dtype: str = "fp16", target: str = "interpreter", **switches: Any) -> Plan:
-    off = (*APART.disable, "conv-prologue", "back-to-back", "last-block")
+    off = (*APART.disable, "conv-prologue", "conv-pool", "back-to-back")
     options = Options((target,), dtype, switches=Switches(disable=off, **switches), policy=Always())
     return make_plan(b.graph, options)
 
@@ -48,7 +56,7 @@ def contractions(plan: Plan) -> list[tuple[Contraction, Tile]]:
     return [(s.work.problem, s.tile) for s in steps if isinstance(s.work.problem, Contraction)]
 
 
-def retiled(plan: Plan, change: Callable[[Problem, Tile], Tile]) -> Plan:
+def retiled(plan: Plan, change: Retile) -> Plan:
     """The plan with other tiles for its contractions."""
     (program,) = plan.programs
 
@@ -61,15 +69,15 @@ def retiled(plan: Plan, change: Callable[[Problem, Tile], Tile]) -> Plan:
     return replace(plan, programs=(again,))
 
 
-def blocks(rows: int, cols: int, depth: int, split: int = 1) -> Callable[[Problem, Tile], Tile]:
-    """Small tiles for everything that comes through descriptors."""
+def blocks(rows: int, cols: int, depth: int, split: int = 1, warps: int = 4, stages: int = 3) -> Retile:
+    """Tiles of this size for everything that can come through descriptors."""
 
     def change(problem: Problem, tile: Tile) -> Tile:
-        if tile.access != "descriptors":
+        if not isinstance(problem, Contraction) or not has_matrices(problem):
             return tile
-        assert isinstance(problem, Contraction)
         steps = -(-problem.depth // depth)
-        return replace(tile, rows=rows, cols=cols, depth=depth, split_k=split if steps % split == 0 else 1)
+        splits = split if steps % split == 0 else 1
+        return Tile(rows, cols, depth, warps, stages, splits, access="descriptors")
 
     return change
 
@@ -224,3 +232,54 @@ def test_targets_that_have_tensor_maps(target: str) -> None:
     assert by_descriptors(plan_of(b, target=target)) == has
     off = make_plan(b.graph, Options((target,), "fp16", switches=Switches(disable=("descriptors",))))
     assert by_descriptors(off) == 0
+
+
+# -- machine code -----------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> KernelCache:
+    pytest.importorskip("triton", reason="kernels are compiled with Triton")
+    return KernelCache(tmp_path_factory.mktemp("kernels"))
+
+
+def bottleneck(rows: int = 28) -> Builder:
+    """A convolution with bias, residual and ReLU, and a product of matrices whose second is transposed."""
+    b = Builder()
+    y = conv(b, stored(b, 2, 256, rows, rows), signs(256, 256, 1, 1), signs(256))
+    y = b.add("Relu", b.add("Add", y, stored(b, 2, 256, rows, rows)))
+    window = {"kernel_shape": (2, 2), "strides": (1, 1), "pads": (0,) * 4, "dilations": (1, 1), "ceil_mode": False}
+    b.output(b.add("MaxPool", y, **window))
+    b.output(b.add("Abs", b.add("Gemm", stored(b, 200, 256), stored(b, 256, 256), trans_b=True)))
+    return b
+
+
+@pytest.mark.parametrize(("target", "warps"), [("sm_90", 4), ("sm_100", 8)])
+def test_machine_code_of_large_tiles(target: str, warps: int, cache: KernelCache) -> None:
+    """Copies by the copy engine, no masks and no spills, and few instructions beside the products."""
+    plan = retiled(plan_of(bottleneck(), target=target), blocks(128, 128, 64, warps=warps, stages=4))
+    subjects = [s for s in examine_artifact(compile_plan(plan, cache)) if s.spec.family == "contraction"]
+    assert findings(subjects) == [] and len(subjects) == 2
+    for subject in subjects:
+        assert (subject.spec.parameters[0].type, subject.tile) == ("tensordesc<fp16[128,64]>", "128x128x64")
+        assert len(subject.binary.tensor_maps) == 2
+        assert subject.code.counts["UTMALDG"] >= 2 and subject.code.counts["LDGSTS"] == 0
+        assert subject.binary.spill_bytes == 0
+        if target == "sm_90":
+            assert subject.code.main_loop.ratio <= 14
+
+
+def test_machine_code_that_multiplies_out_of_registers(cache: KernelCache) -> None:
+    plan = retiled(plan_of(bottleneck(), target="sm_120"), blocks(64, 128, 64))
+    assert by_descriptors(plan) == 2
+    assert findings(examine_artifact(compile_plan(plan, cache))) == []
+
+
+@pytest.mark.usefixtures("interpreters")
+def test_what_reaches_the_driver(cache: KernelCache) -> None:
+    """The sources are run on the arrays of the tensor maps, as a fake driver finds them at the launch."""
+    b = bottleneck(5)
+    artifact = compile_plan(retiled(plan_of(b, target="sm_90"), blocks(64, 64, 32)), cache)
+    (program,) = artifact.manifest.programs
+    gpu = InterpretedGpu(artifact, program)
+    with Engine(artifact, CudaExecutor(driver=Driver(gpu))) as engine:
+        same(engine.run(b.inputs), evaluate(b.graph, b.inputs))
+    assert gpu.violations == [] and len(gpu.maps.records) == 4
