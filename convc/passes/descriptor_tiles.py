@@ -13,10 +13,12 @@ from ..ir.matrices import MAX_BOX, has_matrices
 from ..ir.plan import Tile
 from ..ir.problem import Contraction
 from ..targets import Target
-from .tile_sizes import MIN_DOT
+from .tile_sizes import MIN_DOT, ceil_power
 
 ACCESS = "descriptors"
 MOST_STAGES = 4
+LEAST_DEPTH = 64
+"""Depth of a step where there are so many channels: rows of 128 bytes, which is the widest swizzle."""
 RESERVED_BYTES = 2048
 """Shared memory of a block beside the operands: barriers, and what the driver takes."""
 SUMS_PER_THREAD = {"mma": 64, "wgmma": 128, "tcgen05": 128}
@@ -30,14 +32,22 @@ def applies(problem: Contraction, target: Target) -> bool:
 
 def fitting(problem: Contraction, target: Target, rows: int, cols: int, depth: int) -> Iterator[Tile]:
     """Tiles of this block size, of an unsplit reduction, that the target's limits allow."""
-    if max(rows, cols, depth) > MAX_BOX or depth < MIN_DOT:
+    if max(rows, cols, depth) > MAX_BOX or depth < min(LEAST_DEPTH, max(MIN_DOT, ceil_power(problem.depth))):
         return
-    for warps in (4, 8):
-        sums = rows * cols // (32 * warps)
-        if sums > SUMS_PER_THREAD[target.instruction] or (warps == 8 and rows * cols < 128 * 128):
-            continue
+    for warps in _warps(rows * cols, target):
         for stages in _stages(target, depth * (rows + cols) * problem.compute.itemsize):
             yield Tile(rows, cols, depth, warps, stages, access=ACCESS)
+
+
+def _warps(sums: int, target: Target) -> Iterator[int]:
+    """4 warps where each thread can hold its share of the sums; 8 for more, and besides where threads that hold fewer
+    cost no more instructions: products out of registers take as many, and tcgen05 is issued by one thread."""
+    each = SUMS_PER_THREAD[target.instruction] * 32
+    if sums <= 4 * each:
+        yield 4
+    wide = sums > 4 * each or (target.instruction != "wgmma" and sums >= 128 * 128)
+    if wide and sums <= 8 * each:
+        yield 8
 
 
 def _stages(target: Target, nbytes: int) -> Iterator[int]:

@@ -75,7 +75,7 @@ class TestRewrite:
             for off in ({"disable": "double-relu"}, {"only": "conv-epilogue"}, {"opt": "none"}):
                 assert count(planned(graph, **off), "Relu") == 2
         assert "double-relu" not in convc.RULES
-        with pytest.raises(convc.UsageError, match="unknown rule 'double-relu'"):
+        with pytest.raises(convc.UsageError, match="unknown rule or feature 'double-relu'"):
             planned(graph, disable="double-relu")
 
     def test_what_it_makes_is_folded(self) -> None:
