@@ -61,7 +61,7 @@ def retiled(plan: Plan, change: Retile) -> Plan:
     (program,) = plan.programs
 
     def changed(launch: Launch) -> Launch:
-        steps = (replace(s, tile=change(s.work.problem, s.tile)) for s in launch.steps)
+        steps = (s if s.alone else replace(s, tile=change(s.work.problem, s.tile)) for s in launch.steps)
         return replace(launch, steps=tuple(steps))
 
     schedule = [changed(entry) for entry in program.schedule if isinstance(entry, Launch)]
@@ -192,6 +192,34 @@ def test_neighbours_that_are_not_finite_stay_out() -> None:
     assert np.isinf(found[0, :, 2, 2]).all() and np.isfinite(found[0, :, :2]).all()
 
 
+def siblings() -> Builder:
+    """Two convolutions of one tensor, and a small product of the mean of one of them, for the last block."""
+    b = Builder()
+    x = stored(b, 2, 64, 6, 6)
+    first, second = (b.add("Relu", conv(b, x, signs(k, 64, 1, 1))) for k in (40, 72))
+    b.output(b.add("Abs", first))
+    b.output(b.add("Abs", conv(b, second, signs(16, 72, 1, 1))))
+    return b
+
+
+def together(b: Builder, target: str) -> Plan:
+    switches = Switches(disable=("conv-prologue", "back-to-back", "l2-slices"))
+    return make_plan(b.graph, Options((target,), "fp16", switches=switches, policy=Always()))
+
+
+@pytest.mark.usefixtures("interpreters")
+def test_steps_of_one_launch() -> None:
+    """Siblings share the descriptor of what both read; what the last block runs reads by pointers."""
+    b = siblings()
+    plan = retiled(together(b, "interpreter"), blocks(16, 16, 32))
+    launch = next(launch for launch in plan.programs[0].launches if len(launch.steps) > 2)
+    access = [(step.alone, step.tile.access) for step in launch.steps if isinstance(step.work.problem, Contraction)]
+    assert access == [(False, "descriptors"), (False, "descriptors"), (True, "pointers")]
+    types = [type for _, type, _ in launch.kernel.parameters]
+    assert len([type for type in types if type.startswith("tensordesc")]) == 3
+    same(run_planned(plan, b.inputs), evaluate(b.graph, b.inputs))
+
+
 # -- which ------------------------------------------------------------------------------------------------------------
 def declined(build: Callable[[Builder], Value], dtype: str = "fp16", **switches: Any) -> str:
     """Why the one contraction of a network does not come through descriptors."""
@@ -271,6 +299,14 @@ def test_machine_code_that_multiplies_out_of_registers(cache: KernelCache) -> No
     plan = retiled(plan_of(bottleneck(), target="sm_120"), blocks(64, 128, 64))
     assert by_descriptors(plan) == 2
     assert findings(examine_artifact(compile_plan(plan, cache))) == []
+
+
+def test_machine_code_of_several_steps(cache: KernelCache) -> None:
+    """Functions that a kernel calls take descriptors too."""
+    plan = retiled(together(siblings(), "sm_90"), blocks(64, 64, 64))
+    subjects = [s for s in examine_artifact(compile_plan(plan, cache)) if s.spec.family == "group"]
+    assert subjects and findings(subjects) == []
+    assert max(len(subject.binary.tensor_maps) for subject in subjects) == 3
 
 
 @pytest.mark.usefixtures("interpreters")
