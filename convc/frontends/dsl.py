@@ -175,11 +175,21 @@ def parameters(graph: Graph) -> int:
 
 
 def weights(graph: Graph) -> list[Node]:
-    """The constants that count as weights: floats, but for running statistics and single numbers such as an epsilon."""
+    """The constants that count as weights: arrays of floats but for running statistics, and matrices of bytes.
+
+    Single numbers, such as an epsilon, do not; nor do integers that are shapes and indices.
+    """
     nodes = _unordered(graph)
     statistics = {v.node for node in nodes if node.op == "BatchNormalization" for v in graph.inputs(node)[3:5]}
-    constants = (node for node in nodes if node.op == "Constant" and node.id not in statistics)
-    return [node for node in constants if node.outputs[0].dtype.is_float and node.outputs[0].rank]
+    return [node for node in nodes if node.op == "Constant" and node.id not in statistics and _is_weight(node)]
+
+
+def _is_weight(constant: Node) -> bool:
+    type = constant.outputs[0]
+    return type.rank >= (1 if type.dtype.is_float else 2) and (type.dtype.is_float or type.dtype in BYTES)
+
+
+BYTES = (DType.INT8, DType.UINT8)
 
 
 def multiply_accumulates(graph: Graph) -> DimLike:

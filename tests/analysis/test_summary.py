@@ -15,7 +15,7 @@ from convc.analysis.summary import Layer, Summary, summarise, summarise_model
 from convc.frontends import dsl as nn
 from convc.frontends import zoo
 from convc.frontends.export import export_onnx
-from convc.ir import Graph, Value
+from convc.ir import DType, Graph, Value
 
 
 def row(found: Summary, name: str) -> Layer:
@@ -126,6 +126,22 @@ def test_weights_behind_operators_on_constants_belong_to_their_reader() -> None:
     attributes = {"strides": (1, 1), "pads": (0,) * 4, "dilations": (1, 1)}
     net.output(net.add("Conv", [x.value, kernel], attributes, name="conv"))
     assert [(layer.name, layer.params) for layer in summarise(net.graph).layers] == [("input", 0), ("conv", 12)]
+
+
+def test_what_counts_as_a_weight() -> None:
+    """Floats and quantised filters; not statistics, indices, or the one number of an epsilon."""
+    net, x = image(3, 8, 8)
+    add = net.graph.add_constant
+    quantised = net.graph.add("Cast", [add(np.zeros((3, 8), np.int8))], {"dtype": DType.FP32})
+    indices = add(np.array([[0, 1, 2, 3]]))
+    y = (x.batch_norm() + 1e-5).reshape(1, 3, 64)
+    product = net.add("MatMul", [y.transpose(0, 2, 1).value, quantised], name="product")
+    net.output(net.add("Gather", [product.value, indices], {"axis": 2}, name="picked"))
+    assert {layer.name: layer.params for layer in summarise(net.graph).layers if layer.params} == {
+        "batch_norm1": 2 * 3,
+        "product": 3 * 8,
+    }
+    assert net.params == 2 * 3 + 3 * 8
 
 
 # -- receptive fields -------------------------------------------------------------------------------------------------

@@ -214,14 +214,14 @@ LAYERS: dict[str, tuple[Callable[[nn.Tensor], nn.Tensor], tuple[int, ...]]] = {
 
 def built(name: str) -> nn.Network:
     layer, shape = LAYERS[name]
-    net = nn.Network(name)
+    net = nn.Network(name, batch="N")
     return net.output(layer(net.input(*shape)))
 
 
 @pytest.mark.parametrize("device", ["numpy", "interpreter"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_exports_and_kernels_compute_the_same(name: str, device: str, interpreters: None) -> None:
-    checked = verify(built(name), device, "fp32")
+    checked = verify(built(name), device, "fp32", batch=2)
     assert checked.ok, checked.outputs
 
 
