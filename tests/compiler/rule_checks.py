@@ -109,10 +109,16 @@ def emitted(problem: Problem, tile: Tile) -> EmittedKernel:
 
 
 def check_machine_code(
-    plan: Plan, cache: Path, count: int, chosen: Callable[[KernelSpec], bool], tensor_cores: bool | None = None
+    plan: Plan,
+    cache: Path,
+    count: int,
+    chosen: Callable[[KernelSpec], bool] = lambda kernel: True,
+    tensor_cores: bool | None = None,
 ) -> None:
-    """``count`` kernels of a program are the chosen ones: they spill nothing, and a multiprocessor holds their shared
-    memory. tensor_cores: whether each uses them; unless told, they may."""
+    """As many kernels of each program are chosen, all unless told; none spills, and a multiprocessor holds each.
+
+    tensor_cores: whether each uses them; unless told, it may.
+    """
     pytest.importorskip("triton", reason="kernels are compiled with Triton")
     for program in compile_plan(plan, KernelCache(cache)).manifest.programs:
         kernels = [kernel for kernel in program.kernels if chosen(kernel)]

@@ -9,11 +9,11 @@ import pytest
 from compiled import Builder, conv, evaluate, planned, run_planned, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rule_checks import emitted, reasons
 from small_networks import weights
 
 from convc.analysis.explain import explain
 from convc.codegen.cache import KernelCache
-from convc.codegen.emit import emit
 from convc.compiler import compile_plan
 from convc.ir import Value
 from convc.ir.plan import Tile
@@ -61,7 +61,7 @@ def test_declines_with_a_reason(behind: Callable[[Builder, Value], Value], reaso
     b = Builder()
     b.output(behind(b, padded(b, b.add("Neg", b.input(weights(1, 7, 5, 6))), "reflect")))
     plan = planned(b.graph)
-    assert reason in [decline.reason for decline in plan.fused.declines if decline.rule == RULE]
+    assert reason in reasons(plan.fused, RULE)
 
 
 def test_explain_names_the_rule() -> None:
@@ -78,7 +78,7 @@ def test_traffic_counts_what_is_inside() -> None:
 def test_source(golden: Callable[[str, str], None]) -> None:
     (launch,) = planned(network("constant", 0.5, inside=False).graph, "sm_90", dtype="fp16").programs[0].launches
     (problem,) = launch.problems
-    golden("kernels/pad_epilogue.py", emit(problem, Tile(4, 64), lambda operand: operand.offset % 8 == 0).source)
+    golden("kernels/pad_epilogue.py", emitted(problem, Tile(4, 64)).source)
 
 
 def test_no_spills(tmp_path: Path) -> None:

@@ -7,14 +7,12 @@ import pytest
 from compiled import APART, Builder, conv, evaluate, integers, planned, run, run_planned, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rule_checks import check_machine_code, kernel_checks
 from small_networks import inside, weights
 
 import convc
-from convc.analysis.kernel_check import check_kernels
 from convc.api import plan
-from convc.codegen.cache import KernelCache
 from convc.codegen.emit import emit
-from convc.compiler import compile_plan
 from convc.frontends import zoo
 from convc.ir import Value
 from convc.ir.plan import Tile
@@ -22,7 +20,6 @@ from convc.ir.pooled import PooledContraction
 from convc.passes import Switches, fuse, tiling
 from convc.passes.traffic import traffic
 from convc.planner import Options, optimise
-from convc.runtime.network import CompiledNetwork
 
 RANDOM = np.random.default_rng(11)
 
@@ -307,22 +304,16 @@ def several() -> Builder:
 
 @pytest.mark.parametrize("dtype", ["fp16", "tf32", "fp32"])
 def test_no_spills_and_tensor_cores(dtype, tmp_path):
-    pytest.importorskip("triton", reason="kernels are compiled with Triton")
     found = planned(several().graph, "sm_80", "sm_90", dtype=dtype)
     assert sum("conv-pool" in region.rules for region in found.fused.regions) == 4
-    for program in compile_plan(found, KernelCache(tmp_path)).manifest.programs:
-        kernels = [kernel for kernel in program.kernels if kernel.family == "contraction"]
-        assert len(kernels) == 4
-        for kernel in kernels:
-            assert kernel.binary.spill_bytes == 0 and kernel.binary.registers <= 255, kernel.name
-            assert (kernel.binary.tensor_core_instructions > 0) == (dtype != "fp32"), kernel.name
+    check_machine_code(found, tmp_path, 4, lambda kernel: kernel.family == "contraction", dtype != "fp32")
 
 
 @pytest.mark.usefixtures("interpreters")
 def test_kernel_by_kernel():
     b = overlapping(STEM)
     found = plan(b.graph, "interpreter", "fp16")
-    checks = check_kernels(found, CompiledNetwork(compile_plan(found)), "interpreter", b.inputs)
+    checks = kernel_checks(found, b.inputs)
     assert [(check.ok, check.rules) for check in checks] == [(True, ("conv-pool", "conv-epilogue"))]
 
 

@@ -11,15 +11,11 @@ import pytest
 from compiled import Builder, conv, evaluate, integers, planned, run, run_planned, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rule_checks import check_machine_code, emitted, reference_of
 from small_networks import weights
 
 import convc
 from convc.analysis.explain import explain
-from convc.analysis.verify import reference_outputs
-from convc.codegen.cache import KernelCache
-from convc.codegen.emit import emit
-from convc.compiler import compile_plan
-from convc.frontends.export import export_onnx
 from convc.ir import Dim, DType, Graph, TensorType, Value
 from convc.ir.plan import Tile
 from convc.ir.problem import Contraction, Statement
@@ -153,7 +149,7 @@ def test_the_padding_stays_zero_under_windows(dtype: str, case: dict[str, Any]) 
     assert [region.rules[0] for region in plan.fused.regions if region.anchor is not None] == [RULE]
     assert len(plan.programs[0].launches) == 1
     found = run_planned(plan, b.inputs)
-    same(found, reference_outputs(export_onnx(b.graph, opset=22), b.inputs))
+    same(found, reference_of(b))
     same(found, run(b.graph, b.inputs, dtype=dtype, disable=RULE))
 
 
@@ -339,7 +335,7 @@ def test_conversions_that_fp32_does_not_hold_are_refused(dtype: DType) -> None:
 # -- text, counting, machine code -------------------------------------------------------------------------------------
 def test_source_of_a_stem(golden: Callable[[str, str], None]) -> None:
     (problem,) = planned(stem(64, pool=False).graph, "sm_90", dtype="fp16").programs[0].problems
-    kernel = emit(problem, Tile(64, 64, 32, num_warps=4, num_stages=3), lambda operand: operand.offset % 8 == 0)
+    kernel = emitted(problem, Tile(64, 64, 32, num_warps=4, num_stages=3))
     golden("kernels/conv7x7_prologue.py", kernel.source)
 
 
@@ -377,10 +373,6 @@ def _machine_code(dtype: str) -> Builder:
 @pytest.mark.parametrize("dtype", ["fp16", "tf32", "fp32"])
 @pytest.mark.parametrize("build", [lambda dtype: stem(224), _machine_code], ids=["stem", "windows"])
 def test_no_spills_and_tensor_cores(build: Callable[[str], Builder], dtype: str, tmp_path: Path) -> None:
-    pytest.importorskip("triton", reason="kernels are compiled with Triton")
     plan = planned(build(dtype).graph, "sm_80", "sm_90", dtype=dtype)
     assert all(RULE in region.rules for region in plan.fused.regions)
-    for program in compile_plan(plan, KernelCache(tmp_path)).manifest.programs:
-        for kernel in program.kernels:
-            assert kernel.binary.spill_bytes == 0 and kernel.binary.registers <= 255, kernel.name
-            assert (kernel.binary.tensor_core_instructions > 0) == (dtype != "fp32"), kernel.name
+    check_machine_code(plan, tmp_path, len(plan.fused.regions), tensor_cores=dtype != "fp32")

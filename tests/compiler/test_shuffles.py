@@ -8,28 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chains import shape_of
 from compiled import APART, Builder, conv, evaluate, planned, run_planned, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rule_checks import emitted, kernel_checks
 from small_networks import POOL, weights
 
 from convc.analysis.explain import explain
-from convc.analysis.kernel_check import check_kernels
 from convc.codegen.cache import KernelCache
-from convc.codegen.emit import emit
 from convc.compiler import compile_plan
 from convc.ir import Value
 from convc.ir.plan import Placement, Tile
 from convc.passes import Switches
 from convc.passes.shuffles import RULE, regrouped, sliced
 from convc.planner import Options, Plan, make_plan
-from convc.runtime.network import CompiledNetwork
 
 FEW = settings(settings.get_profile("shared-process"), max_examples=12)
-
-
-def shape_of(b: Builder, x: Value) -> tuple[int, ...]:
-    return tuple(int(dim) for dim in b.graph.type(x).shape)
 
 
 def moved(b: Builder, x: Value, fine: tuple[int, ...], perm: tuple[int, ...], coarse: tuple[int, ...]) -> Value:
@@ -342,7 +337,7 @@ def test_kernels_are_checked_one_by_one() -> None:
     b = Builder()
     b.output(_units_2(b))
     plan = apart(b)
-    checks = list(check_kernels(plan, CompiledNetwork(compile_plan(plan)), "interpreter", b.inputs))
+    checks = kernel_checks(plan, b.inputs)
     assert plan.layouts.shuffles and all(check.ok for check in checks)
 
 
@@ -352,7 +347,7 @@ def test_source(golden: Callable[[str, str], None]) -> None:
     b.output(conv(b, channel_shuffle(b, y, 4), weights(5, 64, 3, 3)))
     plan = planned(b.graph, "sm_90", dtype="fp16")
     problem = plan.programs[0].launches[0].problems[0]
-    kernel = emit(problem, Tile(64, 64, 32, num_warps=4, num_stages=3), lambda operand: operand.offset % 8 == 0)
+    kernel = emitted(problem, Tile(64, 64, 32, num_warps=4, num_stages=3))
     golden("kernels/conv1x1_shuffle.py", kernel.source)
 
 

@@ -4,33 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from compiled import Builder, conv, evaluate, integers, run, same
+from rule_checks import APART, check_machine_code, emitted, kernel_checks, plan_apart, reasons
 from small_networks import inside, weights
 
 from convc.analysis.explain import explain
-from convc.analysis.kernel_check import check_kernels
-from convc.codegen.cache import KernelCache
-from convc.codegen.emit import emit
-from convc.compiler import compile_plan
 from convc.ir import Dim, DType, Graph, TensorType, Value
 from convc.ir.plan import Tile
 from convc.ir.problem import Contraction
 from convc.passes import Switches, fuse, softmax, tiling
 from convc.passes.softmax import RULE
 from convc.passes.traffic import traffic
-from convc.planner import Options, Plan, make_plan, optimise
-from convc.runtime.network import CompiledNetwork
+from convc.planner import Options, Plan, optimise
 
 RANDOM = np.random.default_rng(5)
-APART = ("last-block", "sibling-convolutions")
-
-
-def plan_of(b: Builder, *targets: str, **options: Any) -> Plan:
-    return make_plan(b.graph, Options(targets or ("sm_90",), **({"switches": Switches(disable=APART)} | options)))
 
 
 def ended(plan: Plan) -> list[Contraction]:
@@ -58,7 +48,7 @@ def head(rows: int, inputs: int, classes: int, op: str = "Softmax") -> Builder:
 def test_behind_a_matrix_product(rows: int, inputs: int, classes: int, op: str, dtype: str) -> None:
     """Logits are whole numbers, exact in every mode; outputs are fp32."""
     b = head(rows, inputs, classes, op)
-    assert len(ended(plan_of(b, dtype=dtype))) == 1
+    assert len(ended(plan_apart(b, dtype=dtype))) == 1
     found, wanted = run(b.graph, b.inputs, dtype=dtype)["y0"], evaluate(b.graph, b.inputs)["y0"]
     depth = 2.0 * np.abs(wanted).max() + 40.0
     np.testing.assert_allclose(found, wanted, rtol=0, atol=2.0**-24 * depth * 4)
@@ -71,7 +61,7 @@ def test_behind_a_convolution_with_a_chain(dtype: str) -> None:
     y = conv(b, inside(b, 2, 20, 5, 7), weights(12, 20, 3, 3), weights(12), pads=(1,) * 4)
     y = b.add("Relu", b.add("Add", y, b.input(integers(RANDOM, (2, 12, 5, 7)))))
     b.output(b.add("Softmax", y, axis=1))
-    assert len(ended(plan_of(b, dtype=dtype))) == 1
+    assert len(ended(plan_apart(b, dtype=dtype))) == 1
     found, wanted = run(b.graph, b.inputs, dtype=dtype)["y0"], evaluate(b.graph, b.inputs)["y0"]
     np.testing.assert_allclose(found, wanted, rtol=0, atol=2.0**-24 * 400)
 
@@ -86,7 +76,7 @@ def test_special_values_stay_in_their_row(value: float) -> None:
     residual = np.zeros((3, 6), np.float32)
     residual[0, 1] = -np.inf
     b.output(b.add("Softmax", b.add("Add", y, b.input(residual)), axis=1))
-    assert len(ended(plan_of(b))) == 1
+    assert len(ended(plan_apart(b))) == 1
     (found,) = run(b.graph, b.inputs).values()
     assert np.isnan(found[1]).all() and found[0, 1] == 0.0 and np.isclose(found[[0, 2]].sum(axis=1), 1.0).all()
 
@@ -97,7 +87,7 @@ def test_tiles_that_a_gpu_runs(monkeypatch: pytest.MonkeyPatch, split: int) -> N
     """Several tiles along the rows, and a reduction that is split."""
     monkeypatch.setattr(tiling, "ranked", lambda problem, target: [Tile(16, 32, 16, 1, 1, split)])
     b = head(40, 96, 20)
-    assert plan_of(b, "interpreter").programs[0].launches[0].steps[0].tile.split_k == split
+    assert plan_apart(b, "interpreter").programs[0].launches[0].steps[0].tile.split_k == split
     found, wanted = run(b.graph, b.inputs)["y0"], evaluate(b.graph, b.inputs)["y0"]
     np.testing.assert_allclose(found, wanted, rtol=0, atol=2.0**-24 * 100)
 
@@ -107,13 +97,13 @@ def test_tiles_that_a_gpu_runs(monkeypatch: pytest.MonkeyPatch, split: int) -> N
 @pytest.mark.parametrize("classes", [10, 100, 256])
 def test_tiles_hold_whole_rows(classes: int, dtype: str, name: str) -> None:
     for rows in (1, 40, 500):
-        (launch,) = plan_of(head(rows, 64, classes), name, dtype=dtype).programs[0].launches
+        (launch,) = plan_apart(head(rows, 64, classes), name, dtype=dtype).programs[0].launches
         assert launch.steps[0].tile.cols >= classes
 
 
 # -- what is said -----------------------------------------------------------------------------------------------------
 def test_traffic_equation_and_explanation() -> None:
-    plan = plan_of(head(3, 20, 10))
+    plan = plan_apart(head(3, 20, 10))
     (problem,) = ended(plan)
     assert problem.equation == "y = softmax(gemm(x, w) + bias)" and problem.macs == 3 * 20 * 10
     assert traffic(problem).activations == 4 * 3 * (20 + 10)
@@ -124,8 +114,8 @@ def test_traffic_equation_and_explanation() -> None:
 @pytest.mark.parametrize("device", ["interpreter", "numpy"])
 def test_its_kernel_is_checked(device: str) -> None:
     b = head(3, 20, 10)
-    plan = plan_of(b, "interpreter", dtype="fp16")
-    checks = list(check_kernels(plan, CompiledNetwork(compile_plan(plan)), device, b.inputs))
+    plan = plan_apart(b, "interpreter", dtype="fp16")
+    checks = kernel_checks(plan, b.inputs, device)
     assert [check.ok for check in checks] == [True]
 
 
@@ -165,7 +155,7 @@ def test_declines_with_a_reason(case: str) -> None:
     reason, build = REASONS[case]
     b.output(build(b, b.input(weights(4, 12))))
     canonical, _ = optimise(b.graph, Options(switches=Switches(disable=("merge-groups",))))
-    said = [decline.reason for decline in fuse(canonical, Switches()).declines if decline.rule == RULE]
+    said = reasons(fuse(canonical, Switches()), RULE)
     assert len(said) == 1 and reason in said[0]
 
 
@@ -180,26 +170,22 @@ def test_declines_what_has_no_known_shape() -> None:
 
 def test_switched_off() -> None:
     b = head(3, 20, 10)
-    plan = plan_of(b, switches=Switches(disable=(*APART, RULE)))
+    plan = plan_apart(b, switches=Switches(disable=(*APART, RULE)))
     assert len(plan.programs[0].launches) == 2 and ended(plan) == []
-    assert [d.reason for d in plan.fused.declines if d.rule == RULE] == ["the rule is switched off"]
+    assert reasons(plan.fused, RULE) == ["the rule is switched off"]
     same(run(b.graph, b.inputs), run(b.graph, b.inputs, disable=RULE))
 
 
 # -- texts and machine code -------------------------------------------------------------------------------------------
 def test_source(golden: Callable[[str, str], None]) -> None:
-    (problem,) = ended(plan_of(head(40, 64, 10)))
-    kernel = emit(problem, Tile(16, 16, 32, num_warps=4, num_stages=2), lambda operand: operand.offset % 8 == 0)
+    (problem,) = ended(plan_apart(head(40, 64, 10)))
+    kernel = emitted(problem, Tile(16, 16, 32, num_warps=4, num_stages=2))
     golden("kernels/gemm_softmax.py", kernel.source)
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "fp32"])
 def test_no_spills(dtype: str, tmp_path: Path) -> None:
-    pytest.importorskip("triton", reason="kernels are compiled with Triton")
     b = Builder("heads")
     for rows, classes in ((1, 10), (128, 100), (64, 256)):
         b.output(b.add("Softmax", gemm(b, b.input(weights(rows, 512)), classes), axis=1))
-    for program in compile_plan(plan_of(b, "sm_80", "sm_90", dtype=dtype), KernelCache(tmp_path)).manifest.programs:
-        assert len(program.kernels) == 3
-        for kernel in program.kernels:
-            assert kernel.binary.spill_bytes == 0 and kernel.binary.registers <= 255, kernel.name
+    check_machine_code(plan_apart(b, "sm_80", "sm_90", dtype=dtype), tmp_path, 3)
