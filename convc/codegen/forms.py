@@ -45,11 +45,10 @@ def _product(problem: Contraction) -> str:
 
 def _further(problem: Contraction) -> list[str]:
     """What makes a contraction other than a plain one."""
-    scattered = not problem.taps and len(problem.positions(Axis.ROW)) > 1
     return [
         name
         for name, holds in (
-            ("strided", scattered or any(tap.step > 1 for tap in problem.taps)),
+            ("strided", _skips(problem) or any(tap.step > 1 for tap in problem.taps)),
             ("few channels", steps_of(problem).flat),
             ("groups", problem.extent(Axis.GROUP) > 1),
             ("prologue", bool(problem.prologue)),
@@ -58,3 +57,13 @@ def _further(problem: Contraction) -> list[str]:
         )
         if holds
     ]
+
+
+def _skips(problem: Contraction) -> bool:
+    """Whether a product without windows leaves out pixels of x: lines are then much further apart than their pixels
+    are long, which borders around x do not make them."""
+    rows = problem.positions(Axis.ROW)[-2:]
+    if problem.taps or len(rows) < 2:
+        return False
+    line, pixel = (problem.x.strides[index] for index in rows)
+    return 2 * line >= 3 * problem.dims[rows[1]].extent * pixel > 0

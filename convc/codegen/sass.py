@@ -25,6 +25,7 @@ COUNTED = ("HGMMA", "HMMA", "UTMALDG", "UTMASTG", "LDGSTS")
 """Instructions that are counted by name, besides all that use tensor cores."""
 ACCESSES = ("LDG", "LDGSTS", "STG", "LDS", "STS")
 """Memory accesses whose widths are counted: of global memory, and of shared memory."""
+STORES = {"STG", "UTMASTG"}
 WIDTHS = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
 ADDRESS = re.compile(r"0x([0-9a-f]+)$")
 
@@ -57,10 +58,14 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Loop:
-    """An innermost loop that uses tensor cores: the number of its instructions, and of those on tensor cores."""
+    """An innermost loop that uses tensor cores: the number of its instructions, and of those on tensor cores.
+
+    stores: whether it writes to global memory, as a loop over results does and one that adds up products does not.
+    """
 
     instructions: int
     tensor_core: int
+    stores: bool = False
 
     @property
     def ratio(self) -> float:
@@ -84,8 +89,8 @@ class Code:
 
     @property
     def main_loop(self) -> Loop | None:
-        """The loop with the most instructions for each one on tensor cores."""
-        return max(self.loops, key=lambda loop: loop.ratio, default=None)
+        """The loop with the most instructions for each one on tensor cores, of those that store nothing."""
+        return max((loop for loop in self.loops if not loop.stores), key=lambda loop: loop.ratio, default=None)
 
 
 def disassemble(codes: Sequence[bytes], sm: int) -> list[list[Instruction]]:
@@ -180,4 +185,5 @@ def _leads_into(span: tuple[int, int], loop: tuple[int, int]) -> bool:
 
 
 def _loop(instructions: Sequence[Instruction]) -> Loop:
-    return Loop(len(instructions), sum(found.uses_tensor_cores for found in instructions))
+    products = sum(found.uses_tensor_cores for found in instructions)
+    return Loop(len(instructions), products, any(found.name in STORES for found in instructions))

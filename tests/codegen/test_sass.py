@@ -87,6 +87,15 @@ def test_a_wait_behind_the_kernel_that_branches_back_into_a_loop_is_no_loop() ->
     assert [(loop.instructions, loop.tensor_core) for loop in code.loops] == [(4, 1)]
 
 
+def test_a_loop_over_results_is_not_the_main_loop() -> None:
+    main = [MMA, ADD, branch(0)]
+    results = [MMA, ADD, ADD, Instruction("STG.E.128"), branch(3)]
+    code = examine([*main, *results])
+    assert len(code.loops) == 2
+    assert code.main_loop is not None and code.main_loop.instructions == 3
+    assert examine([MMA, Instruction("STG.E"), branch(0)]).main_loop is None
+
+
 def test_straight_code_has_no_main_loop() -> None:
     code = examine([ADD, MMA, Instruction("BRA", "0x40"), ADD, Instruction("EXIT")])
     assert code.loops == () and code.main_loop is None
