@@ -76,7 +76,10 @@ def compile_plan(plan: Plan, cache: KernelCache | None = None, progress: Progres
     blobs: dict[str, bytes] = {"graph.txt": print_graph(plan.graph).encode(), "weights.safetensors": weights.blob}
     specs = []
     for program in programs:
-        kernels = tuple(_kernel_spec(program, name, binaries, blobs) for name in program.kernels)
+        made = {name: binaries.get((program.target.name, name)) for name in program.kernels}
+        kernels = tuple(kernel_spec(program, name, compiled) for name, compiled in made.items())
+        blobs |= {spec.source: program.kernels[spec.name].source.encode() for spec in kernels}
+        blobs |= {f"{program.target.name}/{name}.cubin": found.cubin for name, found in made.items() if found}
         specs.append(_program_spec(plan, program, kernels, weights))
     manifest = Manifest(
         format=(FORMAT_MAJOR, FORMAT_MINOR),
@@ -181,17 +184,13 @@ def _require_launchable(plan: Plan, program: TargetPlan, binaries: Binaries) -> 
             raise errors.too_much_shared(label, launch.kernel.name, program.target.name, needed, limit)
 
 
-def _kernel_spec(program: TargetPlan, name: str, binaries: Binaries, blobs: dict[str, bytes]) -> KernelSpec:
+def kernel_spec(program: TargetPlan, name: str, compiled: Compiled | None) -> KernelSpec:
+    """What the manifest says of a kernel; ``compiled`` is None for the interpreter."""
     kernel = program.kernels[name]
-    source = f"{program.target.name}/{name}.py"
-    blobs[source] = kernel.source.encode()
-    compiled = binaries.get((program.target.name, name))
     binary = None
     if compiled is not None:
-        section = f"{program.target.name}/{name}.cubin"
-        blobs[section] = compiled.cubin
         binary = Binary(
-            section=section,
+            section=f"{program.target.name}/{name}.cubin",
             threads=compiled.threads,
             shared_bytes=compiled.shared_bytes,
             registers=compiled.registers,
@@ -209,7 +208,7 @@ def _kernel_spec(program: TargetPlan, name: str, binaries: Binaries, blobs: dict
     parameters = tuple(_parameter(*parameter) for parameter in kernel.parameters)
     launch = next(launch for launch in program.launches if launch.kernel.name == name)
     steps = tuple(_step_spec(step.work.problem, step.tile) for step in launch.steps)
-    return KernelSpec(name, kernel.family, source, parameters, binary, steps)
+    return KernelSpec(name, kernel.family, f"{program.target.name}/{name}.py", parameters, binary, steps)
 
 
 def _step_spec(problem: Problem, tile: Tile) -> StepSpec:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .lint import Finding, Report, Subject
+from .lint import Report
+from .lint_checks import Finding, Subject
 from .render import printable, table
 
 COLUMNS = (

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from small_networks import kernel_case
 
-from convc.analysis.lint import CHECKS, LARGE_TILE, MANY_CHANNELS, Subject, examine_artifact, findings, launch_record
+from convc.analysis.lint import examine_artifact
+from convc.analysis.lint_checks import CHECKS, LARGE_TILE, MANY_CHANNELS, Subject, findings, launch_record
 from convc.codegen.cache import KernelCache
 from convc.codegen.sass import Loop
 from convc.compiler import compile_plan

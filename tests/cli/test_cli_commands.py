@@ -199,7 +199,7 @@ class TestKernels:
     def test_lint_ends_in_1_where_a_check_does_not_hold(
         self, run: Run, gpu_artifact: tuple[Path, dict], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("convc.analysis.lint.REGISTER_FILE", 1024)
+        monkeypatch.setattr("convc.analysis.lint_checks.REGISTER_FILE", 1024)
         ran = run("kernels", gpu_artifact[0], "--lint", "--json")
         assert (ran.status, ran.json["ok"]) == (1, False)
         finding = ran.json["findings"][0]

@@ -13,7 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from interpreted_gpu import InterpretedGpu
 
-from convc.analysis.lint import examine_artifact, findings
+from convc.analysis.lint import examine_artifact
+from convc.analysis.lint_checks import findings
 from convc.codegen.cache import KernelCache
 from convc.compiler import compile_plan
 from convc.ir import Value

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_networks import KERNELS, NETWORKS, POOL, kernel_case, weights
 
-from convc.analysis.lint import Subject, examine_artifact, findings
+from convc.analysis.lint import examine_artifact
+from convc.analysis.lint_checks import Subject, findings
 from convc.codegen.cache import KernelCache
 from convc.codegen.emit import emit
 from convc.codegen.pool import Job, compile_kernels
