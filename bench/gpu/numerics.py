@@ -2,14 +2,15 @@
 
 - **families**: small networks and one graph for each kind of kernel, in every numeric mode and variant, launch by
   launch against float64 (`convc.analysis.kernel_check`).
-- **a network**: every launch of it in the same way at batch 1 and, where time allows, 32; then whole runs, on poisoned
-  memory, on several images, twice each: bit-identical, and as near to fp32 as rounding allows
-  (`convc.analysis.bounds.relative_bounds`).
+- **a network**: whole runs, on poisoned memory, on several images, twice each: bit-identical, and as near to fp32 as
+  rounding allows (`convc.analysis.bounds.relative_bounds`); then its launches in the same way as those of the small
+  ones, all at batch 1, and as many as time allows at batch 32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from typing import Any
 
@@ -26,7 +27,7 @@ from convc.runtime.executor import Executor
 from convc.runtime.network import CompiledNetwork
 from convc.runtime.numpy_executor import GraphRunner
 
-from .cases import IMAGES, STEPPED, TARGET, Case, graph_of, variants_of
+from .cases import IMAGES, STEPPED, TARGET, VARIANTS, Case, graph_of, variants_of
 from .families import all_families
 from .setting import Setting
 
@@ -34,8 +35,10 @@ SEEDS = (0, 1, 2)
 EXAMINED = 3
 """Images of a batch that are compared with NumPy where torch is not there."""
 STEPPED_BATCHES = (1, 32)
-STEPPING_S = 40.0
-"""Kernel by kernel is begun with at least this much of the step's time left."""
+STEPPING_S = 10.0
+"""What is kept of the step's time when launches are compared: the next one is begun with at least this much left."""
+SAME_BITS = ("early-launch",)
+"""Variants that compute what `fused` does, in the same order: their results are the same bit by bit."""
 
 
 def families(setting: Setting) -> None:
@@ -84,6 +87,8 @@ def network(setting: Setting, name: str, batches: Sequence[int], dtype: str = "f
             if setting.todo(case.name):
                 with setting.measuring(case.name) as found:
                     found |= whole(case, setting.artifact(case))
+                    if variant in SAME_BITS:
+                        found |= compared_bits(setting, found, Case(name, batch, dtype))
     for batch in STEPPED_BATCHES:
         key = f"{name}-b{batch}-{dtype} kernel by kernel"
         if dtype == "fp16" and batch in batches and setting.left_s > STEPPING_S and setting.todo(key):
@@ -91,11 +96,25 @@ def network(setting: Setting, name: str, batches: Sequence[int], dtype: str = "f
                 found |= stepped(setting, Case(name, batch, dtype, STEPPED))
 
 
+def compared_bits(setting: Setting, found: Mapping[str, Any], fused: Case) -> dict[str, Any]:
+    """Whether results are those of `fused`, where these are known."""
+    rows = [row for row in setting.journal.rows() if row["step"] == setting.step and row["key"] == fused.name]
+    digests = [row["digest"] for row in rows if "digest" in row]
+    same = found["digest"] == digests[-1] if digests else None
+    return {"same_as_fused": same, "ok": found["ok"] and same is not False}
+
+
 def stepped(setting: Setting, case: Case) -> dict[str, Any]:
-    """Every launch against float64. Parts of a batch are not cut, so that tensors are in memory as a whole."""
+    """Launches against float64, as many as time allows. The batch is not cut into parts, so that every tensor is in
+    memory as a whole."""
     plan = case.plan()
     compiled = CompiledNetwork(compile_plan(plan, setting.kernels))
-    return told(list(check_kernels(plan, compiled, CudaExecutor(), drawn(plan, 0))))
+    checks = []
+    for check in check_kernels(plan, compiled, CudaExecutor(), drawn(plan, 0)):
+        checks.append(check)
+        if setting.left_s < STEPPING_S:
+            break
+    return {**told(checks), "of": len(plan.programs[0].launches)}
 
 
 def whole(case: Case, artifact: Artifact, executor: Executor | None = None) -> dict[str, Any]:
@@ -110,7 +129,15 @@ def whole(case: Case, artifact: Artifact, executor: Executor | None = None) -> d
         gpu.close()
     worst = max(row["rel_l2"] for row in rows)
     identical, top1 = all(row["identical"] for row in rows), min(row["top1"] for row in rows)
-    return {"rel_l2": worst, "bound": bound, "identical": identical, "top1": top1, "ok": worst <= bound and identical}
+    ok = worst <= bound and identical
+    return {
+        "rel_l2": worst,
+        "bound": bound,
+        "identical": identical,
+        "top1": top1,
+        "digest": rows[0]["digest"],
+        "ok": ok,
+    }
 
 
 def _run(case: Case, gpu: Any, seed: int) -> dict[str, Any]:
@@ -121,7 +148,8 @@ def _run(case: Case, gpu: Any, seed: int) -> dict[str, Any]:
         found.append(np.array(gpu.run([images])[0]))
     error = relative_error(expected, found[0][picked])
     agreeing = found[0][picked].argmax(axis=1) == expected.argmax(axis=1)
-    return {"rel_l2": error, "identical": same_bits(*found), "top1": float(agreeing.mean())}
+    digest = hashlib.sha256(found[0].tobytes()).hexdigest()
+    return {"rel_l2": error, "identical": same_bits(*found), "top1": float(agreeing.mean()), "digest": digest}
 
 
 @lru_cache(maxsize=len(SEEDS))
@@ -162,17 +190,16 @@ def in_numpy(network: str, dtype: str, images: np.ndarray) -> np.ndarray:
 
 def bound_of(case: Case) -> float:
     """How far from fp32 a correct run may be, relative, in the Euclidean norm: that of one image."""
-    return _bound(case.network, case.dtype, case.variant)
+    return _bound(case.network, case.dtype, VARIANTS[case.variant].opt)
 
 
-@cache
 def bound_of_peers(network: str, dtype: str) -> float:
     """The same for a run that rounds behind every operator, batch normalisation included."""
-    plan = make_plan(graph_of(network, dtype), Options((TARGET,), dtype, 1, Switches("none")))
-    return max(relative_bounds(plan.graph, dtype, drawn(plan, 0)).values())
+    return _bound(network, dtype, "none")
 
 
 @cache
-def _bound(network: str, dtype: str, variant: str) -> float:
-    plan = Case(network, 1, dtype, variant).plan()
+def _bound(network: str, dtype: str, opt: str) -> float:
+    """Where values are rounded follows from the regions alone, which no feature changes."""
+    plan = make_plan(graph_of(network, dtype), Options((TARGET,), dtype, 1, Switches(opt)))
     return max(relative_bounds(plan.graph, dtype, drawn(plan, 0)).values())

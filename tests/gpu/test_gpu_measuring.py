@@ -138,6 +138,24 @@ def test_a_network_is_checked_as_a_whole_and_kernel_by_kernel(fake, setting, art
     assert numerics.stepped(given, Case("lenet5", 1))["ok"] is False, "the fake GPU computes nothing"
 
 
+@pytest.mark.parametrize(("factor", "ok"), [(1.0, True), (1 + 1e-6, False)])
+def test_kernels_that_begin_early_give_the_same_bits(fake, setting, artifact, monkeypatch, factor, ok) -> None:
+    early = Case("lenet5", 2, variant="early-launch")
+    leave_results(fake, CASE, artifact)
+    leave_results(fake, early, compile_plan(early.plan()), lambda y: y * factor)
+    monkeypatch.setattr(numerics, "variants_of", lambda *_: ("fused", "early-launch"))
+    given: Setting = setting("numerics:lenet5")
+    numerics.network(given, "lenet5", (2,))
+    rows = {row["key"]: row for row in given.journal.rows()}
+    assert rows[CASE.name]["ok"] and rows[early.name]["same_as_fused"] is ok and rows[early.name]["ok"] is ok
+
+
+def test_launches_are_compared_as_long_as_there_is_time(setting, monkeypatch) -> None:
+    monkeypatch.setattr(numerics, "STEPPING_S", 1e9)
+    found = numerics.stepped(setting("numerics:lenet5"), Case("lenet5", 1, variant="unfused"))
+    assert found["launches"] == 1 < found["of"]
+
+
 def test_a_cell_times_what_is_right_and_nothing_else(fake, setting, artifact) -> None:
     leave_results(fake, CASE, artifact)
     given: Setting = setting("speed:lenet5:fp16")
