@@ -13,6 +13,7 @@ from typing import Any
 from .. import errors
 from ..ir.dims import Dim, DimLike
 from ..ir.graph import Node
+from .host_spellings import HOST_SPELLINGS
 from .writer import ELEMENT_TYPES, Spelling, Writer
 
 FIRST, LAST = -(2**63), 2**63 - 1
@@ -42,6 +43,12 @@ def convolution(writer: Writer, node: Node, inputs: list[str]) -> None:
 
 def max_pool(writer: Writer, node: Node, inputs: list[str]) -> None:
     writer.finish("MaxPool", inputs, **_pooling(writer, node))
+
+
+def max_places(writer: Writer, node: Node, inputs: list[str]) -> None:
+    attributes = _pooling(writer, node)
+    attributes["storage_order"] = attributes.pop("column_major")
+    writer.finish_one_of("MaxPool", inputs, 1, 2, **attributes)
 
 
 def average_pool(writer: Writer, node: Node, inputs: list[str]) -> None:
@@ -209,6 +216,8 @@ def _end(start: DimLike, size: DimLike, step: int, extent: DimLike) -> DimLike:
 
 def pad(writer: Writer, node: Node, inputs: list[str]) -> None:
     mode = node.attributes["mode"]
+    if mode == "wrap" and writer.opset < 19:
+        raise errors.needs_opset(node.label, "padding by wrapping around", 19, writer.opset)
     value = [writer.scalar(node.attributes["value"])] if mode == "constant" else []
     writer.finish("Pad", [*inputs, writer.integers(node.attributes["pads"], "pads"), *value], mode=mode)
 
@@ -221,6 +230,7 @@ REDUCTIONS = (
 SPELLINGS: dict[str, Spelling] = {
     "Conv": convolution,
     "MaxPool": max_pool,
+    "MaxPoolIndices": max_places,
     "AveragePool": average_pool,
     **dict.fromkeys(REDUCTIONS, reduction),
     "Copy": identity,
@@ -235,5 +245,6 @@ SPELLINGS: dict[str, Spelling] = {
     "Expand": expand,
     "Slice": slicing,
     "Pad": pad,
+    **HOST_SPELLINGS,
 }
 """Operators whose ONNX form differs from the graph's in some opset."""

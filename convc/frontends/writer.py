@@ -110,6 +110,12 @@ class Writer:
         outputs = [self.names[value] for value in self.graph.values(self.node)]
         self.nodes.append(helper.make_node(op, inputs, outputs, self._nodes.unique(self.node.label), **attributes))
 
+    def finish_one_of(self, op: str, inputs: Sequence[str], place: int, count: int, **attributes: Any) -> None:
+        """Adds a node of ``count`` results, of which that at ``place`` is the current node's."""
+        outputs = [self._values.unique(f"{self.node.label}.unused") for _ in range(count)]
+        [outputs[place]] = [self.names[value] for value in self.graph.values(self.node)]
+        self.nodes.append(helper.make_node(op, inputs, outputs, self._nodes.unique(self.node.label), **attributes))
+
     def constant(self, array: np.ndarray, wanted: str) -> str:
         """Adds an initialiser; returns its name."""
         name = self._values.unique(wanted)
@@ -120,6 +126,14 @@ class Writer:
         """A constant of the element type of the current node's first input."""
         dtype = self.graph.type(self.graph.inputs(self.node)[0]).dtype.numpy
         return self.constant(np.asarray(value, dtype), f"{self.node.label}.constant")
+
+    def integer(self, value: int, what: str) -> str:
+        """A constant of rank 0."""
+        return self.constant(np.asarray(value, np.int64), f"{self.node.label}.{what}")
+
+    def floats(self, values: Sequence[float], what: str) -> str:
+        """A vector of fp32."""
+        return self.constant(np.asarray(values, np.float32), f"{self.node.label}.{what}")
 
     def integers(self, dims: Sequence[DimLike], what: str) -> str:
         """A vector of int64 from dimensions, computed from the inputs' shapes where they are symbolic."""

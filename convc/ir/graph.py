@@ -288,8 +288,7 @@ class Graph:
         bound = self.copy()
         for node in bound.nodes():
             types = tuple(type.substitute(values) for type in node.outputs)
-            attributes = {name: _bind(value, values) for name, value in node.attributes.items()}
-            bound.update(node, outputs=types, attributes=attributes)
+            bound.update(node, outputs=types, attributes=bind_attributes(node.attributes, values))
         for source, _, data in bound._graph.edges(data=True):
             data["type"] = bound.type(Value(source, data["output"]))
         return bound
@@ -320,6 +319,11 @@ def _comparable(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(_comparable, value))
     return "nan" if isinstance(value, float) and value != value else value
+
+
+def bind_attributes(attributes: Mapping[str, Any], values: Mapping[str, DimLike]) -> dict[str, Any]:
+    """Attributes in which symbolic dimensions have these values."""
+    return {name: _bind(value, values) for name, value in attributes.items()}
 
 
 def _bind(value: Any, values: Mapping[str, DimLike]) -> Any:

@@ -27,6 +27,7 @@ class Kind(enum.Enum):
     REDUCTION   reduces or normalises along axes
     WINDOW      reduces over sliding windows
     CONTRACTION multiply-accumulate: convolution and matrix product
+    OPAQUE      anything else: resampling, sorting, picking by computed indices; nothing fuses with it
     """
 
     STRUCTURAL = "structural"
@@ -36,6 +37,7 @@ class Kind(enum.Enum):
     REDUCTION = "reduction"
     WINDOW = "window"
     CONTRACTION = "contraction"
+    OPAQUE = "opaque"
 
 
 REQUIRED: Any = object()

@@ -239,7 +239,7 @@ def fuse(graph: Graph, switches: Switches, policy: Policy | None = None) -> Fuse
     for node in _deepest_first(graph):
         if node.id in fuser.owner:
             continue
-        if node.kind in (Kind.CONTRACTION, Kind.WINDOW, Kind.REDUCTION, Kind.VIEW, Kind.MOVEMENT):
+        if node.kind in (Kind.CONTRACTION, Kind.WINDOW, Kind.REDUCTION, Kind.VIEW, Kind.MOVEMENT, Kind.OPAQUE):
             fuser.grow(node)
     for rule, propose in LAST:
         for node in nodes:

@@ -179,15 +179,15 @@ def test_every_unsupported_operator_is_listed() -> None:
     nodes = [
         N("Frobnicate", ["x"], ["a"], name="f"),
         N("Relu", ["a"], ["b"], name="after"),
-        N("NonZero", ["b"], ["c"], name="n1"),
-        N("NonZero", ["x"], ["d"], name="n2"),
+        N("Twirl", ["b"], ["c"], name="n1"),
+        N("Twirl", ["x"], ["d"], name="n2"),
         N("Exec", ["x"], ["e"], name="evil", domain="com.evil"),
         N("Reshape", ["x", "d"], ["g"], name="unknown shape"),
         N("ReduceSum", ["x", "e"], ["y"], name="quiet"),
     ]
     error = refused(model_of(nodes, X), errors.UnsupportedModelError, "com.evil::Exec")
     assert [(entry.op, entry.domain, entry.nodes) for entry in error.unsupported] == [
-        ("Frobnicate", "", ("f",)), ("NonZero", "", ("n1", "n2")), ("Exec", "com.evil", ("evil",)),
+        ("Frobnicate", "", ("f",)), ("Twirl", "", ("n1", "n2")), ("Exec", "com.evil", ("evil",)),
     ]  # fmt: skip
 
 

@@ -79,13 +79,14 @@ def test_global_pools_are_reductions(spatial: tuple[int, ...]) -> None:
     assert ops_of(one("GlobalMaxPool", floats(2, 3, *spatial), exact=True)) == ["ReduceMax"]
 
 
-def test_indices_of_a_pool_only_where_nobody_reads_them() -> None:
-    x = {"x": floats(1, 2, 6, 6)}
-    node = helper.make_node("MaxPool", ["x"], ["y", "i"], kernel_shape=[2, 2])
-    agree(model_of([node], x), x, exact=True)
+@pytest.mark.parametrize("column_major", [0, 1])
+def test_places_of_the_maxima(column_major: int) -> None:
+    x = {"x": floats(2, 3, 6, 7)}
+    window = {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1], "storage_order": column_major}
+    node = helper.make_node("MaxPool", ["x"], ["y", "i"], **window)
+    assert ops_of(agree(model_of([node], x), x, exact=True)) == ["MaxPool"]
     read = model_of([node], x, results=["y", "i"], types={"i": TensorProto.INT64})
-    with pytest.raises(errors.UnsupportedModelError, match="output 1 is used"):
-        import_onnx(read)
+    assert ops_of(agree(read, x, exact=True)) == ["MaxPool", "MaxPoolIndices"]
 
 
 BROKEN = {

@@ -94,7 +94,7 @@ CASES: list[tuple[str, list[TensorType], dict[str, Any], str]] = [
     ("ReduceSum", [t(2, 3)], {"axes": (1, 0)}, "in order"),
     ("ReduceSum", [t(2, 3)], {"axes": (0, 0)}, "distinct"),
     ("ReduceSum", [t(2, 3)], {"axes": [0]}, "axes"),
-    ("ReduceMax", [boolean(2)], {"axes": (0,)}, "found bool"),
+    ("ReduceSum", [boolean(2)], {"axes": (0,)}, "found bool"),
     ("ReduceMean", [t(2, 3)], {"axes": (0,), "keepdims": 1}, "keepdims"),
     ("ReduceMean", [t(2, 3), t(2)], {"axes": (0,)}, "1 input"),
     # elementwise
@@ -136,7 +136,7 @@ CASES: list[tuple[str, list[TensorType], dict[str, Any], str]] = [
     ("Concat", [t(2), integer(2)], {"axis": 0}, "one element type"),
     ("Pad", [t(2, 3)], {"pads": (1, 1)}, "pads to be 4 integers"),
     ("Pad", [t(2)], {"pads": (-1, 0)}, "pads"),
-    ("Pad", [t(2)], {"pads": (1, 1), "mode": "wrap"}, "one of constant, reflect, edge"),
+    ("Pad", [t(2)], {"pads": (1, 1), "mode": "mirror"}, "one of constant, reflect, edge, wrap"),
     ("Pad", [t(2)], {"pads": (2, 0), "mode": "reflect"}, ">= 3, found 2"),
     ("Pad", [t(0)], {"pads": (1, 0), "mode": "edge"}, ">= 1, found 0"),
     ("Pad", [t(2)], {"pads": (1, 1), "value": "0"}, "value to be a number"),

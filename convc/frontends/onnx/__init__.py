@@ -11,14 +11,43 @@ import onnx
 from convc import errors
 from convc.ir import ops as _ops  # noqa: F401  defines the operators
 from convc.ir.graph import Graph
+from convc.ir.types import TensorType
 
-from . import convolution, elementwise, matmul, movement, normalization, pooling, reduction, sequences, shape
+from . import (
+    convolution,
+    elementwise,
+    matmul,
+    movement,
+    normalization,
+    picking,
+    pooling,
+    quantization,
+    reduction,
+    resampling,
+    sequences,
+    shape,
+    shuffles,
+)
 from .files import open_source
 from .importer import Importer
-from .inputs import Symbols
+from .inputs import Symbols, input_type
 
-__all__ = ["import_onnx"]
-_ADAPTERS = (convolution, elementwise, matmul, movement, normalization, pooling, reduction, sequences, shape)
+__all__ = ["declared_inputs", "import_onnx"]
+_ADAPTERS = (
+    convolution,
+    elementwise,
+    matmul,
+    movement,
+    normalization,
+    picking,
+    pooling,
+    quantization,
+    reduction,
+    resampling,
+    sequences,
+    shape,
+    shuffles,
+)
 
 
 def import_onnx(
@@ -53,3 +82,15 @@ def import_onnx(
         failure = errors.model_failed(error)
         failure.file = name
         raise failure from error
+
+
+def declared_inputs(model: onnx.ModelProto) -> dict[str, TensorType]:
+    """The inputs that a model must be given, in its order; sizes that it leaves open are symbols, as in its graph.
+
+    Raises:
+        LoadError: an input that is no tensor, or whose shape or element type is not one that convc has.
+    """
+    symbols = Symbols(None)
+    taken = {tensor.name for tensor in model.graph.initializer}
+    taken |= {tensor.values.name for tensor in model.graph.sparse_initializer}
+    return {info.name: input_type(info, symbols) for info in model.graph.input if info.name not in taken}

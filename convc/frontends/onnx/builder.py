@@ -47,6 +47,10 @@ class Builder:
             return TensorType(dtype, operand.shape)
         return TensorType(DType.of(operand.dtype), operand.shape)
 
+    def found_size(self) -> Dim:
+        """A size that only the run of the node that is being imported finds out. No input's size is called so."""
+        return Dim.symbol(f"{self.origin}.count")
+
     def name(self, array: np.ndarray, name: str) -> None:
         """Remembers the user's name of an array, for the constant that it may become."""
         self._names.setdefault(id(array), (array, name))
@@ -79,7 +83,7 @@ class Builder:
             types = [self.type(array) for array in arrays]
             result = definition.infer(full, types)[0]
             self._within(result, limits.TENSOR_BYTES)
-            if _worth_folding(definition, full, types, result):
+            if "count" in full or _worth_folding(definition, full, types, result):
                 with np.errstate(all="ignore"):
                     return self._evaluated(definition.evaluate(full, arrays)[0])
         values = [self.value(operand) for operand in inputs]

@@ -86,7 +86,7 @@ class Call:
         """
         operand = self.input(position)
         if isinstance(operand, Value):
-            raise UnsupportedForm(errors.FORM_RUNTIME.format(what=what))
+            raise UnsupportedForm(errors.FORM_RUNTIME.format(what=what), [operand])
         return operand
 
     def sizes(self, position: int, what: str) -> tuple[DimLike, ...] | None:

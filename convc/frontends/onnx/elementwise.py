@@ -8,6 +8,7 @@ import numpy as np
 
 from convc import errors
 from convc.ir.operator import operator
+from convc.ir.types import DType
 
 from .builder import Operand
 from .call import Call
@@ -18,12 +19,17 @@ from .tensors import DTYPES, type_name
 @adapter(
     "Abs", "Ceil", "Celu", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Log",
     "Mish", "Neg", "Not", "Reciprocal", "Relu", "Selu", "Sigmoid", "Sign", "Softplus", "Softsign", "Sqrt", "Tanh",
+    "Acos", "Acosh", "Asin", "Asinh", "Atan", "Atanh", "BitwiseNot", "Cos", "Cosh", "IsNaN", "Round", "Sin", "Sinh",
+    "Tan",
 )  # fmt: skip
 def unary(call: Call) -> Operand:
     return call.emit(call.op, call.x, **{name: call.attr(name) for name in operator(call.op).attributes})
 
 
-@adapter("Add", "Sub", "Mul", "Div", "Pow", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or")
+@adapter(
+    "Add", "Sub", "Mul", "Div", "Pow", "Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual", "And", "Or", "Xor",
+    "BitwiseAnd", "BitwiseOr", "BitwiseXor",
+)  # fmt: skip
 def binary(call: Call) -> Operand:
     a, b = call.operands
     return call.emit(call.op, a, _aligned(call, a, b) if call.opset < 7 else b)
@@ -106,6 +112,43 @@ def thresholded_relu(call: Call) -> Operand:
     return call.emit("Where", above, call.x, call.scalar(0, call.x))
 
 
+@adapter("Mod")
+def modulo(call: Call) -> Operand:
+    a, b = call.operands
+    return call.emit("Mod", a, b, fmod=bool(call.attr("fmod", 0)))
+
+
+@adapter("BitShift")
+def bit_shift(call: Call) -> Operand:
+    a, b = call.operands
+    return call.emit("BitShift", a, b, direction=call.attr("direction"))
+
+
+@adapter("IsInf")
+def is_infinite(call: Call) -> Operand:
+    negative, positive = (bool(call.attr(name)) for name in ("detect_negative", "detect_positive"))
+    return call.emit("IsInf", call.x, negative=negative, positive=positive)
+
+
+@adapter("Shrink")
+def shrink(call: Call) -> Operand:
+    """Towards 0 by the bias, and 0 within ±lambd."""
+    x, dtype = call.x, call.type(call.x).dtype
+    wide = x if dtype.is_float else call.cast(x, DType.FP64)
+    bias, limit = (call.scalar(call.attr(name), wide) for name in ("bias", "lambd"))
+    below = call.emit("Less", wide, call.emit("Neg", limit))
+    lowered = call.emit("Where", call.emit("Greater", wide, limit), call.emit("Sub", wide, bias), call.scalar(0, wide))
+    return call.cast(call.emit("Where", below, call.emit("Add", wide, bias), lowered), dtype)
+
+
+@adapter("SwiGLU")
+def swiglu(call: Call) -> Operand:
+    """a · sigmoid(alpha · a) · b."""
+    a, b = call.operands
+    gate = call.emit("Sigmoid", call.emit("Mul", a, call.scalar(call.attr("alpha"), a)))
+    return call.emit("Mul", call.emit("Mul", a, gate), b)
+
+
 @adapter("Identity")
 def identity(call: Call) -> Operand:
     return call.x
@@ -116,7 +159,9 @@ def dropout(call: Call) -> list[Operand]:
     """Nothing at inference; the mask keeps everything (of x's type before opset 10)."""
     training = call.known(2, "training mode") if call.opset >= 12 else None
     if training is not None and training.any():
-        raise UnsupportedForm(errors.FORM_TRAINING)
+        ratio = call.known(1, "ratio")
+        if ratio is None or ratio.any():
+            raise UnsupportedForm(errors.FORM_TRAINING)
     if not any(call.used[1:]):
         return [call.x]
     kept = np.asarray(True) if call.opset >= 10 else call.scalar(1, call.x)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, NodeProto
@@ -79,6 +80,7 @@ class Importer:
         self.constants = constants
         self.builder = Builder(Graph(self.model.graph.name or "network"))
         self.unsupported: dict[tuple[str, str, str], list[str]] = {}
+        self.deciding: set[str] = set()
         self.functions: Mapping[structure.FunctionKey, onnx.FunctionProto] = {}
         self.stack: list[Frame] = []
 
@@ -151,7 +153,7 @@ class Importer:
                 errors.Unsupported(op, domain, tuple(nodes), reason)
                 for (op, domain, reason), nodes in self.unsupported.items()
             ]
-            raise errors.UnsupportedModelError(entries)
+            raise errors.UnsupportedModelError(entries, deciding=self.deciding)
         for name, operand in found:
             self.builder.origin = name
             if not isinstance(operand, (Value, np.ndarray)):
@@ -173,6 +175,7 @@ class Importer:
             self._node(frame, node)
         except UnsupportedForm as form:
             self._refuse(frame, node, str(form))
+            self._decided_by(form.computed)
         except errors.ConvcError as error:
             error.node = error.node or self.builder.origin
             raise
@@ -185,6 +188,12 @@ class Importer:
         entry = (node.op_type, structure.normal(node.domain), reason)
         self.unsupported.setdefault(entry, []).append(self.builder.origin)
         frame.scope.values.update({name: UNKNOWN for name in node.output if name})
+
+    def _decided_by(self, values: Sequence[Value]) -> None:
+        """Notes the network's inputs that these values are computed from."""
+        graph = self.builder.graph
+        sources = {id for value in values for id in (value.node, *nx.ancestors(graph.networkx, value.node))}
+        self.deciding |= {node.attributes["name"] for node in graph.graph_inputs if node.id in sources}
 
     def _node(self, frame: Frame, node: NodeProto) -> None:
         inputs = [frame.scope.find(name) if name else None for name in node.input]
@@ -264,7 +273,8 @@ class Importer:
 
     def _enter_branch(self, frame: Frame, node: NodeProto, condition: Known, branches: Mapping[str, Any]) -> None:
         if not isinstance(condition, np.ndarray) or condition.dtype == object:
-            raise UnsupportedForm(errors.FORM_RUNTIME.format(what="condition"))
+            computed = [condition] if isinstance(condition, Value) else []
+            raise UnsupportedForm(errors.FORM_RUNTIME.format(what="condition"), computed)
         if condition.size != 1 or condition.dtype != np.bool_:
             raise errors.operand_shape("the condition", list(condition.shape), "one boolean")
         graph = branches["then_branch" if condition.item() else "else_branch"]

@@ -9,6 +9,7 @@ import numpy as np
 from convc import errors
 from convc.ir.dims import Dim, DimLike
 from convc.ir.graph import Value
+from convc.ir.ops.movement import PAD_MODES
 from convc.ir.types import DType
 
 from . import symbolic
@@ -154,7 +155,7 @@ def pad(call: Call) -> Operand:
     borders = tuple(max(pad, 0) for pad in pads)
     if not any(borders):
         return x
-    if mode not in ("constant", "reflect", "edge"):
+    if mode not in PAD_MODES:
         raise UnsupportedForm(errors.FORM_ATTRIBUTE.format(name="mode", value=mode))
     if isinstance(fill, Value):
         return _padded_at_run_time(call, x, borders, fill)

@@ -90,3 +90,82 @@ def layer_normalization(call: Call) -> list[Operand]:
     inverse = call.emit("Reciprocal", call.emit("Sqrt", steadied))
     y = call.emit("Mul", call.cast(call.emit("Mul", deviation, inverse), dtype), scale)
     return [y if bias is None else call.emit("Add", y, bias), mean, inverse]
+
+
+def _deviation(call: Call, x: Operand, axes: tuple[int, ...]) -> tuple[Operand, Operand]:
+    """x less its mean over ``axes``, and the mean of its square."""
+    deviation = call.emit("Sub", x, call.emit("ReduceMean", x, axes=axes, keepdims=True))
+    return deviation, call.emit("ReduceMean", call.emit("Mul", deviation, deviation), axes=axes, keepdims=True)
+
+
+def _steadied(call: Call, variance: Operand) -> Operand:
+    """1 / sqrt(variance + epsilon)."""
+    return call.emit(
+        "Reciprocal", call.emit("Sqrt", call.emit("Add", variance, call.scalar(call.attr("epsilon"), variance)))
+    )
+
+
+def _wide(call: Call, x: Operand) -> Operand:
+    """Halves as fp32, in which statistics are computed."""
+    return call.cast(x, DType.FP32) if call.type(x).dtype in (DType.FP16, DType.BF16) else x
+
+
+def _per_channel(call: Call, parameter: Operand, rank: int) -> Operand:
+    return call.reshape(parameter, (call.shape(parameter)[0], *(1,) * (rank - 2)))
+
+
+@adapter("InstanceNormalization")
+def instance_normalization(call: Call) -> Operand:
+    """Statistics of each channel of each image."""
+    x, scale, bias = call.operands
+    deviation, variance = _deviation(call, _wide(call, x), tuple(range(2, call.rank)))
+    unit = call.cast(call.emit("Mul", deviation, _steadied(call, variance)), call.type(x).dtype)
+    scaled = call.emit("Mul", unit, _per_channel(call, scale, call.rank))
+    return call.emit("Add", scaled, _per_channel(call, bias, call.rank))
+
+
+@adapter("GroupNormalization")
+def group_normalization(call: Call) -> Operand:
+    """Statistics of groups of channels; scale and bias are one for a group before opset 21, one for a channel since."""
+    x, scale, bias = call.operands
+    shape, groups = call.shape(x), call.attr("num_groups")
+    split = (shape[0], groups, product(shape[1:]) // groups)
+    deviation, variance = _deviation(call, call.reshape(_wide(call, x), split), (2,))
+    unit = call.cast(call.emit("Mul", deviation, _steadied(call, variance)), call.type(x).dtype)
+    if call.opset >= 21:
+        scaled = call.emit("Mul", call.reshape(unit, shape), _per_channel(call, scale, call.rank))
+        return call.emit("Add", scaled, _per_channel(call, bias, call.rank))
+    scaled = call.emit("Mul", unit, call.reshape(scale, (groups, 1)))
+    return call.reshape(call.emit("Add", scaled, call.reshape(bias, (groups, 1))), shape)
+
+
+@adapter("RMSNormalization")
+def rms_normalization(call: Call) -> Operand:
+    """x / sqrt(mean(x²) + epsilon) · scale over ``axis`` and all behind it."""
+    call.without("stash_type", 1)
+    x = call.x
+    wide = _wide(call, x)
+    axes = tuple(range(call.axis(call.attr("axis"), call.rank), call.rank))
+    mean = call.emit("ReduceMean", call.emit("Mul", wide, wide), axes=axes, keepdims=True)
+    unit = call.cast(call.emit("Mul", wide, _steadied(call, mean)), call.type(x).dtype)
+    return call.emit("Mul", unit, call.required(1))
+
+
+@adapter("MeanVarianceNormalization")
+def mean_variance_normalization(call: Call) -> Operand:
+    """(x - mean) / (deviation + 1e-9), as ONNX defines it."""
+    axes = tuple(sorted(call.axes(call.attr("axes"), call.rank)))
+    deviation, variance = _deviation(call, call.x, axes)
+    spread = call.emit("Add", call.emit("Sqrt", variance), call.scalar(1e-9, variance))
+    return call.emit("Div", deviation, spread)
+
+
+@adapter("LpNormalization")
+def lp_normalization(call: Call) -> Operand:
+    """x over its 1- or 2-norm along an axis; 0 where that is 0."""
+    x, power = call.x, call.attr("p")
+    if power not in (1, 2):
+        raise UnsupportedForm(errors.FORM_ATTRIBUTE.format(name="p", value=power))
+    norm = call.emit(f"ReduceL{power}", x, axes=(call.axis(call.attr("axis"), call.rank),), keepdims=True)
+    zero = call.scalar(0, x)
+    return call.emit("Where", call.emit("Equal", norm, zero), zero, call.emit("Div", x, norm))

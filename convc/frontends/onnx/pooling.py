@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from convc import errors
+import numpy as np
 
+from convc import errors
+from convc.ir.dims import Dim
+from convc.ir.ops.windows import axes
+
+from . import symbolic
 from .builder import Operand
 from .call import Call
 from .registry import UnsupportedForm, adapter
@@ -21,10 +27,54 @@ def _attributes(call: Call) -> dict[str, Any]:
 
 
 @adapter("MaxPool")
-def max_pool(call: Call) -> Operand:
-    """The positions of the maxima are not computed."""
-    call.only_first_output()
-    return call.emit("MaxPool", call.x, **_attributes(call))
+def max_pool(call: Call) -> list[Operand]:
+    """The places of the maxima are an operator of their own."""
+    attributes = _attributes(call)
+    result = call.emit("MaxPool", call.x, **attributes)
+    if not any(call.used[1:]):
+        return [result]
+    return [result, call.emit("MaxPoolIndices", call.x, **attributes, column_major=bool(call.attr("storage_order", 0)))]
+
+
+@adapter("LpPool")
+def lp_pool(call: Call) -> Operand:
+    """The p-norm of each window: powers, added up by a depthwise convolution with ones, and the root."""
+    x, power = call.x, call.attr("p")
+    channels = call.shape(x)[1]
+    if isinstance(channels, Dim):
+        raise symbolic.undecided("number of channels", channels)
+    attributes = _attributes(call)
+    kernel = attributes.pop("kernel_shape")
+    if attributes.pop("ceil_mode"):
+        attributes["pads"] = _reached(call, kernel, attributes)
+    size = call.emit("Abs", x)
+    ones = np.ones((channels, 1, *kernel), call.type(x).dtype.numpy)
+    total = call.emit("Conv", _power(call, size, power), ones, **attributes, groups=channels)
+    return total if power == 1 else _power(call, total, 1 / power)
+
+
+def _power(call: Call, x: Operand, power: float) -> Operand:
+    if power in (1, 2, 0.5):
+        return x if power == 1 else call.emit("Sqrt", x) if power == 0.5 else call.emit("Mul", x, x)
+    return call.emit("Pow", x, call.scalar(power, x))
+
+
+def _reached(call: Call, kernel: Sequence[int], attributes: dict[str, Any]) -> tuple[int, ...]:
+    """Pads with so much at the ends that windows which ceil mode adds are whole."""
+    shape, rank = call.shape(call.x)[2:], len(kernel)
+    pads = list(attributes["pads"])
+    for i, found in enumerate(axes(shape, kernel, {**attributes, "ceil_mode": True})):
+        need = (found.count - 1) * found.stride + found.span - found.extent - found.begin
+        if isinstance(need, Dim):
+            raise symbolic.undecided("padding", need)
+        pads[rank + i] = max(pads[rank + i], need)
+    return tuple(pads)
+
+
+@adapter("GlobalLpPool")
+def global_lp_pool(call: Call) -> Operand:
+    call.without("p", 2)
+    return call.emit("ReduceL2", call.x, axes=tuple(range(2, call.rank)), keepdims=True)
 
 
 @adapter("AveragePool")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from convc.ir.graph import Value
+
     from .call import Call
 
 Adapter = Callable[["Call"], Any]
@@ -13,7 +15,14 @@ ADAPTERS: dict[str, Adapter] = {}
 
 
 class UnsupportedForm(Exception):
-    """Raised by an adapter for a form of its operator that convc does not compile; the argument says which."""
+    """Raised by an adapter for a form of its operator that convc does not compile; the argument says which.
+
+    computed: the values on which it depends, where the form would be another if they were known.
+    """
+
+    def __init__(self, form: str, computed: Sequence[Value] = ()) -> None:
+        super().__init__(form)
+        self.computed = tuple(computed)
 
 
 def adapter(*ops: str) -> Callable[[Adapter], Adapter]:

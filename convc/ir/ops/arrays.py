@@ -22,9 +22,9 @@ def narrow(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 def lowest(dtype: np.dtype) -> float | int:
     """The neutral element of the maximum."""
-    return int(np.iinfo(dtype).min) if dtype.kind in "iu" else -np.inf
+    return False if dtype.kind == "b" else int(np.iinfo(dtype).min) if dtype.kind in "iu" else -np.inf
 
 
 def highest(dtype: np.dtype) -> float | int:
     """The neutral element of the minimum."""
-    return int(np.iinfo(dtype).max) if dtype.kind in "iu" else np.inf
+    return True if dtype.kind == "b" else int(np.iinfo(dtype).max) if dtype.kind in "iu" else np.inf

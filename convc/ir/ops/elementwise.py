@@ -22,6 +22,7 @@ _ACCEPTS: dict[str, tuple[str, Callable[[DType], bool]]] = {
     "float": ("fp64, fp32, fp16 or bf16", lambda dtype: dtype.is_float),
     "number": ("a number", lambda dtype: dtype is not DType.BOOL),
     "bool": ("bool", lambda dtype: dtype is DType.BOOL),
+    "integer": ("an integer", lambda dtype: not dtype.is_float and dtype is not DType.BOOL),
     "any": ("any", lambda dtype: True),
 }
 
@@ -104,6 +105,18 @@ _TABLE: tuple[Row, ...] = (
     Row("Floor", 1, np.floor, "tl.floor({0})"),
     Row("Ceil", 1, np.ceil, "tl.ceil({0})"),
     Row("Sign", 1, np.sign, "tl.where({0} > 0, 1.0, tl.where({0} < 0, -1.0, {0}))", accepts="number"),
+    Row("Round", 1, np.rint, text.ROUND),
+    Row("Sin", 1, np.sin, "tl.sin({0})"),
+    Row("Cos", 1, np.cos, "tl.cos({0})"),
+    Row("Tan", 1, np.tan, ""),
+    Row("Asin", 1, np.arcsin, ""),
+    Row("Acos", 1, np.arccos, ""),
+    Row("Atan", 1, np.arctan, ""),
+    Row("Sinh", 1, np.sinh, ""),
+    Row("Cosh", 1, np.cosh, ""),
+    Row("Asinh", 1, np.arcsinh, ""),
+    Row("Acosh", 1, np.arccosh, ""),
+    Row("Atanh", 1, np.arctanh, ""),
     # arithmetic
     Row("Copy", 1, np.copy, "{0}", accepts="any"),
     Row("Add", 2, np.add, "{0} + {1}", accepts="number"),
@@ -112,6 +125,12 @@ _TABLE: tuple[Row, ...] = (
     Row("Div", 2, functions.divide, "{0} / {1}", accepts="number"),
     Row("Max", 2, np.maximum, text.maximum("{0}", "{1}"), accepts="number"),
     Row("Min", 2, np.minimum, text.minimum("{0}", "{1}"), accepts="number"),
+    Row("Mod", 2, functions.modulo, "", {"fmod": False}, "number"),
+    Row("BitwiseAnd", 2, np.bitwise_and, "", accepts="integer"),
+    Row("BitwiseOr", 2, np.bitwise_or, "", accepts="integer"),
+    Row("BitwiseXor", 2, np.bitwise_xor, "", accepts="integer"),
+    Row("BitwiseNot", 1, np.bitwise_not, "", accepts="integer"),
+    Row("BitShift", 2, functions.shift, "", {"direction": REQUIRED}, "integer"),
     # comparison and logic
     Row("Equal", 2, np.equal, "{0} == {1}", accepts="any", result=_BOOL),
     Row("Less", 2, np.less, "{0} < {1}", accepts="number", result=_BOOL),
@@ -120,6 +139,9 @@ _TABLE: tuple[Row, ...] = (
     Row("GreaterOrEqual", 2, np.greater_equal, "{0} >= {1}", accepts="number", result=_BOOL),
     Row("And", 2, np.logical_and, "{0} & {1}", accepts="bool", result=_BOOL),
     Row("Or", 2, np.logical_or, "{0} | {1}", accepts="bool", result=_BOOL),
+    Row("Xor", 2, np.logical_xor, "{0} ^ {1}", accepts="bool", result=_BOOL),
+    Row("IsNaN", 1, np.isnan, "{0} != {0}", result=_BOOL),
+    Row("IsInf", 1, functions.infinite, "", {"negative": True, "positive": True}, result=_BOOL),
     Row("Not", 1, np.logical_not, "~{0}", accepts="bool", result=_BOOL),
 )
 
@@ -144,10 +166,16 @@ def _infer(row: Row) -> InferTypes:
     return infer
 
 
+_CHOICES = {"approximate": ("none", "tanh"), "direction": ("LEFT", "RIGHT")}
+_FLAGS = ("fmod", "negative", "positive")
+
+
 def _check_attributes(op: str, attributes: Attributes) -> None:
     for name, value in attributes.items():
-        if name == "approximate":
-            checks.choice(op, name, value, ("none", "tanh"))
+        if name in _CHOICES:
+            checks.choice(op, name, value, _CHOICES[name])
+        elif name in _FLAGS:
+            checks.flag(op, name, value)
         else:
             checks.number(op, name, value)
     if op == "Celu" and attributes["alpha"] == 0:
@@ -186,6 +214,17 @@ def _cast(attributes: Attributes, x: np.ndarray) -> np.ndarray:
         return functions.cast(x, attributes["dtype"])
 
 
+def _infer_bit_cast(attributes: Attributes, inputs: Sequence[TensorType]) -> list[TensorType]:
+    [result] = _infer_cast(attributes, inputs)
+    if result.dtype.itemsize != inputs[0].dtype.itemsize:
+        raise errors.wrong_dtype("BitCast", "a result", f"of {inputs[0].dtype.itemsize} bytes", result.dtype)
+    return [result]
+
+
+def _bit_cast(attributes: Attributes, x: np.ndarray) -> np.ndarray:
+    return x.view(attributes["dtype"].numpy)
+
+
 def _infer_where(attributes: Attributes, inputs: Sequence[TensorType]) -> list[TensorType]:
     """condition (bool), a, b of one type → that type."""
     checks.arity("Where", inputs, 3)
@@ -206,4 +245,5 @@ for _row in _TABLE:
 _POWER = Row("Pow", 2, functions.power, "")
 define(Operator("Pow", Kind.ELEMENTWISE, _infer_pow, _reference(_POWER)))
 define(Operator("Cast", Kind.ELEMENTWISE, _infer_cast, _cast, {"dtype": REQUIRED}))
+define(Operator("BitCast", Kind.ELEMENTWISE, _infer_bit_cast, _bit_cast, {"dtype": REQUIRED}))
 define(Operator("Where", Kind.ELEMENTWISE, _infer_where, _where, triton="tl.where({0}, {1}, {2})"))

@@ -169,3 +169,17 @@ def prelu(x: np.ndarray, slope: np.ndarray) -> np.ndarray:
 def cast(x: np.ndarray, dtype: Any) -> np.ndarray:
     """Floats to integers truncate, anything but zero is true; symbolic dimensions stay what they are."""
     return x if x.dtype == object else x.astype(dtype.numpy)
+
+
+def modulo(a: np.ndarray, b: np.ndarray, fmod: bool) -> np.ndarray:
+    """The rest of a division, with the sign of the divisor, or of the dividend (``fmod``, as C has it)."""
+    return np.fmod(a, b) if fmod else np.mod(a, b)
+
+
+def shift(x: np.ndarray, by: np.ndarray, direction: str) -> np.ndarray:
+    return np.left_shift(x, by) if direction == "LEFT" else np.right_shift(x, by)
+
+
+def infinite(x: np.ndarray, negative: bool, positive: bool) -> np.ndarray:
+    """Where ``x`` is an infinity of these signs."""
+    return np.isinf(x) & ((positive & (x > 0)) | (negative & (x < 0)))

@@ -13,7 +13,7 @@ from ..operator import REQUIRED, Attributes, Kind, Operator, define
 from ..types import DType, TensorType
 from . import checks
 
-PAD_MODES = ("constant", "reflect", "edge")
+PAD_MODES = ("constant", "reflect", "edge", "wrap")
 
 
 def _infer_concat(attributes: Attributes, inputs: Sequence[TensorType]) -> list[TensorType]:
@@ -49,7 +49,7 @@ def _infer_pad(attributes: Attributes, inputs: Sequence[TensorType]) -> list[Ten
 
 def _check_border(mode: str, axis: int, dim: DimLike, border: int) -> None:
     """Reflection does not repeat the edge, so it reaches at most ``dim - 1`` far; an edge needs an element."""
-    needed = {"constant": 0, "reflect": border + 1, "edge": 1}[mode]
+    needed = {"constant": 0, "reflect": border + 1, "edge": 1, "wrap": 1}[mode]
     if border and isinstance(dim, int) and dim < needed:
         raise errors.wrong_dimension("Pad", f"dimension {axis} (mode {mode}, border {border})", f">= {needed}", dim)
 

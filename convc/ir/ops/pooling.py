@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -52,6 +53,31 @@ def _max_pool(attributes: Attributes, x: np.ndarray) -> np.ndarray:
     return narrow(result, x.dtype)
 
 
+def _infer_places(attributes: Attributes, inputs: Sequence[TensorType]) -> list[TensorType]:
+    """int64, of the shape of the pooling's result."""
+    checks.flag("MaxPoolIndices", "column_major", attributes["column_major"])
+    [pooled] = _infer("MaxPoolIndices", integers=True)(attributes, inputs)
+    return [TensorType(DType.INT64, pooled.shape)]
+
+
+def _max_places(attributes: Attributes, x: np.ndarray) -> np.ndarray:
+    """Where in the whole tensor each window's largest element lies, the first of equals; NaN is the largest."""
+    found = windows.axes(x.shape[2:], attributes["kernel_shape"], attributes)
+    values = windows.padded(widen(x), found, lowest(widen(x).dtype))
+    spatial = np.arange(math.prod(x.shape[2:])).reshape(x.shape[2:], order="F" if attributes["column_major"] else "C")
+    places = windows.padded(spatial, found, -1)
+    best: np.ndarray | None = None
+    for _, index in windows.taps(found):
+        tap, place = values[index], np.broadcast_to(places[index], values[index].shape)
+        if best is None:
+            best, chosen = tap.copy(), place.copy()
+            continue
+        larger = ((tap > best) | (np.isnan(tap) & ~np.isnan(best)) | (chosen < 0)) & (place >= 0)
+        best, chosen = np.where(larger, tap, best), np.where(larger, place, chosen)
+    planes = np.arange(x.shape[0] * x.shape[1]).reshape(x.shape[:2] + (1,) * len(found)) * spatial.size
+    return (planes + chosen).astype(np.int64)
+
+
 def _average_pool(attributes: Attributes, x: np.ndarray) -> np.ndarray:
     """The mean of each window, over its elements inside the input (or the padded input: ``count_include_pad``)."""
     wide = widen(x)
@@ -89,5 +115,14 @@ define(
         _infer("AveragePool", integers=False),
         _average_pool,
         {**_ATTRIBUTES, "ceil_mode": False, "count_include_pad": False},
+    )
+)
+define(
+    Operator(
+        "MaxPoolIndices",
+        Kind.WINDOW,
+        _infer_places,
+        _max_places,
+        {**_ATTRIBUTES, "ceil_mode": False, "column_major": False},
     )
 )

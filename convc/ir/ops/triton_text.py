@@ -32,6 +32,10 @@ def minimum(a: str, b: str) -> str:
     return f"tl.minimum({a}, {b}, {_ALL})"
 
 
+ROUND = "tl.where(tl.abs({0}) < 4194304.0, ({0} + 12582912.0) - 12582912.0, {0})"
+"""To the nearest whole number, halves to the even one: at 1.5·2^23 an fp32 number has no fraction left."""
+
+
 def expm1(x: str) -> str:
     """exp(x) - 1: Taylor's series to the seventh power near 0 (remainder below 2^-25), where the difference cancels."""
     series = f"1.0 + {x} / 7.0"
@@ -131,6 +135,11 @@ def literal(value: object) -> str:
 
 
 _SPECIAL: dict[str, Callable[..., str]] = {"Gelu": gelu_text, "Clip": clip_text, "Cast": cast_text}
+
+
+def has_text(operator: Operator) -> bool:
+    """Whether kernels can compute an elementwise operator, of some attributes and operands at least."""
+    return bool(operator.triton) or operator.name in _SPECIAL or operator.name == "Pow"
 
 
 def triton_text(operator: Operator, attributes: Attributes, operands: Sequence[str]) -> str:
