@@ -46,8 +46,8 @@ def graph_of(model: Model, batch: int = 1) -> Graph:
 
 
 def targets_of(target: str | Iterable[str]) -> tuple[str, ...]:
-    """Target names from one, several, or ``auto``: the GPU that is present, else the interpreter."""
-    names = target.split(",") if isinstance(target, str) else list(target)
+    """Target names from one, several, or ``auto``: the GPU that is present, else the interpreter. None from ``""``."""
+    names = target.split(",") if isinstance(target, str) and target else list(target)
     return tuple(dict.fromkeys(present_target() if name == "auto" else name.strip() for name in names))
 
 

@@ -14,7 +14,7 @@ from .codegen.kernel import Argument as KernelArgument
 from .codegen.packed import open_cache
 from .codegen.pool import Job, compile_kernels
 from .codegen.worker import Compiled, Request
-from .ir import Node, Value, print_graph
+from .ir import Dim, Node, Value, print_graph
 from .ir.plan import PackedWeight, Tile
 from .ir.problem import Operand, Problem
 from .passes.lowering.builder import pack_dense
@@ -24,6 +24,7 @@ from .runtime.artifact import Artifact, build, pack_weights
 from .runtime.manifest import (
     FORMAT_MAJOR,
     FORMAT_MINOR,
+    FOUND_SIZE,
     Argument,
     Binary,
     BufferArgument,
@@ -339,5 +340,5 @@ def _constant_views(plan: Plan, weights: _Weights) -> dict[str, ViewSpec]:
 
 def _tensor_spec(node: Node) -> TensorSpec:
     type = node.outputs[0]
-    shape = tuple(int(dim) for dim in type.shape)  # type: ignore[arg-type]
+    shape = tuple(FOUND_SIZE if isinstance(dim, Dim) else int(dim) for dim in type.shape)
     return TensorSpec(node.attributes["name"], type.dtype.value, shape)

@@ -123,13 +123,21 @@ class Unsupported:
 
 
 class UnsupportedModelError(ConvcError):
-    """A model with operators, or forms of operators, that convc does not compile; it lists all of them."""
+    """A model with operators, or forms of operators, that convc does not compile; it lists all of them.
+
+    Attributes:
+        deciding: inputs of the network whose values decide what some of the operators would be; given as constants,
+            they may make them operators that convc compiles.
+    """
 
     kind = "unsupported"
 
-    def __init__(self, unsupported: Sequence[Unsupported], *, file: str | None = None) -> None:
+    def __init__(
+        self, unsupported: Sequence[Unsupported], *, deciding: Iterable[str] = (), file: str | None = None
+    ) -> None:
         super().__init__(_unsupported_message(unsupported), file=file)
         self.unsupported = list(unsupported)
+        self.deciding = frozenset(deciding)
 
 
 def _unsupported_message(entries: Sequence[Unsupported]) -> str:
@@ -517,6 +525,8 @@ FORM_ATTRIBUTE = "with {name}={value}"
 FORM_TRAINING = "in training mode"
 FORM_SEQUENCE = "on a sequence"
 FORM_DTYPE = "on element type {dtype}"
+FORM_NO_KERNEL = "no kernel for it"
+FORM_COUNT = "the size of its result depends on the values; --device numpy runs it"
 
 
 # -- Runtime: the artifact -------------------------------------------------------------------------------------------
@@ -580,11 +590,13 @@ def input_dtype(name: str, expected: str, found: str) -> InputError:
     )
 
 
-def input_shape(name: str, expected: Sequence[int], found: Sequence[int]) -> InputError:
+def input_shape(name: str, expected: Sequence[object], found: Sequence[int]) -> InputError:
+    """``expected``: sizes, or the names of those that are free."""
+    shown = f"[{', '.join(map(str, expected))}]"
     if len(expected) != len(found):
-        what = f"expected {len(expected)} dimensions {list(expected)}, found {len(found)} {list(found)}"
+        what = f"expected {len(expected)} dimensions {shown}, found {len(found)} {list(found)}"
     else:
-        what = f"expected shape {list(expected)}, found {list(found)}"
+        what = f"expected shape {shown}, found {list(found)}"
     return InputError(f"input {name!r}: {what}; give an array of that shape, or compile the model for this one")
 
 
@@ -814,6 +826,11 @@ def opset_out_of_range(found: int, least: int, newest: int) -> UsageError:
 def needs_opset(layer: str, what: str, least: int, found: int) -> UsageError:
     """A form of an operator that is younger than the opset asked for."""
     return UsageError(f"{what} needs opset {least} or newer, but opset {found} was asked for", node=layer)
+
+
+def no_onnx_form(layer: str, what: str) -> UsageError:
+    """A form of an operator that no opset has."""
+    return UsageError(f"ONNX has no form for {what}", node=layer)
 
 
 def too_large_for_onnx(size: int, limit: int) -> LimitError:

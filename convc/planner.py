@@ -12,8 +12,8 @@ from . import errors
 from .codegen.emit import EmittedKernel, emit, is_aligned
 from .codegen.expressions import NoText
 from .codegen.group import Part, emit_group, equation_of
-from .ir import Graph
-from .ir.dims import DimLike
+from .ir import Graph, Node
+from .ir.dims import Dim, DimLike
 from .ir.journal import Journal
 from .ir.plan import Decline, FusedGraph, Layouts, PackedWeight, Region
 from .ir.problem import Operand, Problem
@@ -27,6 +27,7 @@ from .passes import (
     arrange,
     canonical_passes,
     fuse,
+    has_kernel,
     lower,
     place,
     plan_arena,
@@ -193,9 +194,29 @@ def bind_batch(graph: Graph, batch: int) -> Graph:
     if batch != 1 and not names and fixed and batch not in fixed:
         raise errors.fixed_batch(graph.name, fixed[0], batch)
     bound = graph.bind(names) if names else graph.copy()
-    if bound.symbols:
-        raise errors.unbound_dimensions(sorted(bound.symbols))
+    unbound = bound.symbols - {str(size) for node in bound.nodes() for size in _found_sizes(node)}
+    if unbound:
+        raise errors.unbound_dimensions(sorted(unbound))
     return bound
+
+
+def _found_sizes(node: Node) -> list[Dim]:
+    """Sizes that only the run of a node finds out."""
+    count = node.attributes.get("count")
+    return [count] if isinstance(count, Dim) else []
+
+
+def _refuse_found_sizes(graph: Graph) -> None:
+    """Raises `UnsupportedModelError` for a graph with sizes that are not known before it runs, which kernels and their
+    memory are planned for; it also lists the operators that have no kernel anyway."""
+    found = {node.id: errors.FORM_COUNT for node in graph.nodes() if _found_sizes(node)}
+    if found:
+        without = {node.id: errors.FORM_NO_KERNEL for node in graph.nodes() if not has_kernel(node.operator)}
+        entries = [
+            errors.Unsupported(graph.node(id).op, "", (graph.node(id).label,), reason)
+            for id, reason in sorted((without | found).items())
+        ]
+        raise errors.UnsupportedModelError(entries)
 
 
 def optimise(
@@ -215,7 +236,7 @@ def divide(canonical: Graph, options: Options) -> FusedGraph:
 
 
 def make_plan(graph: Graph, options: Options) -> Plan:
-    """All stages up to kernel text.
+    """All stages up to kernel text; for no target, as the numpy executor needs it, those up to the fused graph.
 
     Raises:
         UnsupportedModelError: operators without a kernel. ShapeError: unbound dimensions.
@@ -223,6 +244,9 @@ def make_plan(graph: Graph, options: Options) -> Plan:
     canonical, journal = optimise(graph, options)
     with journal.record("fuse", canonical):
         fused = divide(canonical, options)
+    if not options.targets:
+        return Plan(options, fused, Layouts(), (), journal)
+    _refuse_found_sizes(fused.graph)
     layouts = place(fused, options.dtype, options.switches, options.chooser)
     work = lower(fused, layouts, options.dtype)
     machines = (replace(target(name), descriptors=options.switches.feature("descriptors")) for name in options.targets)

@@ -20,7 +20,7 @@ def _compiled(model: str, choices: Choices, device: str, progress: Progress | No
     if is_compiled(model):
         raise errors.compiled_already(model)
     whole = replace(choices, disable=",".join(filter(None, [choices.disable, SLICES])))  # tensors in memory as a whole
-    plan = make_plan(model, whole, target_for(device), "fp32")
+    plan = make_plan(model, whole, target_for(device) or "interpreter", "fp32")
     return plan, compile_network(plan, progress)
 
 

@@ -102,6 +102,8 @@ def _worst(
 
 
 def _largest(reference: np.ndarray, moved: np.ndarray) -> float:
+    if reference.shape != moved.shape:
+        return float("inf")  # as many rows as the values make it have: rounding errors decide
     with np.errstate(all="ignore"):
         difference = np.abs(moved.astype(np.float64) - reference.astype(np.float64))
     finite = difference[np.isfinite(difference)]

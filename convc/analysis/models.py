@@ -123,9 +123,9 @@ def open_network(
 
 
 def target_for(device: str) -> str:
-    """The target to compile a model for that is run at once on a device."""
+    """The target to compile a model for that is run at once on a device: none (``""``) where no kernel is needed."""
     kind = device.partition(":")[0]
-    return "auto" if kind in ("auto", "cuda") else "interpreter"
+    return {"auto": "auto", "cuda": "auto", "numpy": ""}.get(kind, "interpreter")
 
 
 def resolved_device(device: str) -> str:

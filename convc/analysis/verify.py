@@ -93,7 +93,7 @@ def verify(
         ConvcError: the model cannot be compiled, run or referred.
     """
     graph = graph_of(model, batch)
-    target = {"cuda": "auto"}.get(device, "interpreter")
+    target = {"cuda": "auto", "numpy": ""}.get(device, "interpreter")
     from ..api import targets_of
 
     plan = make_plan(graph, Options(targets_of(target), dtype, batch, Switches.parse(opt, disable), policy=policy))

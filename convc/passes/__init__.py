@@ -4,7 +4,7 @@ from .canonical import passes as canonical_passes
 from .fusion import fuse
 from .launches import Launch, Step, arrange
 from .layout import place
-from .lowering import Work, lower
+from .lowering import Work, has_kernel, lower
 from .memory import Arena, plan_arena
 from .pipeline import Context, Pass, run_passes
 from .rules import RULES
@@ -24,6 +24,7 @@ __all__ = [
     "arrange",
     "canonical_passes",
     "fuse",
+    "has_kernel",
     "lower",
     "place",
     "plan_arena",

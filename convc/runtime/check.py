@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from .dtypes import ITEMSIZE
 from .manifest import (
+    FOUND_SIZE,
     Binary,
     BufferArgument,
     IntegerArgument,
@@ -66,6 +67,9 @@ def check_manifest(manifest: Manifest, *, newer: bool = False) -> None:
         _check_names(role, (spec.name for spec in specs))
         for spec in specs:
             require(spec.dtype in ITEMSIZE, f"{role} {spec.name!r} has the unknown dtype {spec.dtype!r}")
+            may_be_found = role == "output" and not manifest.programs
+            fits = may_be_found or FOUND_SIZE not in spec.shape
+            require(fits, f"{role} {spec.name!r} has the shape {list(spec.shape)}")
     _check_weights(manifest.weights, manifest.weights_bytes)
     _check_constants(manifest)
     _check_names("program", (program.target for program in manifest.programs))

@@ -17,6 +17,8 @@ FORMAT_MINOR = 0
 
 Natural = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(gt=0)]
+FOUND_SIZE = -1
+Size = Annotated[int, Meta(ge=FOUND_SIZE)]
 Text = Annotated[str, Meta(max_length=65536)]
 Rank = 16
 
@@ -26,11 +28,12 @@ class Record(Struct, frozen=True, forbid_unknown_fields=False, omit_defaults=Tru
 
 
 class TensorSpec(Record, frozen=True):
-    """An input or output of the network: dense, in ONNX order. A dimension of 0 elements is allowed."""
+    """An input or output of the network: dense, in ONNX order. A dimension of 0 elements is allowed; one of an output
+    that only the run finds out is `FOUND_SIZE`, in an artifact without programs."""
 
     name: Text
     dtype: Text
-    shape: Annotated[tuple[Natural, ...], Meta(max_length=Rank)]
+    shape: Annotated[tuple[Size, ...], Meta(max_length=Rank)]
 
 
 class WeightSpec(Record, frozen=True):

@@ -6,12 +6,14 @@ precision of the network's own types; a value that leaves a kernel is rounded to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from .. import errors
-from ..ir import DType, Graph, Kind, Node, Value, parse_graph
+from ..ir import Dim, DType, Graph, Kind, Node, TensorType, Value, parse_graph
+from ..ir.graph import bind_attributes
 from .artifact import Artifact, load_weights
 from .manifest import ProgramSpec, ViewSpec
 
@@ -92,22 +94,29 @@ class GraphRunner:
         self._observe = observe
         self._nodes = graph.nodes()
         self._last_use = self._last_uses()
+        self._is_static = not graph.symbols
+        self._sizes: dict[str, int] = {}
 
     def _last_uses(self) -> dict[Value, int]:
         return {value: index for index, node in enumerate(self._nodes) for value in self.graph.inputs(node)}
 
     def run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """The outputs in the order of the graph; arrays by input name."""
+        """The outputs in the order of the graph; arrays by input name.
+
+        Sizes that are symbols become what the arrays have.
+        """
+        self._sizes = {}
         values: dict[Value, np.ndarray] = {}
         outputs: dict[int, np.ndarray] = {}
         for index, node in enumerate(self._nodes):
             operands = self.graph.inputs(node)
             if node.op == "Input":
                 values[Value(node.id)] = inputs[node.attributes["name"]]
+                self._measure(node.outputs[0], inputs[node.attributes["name"]])
             elif node.op == "Constant":
                 values[Value(node.id)] = node.array
             elif node.op == "Output":
-                outputs[node.id] = np.ascontiguousarray(values[operands[0]])
+                outputs[node.id] = np.asarray(values[operands[0]], order="C")
             else:
                 self._evaluate(node, [values[value] for value in operands], values)
             for value in operands:
@@ -117,13 +126,24 @@ class GraphRunner:
 
     def _evaluate(self, node: Node, operands: list[np.ndarray], values: dict[Value, np.ndarray]) -> None:
         with np.errstate(all="ignore"):
-            results = node.operator.evaluate(node.attributes, operands)
+            results = node.operator.evaluate(self._attributes(node), operands)
         for value, result in zip(self.graph.values(node), results, strict=True):
+            self._measure(self.graph.type(value), result)
             if node.kind is not Kind.VIEW and self._leaves_region(value, node):
                 result = self._rounded(value, result)
                 if self._observe is not None:
                     result = self._observe(node, result)
             values[value] = result
+
+    def _attributes(self, node: Node) -> Mapping[str, Any]:
+        return node.attributes if self._is_static else bind_attributes(node.attributes, self._sizes)
+
+    def _measure(self, type: TensorType, array: np.ndarray) -> None:
+        """Takes the values of symbols from the sizes of an array."""
+        if not self._is_static:
+            for dim, size in zip(type.shape, array.shape, strict=True):
+                if isinstance(dim, Dim) and dim.is_symbol:
+                    self._sizes.setdefault(str(dim), size)
 
     def _leaves_region(self, value: Value, node: Node) -> bool:
         users = [self.graph.node(use.node) for use in self.graph.users(value)]

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ... import errors
-from ...ir import Kind, Node
+from ...ir import Kind, Node, Operator
+from ...ir.ops.triton_text import has_text
 from ...ir.plan import FusedGraph, Layouts, Region
 from ...ir.problem import Contraction, Problem
 from ..back_to_back import RULE as CHAINED
@@ -75,6 +76,7 @@ def _lower_region(fused: FusedGraph, layouts: Layouts, mode: str, region: Region
     if 0 in builder.output_shape:
         return []
     node = fused.graph.node(region.head)
+    _check_kernels(fused, region)
     _check_dtypes(fused, region, node)
     if region.anchor is None:
         lowered: Problem | list[Problem] = lower_elementwise(builder)
@@ -84,12 +86,8 @@ def _lower_region(fused: FusedGraph, layouts: Layouts, mode: str, region: Region
         lowered = lower_chained(builder)
     elif POOLED in region.rules:
         lowered = lower_pooled(builder)
-    elif node.op in _BY_OPERATOR:
-        lowered = _BY_OPERATOR[node.op](builder)
-    elif node.kind is Kind.REDUCTION and "axes" in node.attributes:
-        lowered = lower_reduce(builder)
     else:
-        raise Refused(f"{node.op}: no kernel for it")
+        lowered = _BY_OPERATOR.get(node.op, lower_reduce)(builder)
     problems = lowered if isinstance(lowered, list) else [lowered]
     if SOFTMAX in region.rules:
         mode = ends_in_softmax(fused.graph, region.output)
@@ -105,6 +103,21 @@ def _without_ending(fused: FusedGraph, region: Region) -> Region:
         return region
     nodes = tuple(id for id in region.nodes if id != region.pool)
     return replace(region, nodes=nodes, output=fused.graph.inputs(region.pool)[0], also=None)
+
+
+def has_kernel(operator: Operator) -> bool:
+    """Whether kernels compute an operator, in some of its forms at least; views take none."""
+    if operator.kind is Kind.ELEMENTWISE:
+        return has_text(operator)
+    if operator.kind is Kind.REDUCTION and "axes" in operator.attributes:
+        return True
+    return operator.kind in (Kind.STRUCTURAL, Kind.VIEW) or operator.name in _BY_OPERATOR
+
+
+def _check_kernels(fused: FusedGraph, region: Region) -> None:
+    for node in map(fused.graph.node, region.nodes):
+        if not has_kernel(node.operator):
+            raise Refused(f"{node.op}: {errors.FORM_NO_KERNEL}")
 
 
 def _check_dtypes(fused: FusedGraph, region: Region, node: Node) -> None:

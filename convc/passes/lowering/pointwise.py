@@ -9,7 +9,7 @@ from ...ir.plan import Placement
 from ...ir.problem import Axis, Bound, IterDim, Operand, Problem, Ref, collapse
 from ..layout import dense_strides, order_of, reshape_strides
 from ..shuffles import sliced
-from .builder import Builder, DimMap, over
+from .builder import Builder, DimMap, Refused, over
 
 
 def lower_elementwise(b: Builder) -> Problem:
@@ -85,6 +85,8 @@ def lower_pad(b: Builder) -> Problem:
     node = b.anchor
     dims, b.maps = _space(b.placement(b.region.output))
     source, placed = b.located(b.graph.inputs(node)[0])
+    if node.attributes["mode"] == "wrap":
+        raise Refused("Pad with mode wrap: no kernel for it")
     befores = node.attributes["pads"][: len(placed.shape)]
     shape = b.output_shape
     bounds = tuple(
