@@ -11,7 +11,7 @@ OUT ?= build/gpu
 PARTS ?= A
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint bench fusion-report cost-report pictures gpu-pack gpu gpu-report fuzz clean help
+.PHONY: demo test lint bench fusion-report cost-report pictures gpu-pack gpu gpu-report conformance operators fuzz clean help
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -47,6 +47,12 @@ gpu:  ## everything that needs a GPU: make gpu OUT=build/gpu PARTS=A (docs/gpu.m
 
 gpu-report: $(STAMP)  ## tables and plots of what `make gpu` measured, from bench/results/gpu
 	$(BIN)/python -m bench.gpu report --readme $(ARGS)
+
+conformance: $(STAMP)  ## the cases of onnx.backend.test, counted by tier
+	$(BIN)/python tests/conformance/conformance.py $(ARGS)
+
+operators: $(STAMP)  ## docs/operators.md from the operators' definitions
+	$(BIN)/python docs/operators.py > docs/operators.md.new && mv docs/operators.md.new docs/operators.md
 
 fuzz: $(STAMP)  ## 2,000 random networks under random rules, policies and numeric modes
 	$(BIN)/python tests/fuzz.py $(ARGS)

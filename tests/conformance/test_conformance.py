@@ -1,0 +1,108 @@
+"""The part of `make conformance` that `make test` runs: all cases of T1 and T2 on the numpy executor."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+from conformance import LEAST, Case, Result, failures, recorded, regressions, run_all, table
+from onnx import TensorProto, helper
+
+from convc import backend, errors
+
+PROMISED = [case for case in recorded().values() if case.tier in LEAST]
+
+
+def test_promised_tiers() -> None:
+    assert Counter(case.tier for case in PROMISED) == {"T1": 266, "T2": 457}
+    results = run_all(PROMISED)
+    assert not failures(results, complete=True)
+
+
+def result(outcome: str, expected: str, tier: str = "T3") -> Result:
+    return Result(Case("test_x", "node", tier, expected), outcome, "the message", 0.0)
+
+
+def test_what_fails_a_run() -> None:
+    worse = [result("refused", "pass"), result("wrong", "refused"), result("error", "wrong")]
+    better = [result("pass", "refused"), result("refused", "error"), result("pass", "pass")]
+    assert regressions([*worse, *better]) == worse
+    assert "1 wrong answers: test_x" in failures([result("wrong", "wrong")], complete=True)
+    assert failures([result("pass", "pass", "T1")], complete=True) == ["T1: 1 passes, at least 266 are promised"]
+    assert not failures([result("pass", "pass", "T1")], complete=False)
+    assert table([*worse, *better]).splitlines()[1].split() == ["T3", "6", "2", "2", "1", "1"]
+
+
+# -- the interface ----------------------------------------------------------------------------------------------------
+def model(*nodes: onnx.NodeProto, **types: tuple[int, list]) -> onnx.ModelProto:
+    inputs = [helper.make_tensor_value_info(name, *type) for name, type in types.items()]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.UNDEFINED, None)]
+    graph = helper.make_graph(nodes, "g", inputs, outputs)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+RESHAPED = model(
+    helper.make_node("Reshape", ["x", "shape"], ["r"]),
+    helper.make_node("Mul", ["r", "factor"], ["y"]),
+    x=(TensorProto.FLOAT, ["N", 6]),
+    shape=(TensorProto.INT64, [2]),
+    factor=(TensorProto.FLOAT, []),
+)
+
+
+def test_values_that_decide_shapes_are_specialised_and_kept() -> None:
+    prepared = backend.prepare(RESHAPED)
+    x = np.arange(12, dtype=np.float32).reshape(2, 6)
+    for shape, factor in (([3, 4], 2), ([4, 3], 2), ([3, 4], 5)):
+        (y,) = prepared.run([x, np.array(shape), np.float32(factor)])
+        np.testing.assert_array_equal(y, x.reshape(shape) * factor)
+    assert len(prepared._kept) == 2, "the factor decides no shape"
+    (y,) = prepared.run({"x": x[:1], "shape": np.array([2, 3]), "factor": np.float32(1)})
+    assert y.shape == (2, 3) and len(prepared._kept) == 3
+
+
+def test_few_specialisations_are_kept() -> None:
+    prepared = backend.prepare(RESHAPED)
+    for rows in range(1, backend.MOST_KEPT + 4):
+        prepared.run([np.zeros((rows, 6), np.float32), np.array([-1, 2]), np.float32(1)])
+    assert len(prepared._kept) == backend.MOST_KEPT
+
+
+def test_inputs_that_do_not_fit() -> None:
+    prepared = backend.prepare(RESHAPED)
+    x, shape, factor = np.zeros((1, 6), np.float32), np.array([2, 3]), np.float32(1)
+    for inputs, message in (
+        ([x, shape], "no array for input 'factor'"),
+        ([x, shape, factor, x], "4 arrays given"),
+        ([x.astype(np.float64), shape, factor], "expected dtype fp32, found float64"),
+        ([x[:, :5], shape, factor], r"expected shape \[N, 6\], found \[1, 5\]"),
+        ([x[0], shape, factor], r"expected 2 dimensions \[N, 6\]"),
+        ({"x": x, "shape": shape, "factor": factor, "z": x}, "no input 'z'"),
+    ):
+        with pytest.raises(errors.InputError, match=message):
+            prepared.run(inputs)
+
+
+def test_refusals_come_early_and_name_the_operator() -> None:
+    refused = model(helper.make_node("LSTM", ["x", "x", "x"], ["y"], hidden_size=2), x=(TensorProto.FLOAT, [2, 3, 4]))
+    with pytest.raises(errors.UnsupportedModelError, match="LSTM"):
+        backend.prepare(refused)
+    assert not backend.is_compatible(refused) and backend.is_compatible(RESHAPED)
+
+
+def test_one_node() -> None:
+    node = helper.make_node("TopK", ["x", "k"], ["values", "places"], axis=0)
+    values, places = backend.run_node(node, [np.array([1.0, 3.0, 2.0]), np.array([2])])
+    assert values.tolist() == [3.0, 2.0] and places.tolist() == [1, 2]
+
+
+def test_devices() -> None:
+    assert backend.supports_device("CPU") and not backend.supports_device("TPU")
+    with pytest.raises(errors.UsageError, match="unknown device 'TPU'"):
+        backend.prepare(RESHAPED, "TPU")
+    node = helper.make_node("Relu", ["x"], ["y"])
+    x = np.array([[-1.0, 2.0]], np.float32)
+    (y,) = backend.run_node(node, [x], "INTERPRETER")
+    np.testing.assert_array_equal(y, np.maximum(x, 0))
