@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,11 @@ import numpy as np
 import convc
 from convc.compiler import compile_plan
 from convc.ir import DType, Graph, TensorType, Value
-from convc.passes import Switches
+from convc.ir.plan import Tile
+from convc.ir.problem import Problem
+from convc.passes import Launch, Switches
 from convc.passes.policies import Always
-from convc.planner import Options, Plan, make_plan
+from convc.planner import Options, Plan, assemble, make_plan
 from convc.runtime.network import CompiledNetwork
 from convc.runtime.numpy_executor import GraphRunner
 
@@ -65,6 +68,22 @@ APART = Switches(disable=("last-block", "sibling-convolutions", "l2-slices"))
 def planned(graph: Graph, *targets: str, dtype: str = "fp32") -> Plan:
     """A plan in which every legal fusion takes place, each kernel apart; for the interpreter unless told."""
     return make_plan(graph, Options(targets or ("interpreter",), dtype, switches=APART, policy=Always()))
+
+
+Retile = Callable[[Problem, Tile], Tile]
+
+
+def retiled(plan: Plan, change: Retile) -> Plan:
+    """The plan with other tiles for its kernels, those that a last block runs aside; it must have no stages."""
+    (program,) = plan.programs
+
+    def changed(launch: Launch) -> Launch:
+        steps = (s if s.alone else replace(s, tile=change(s.work.problem, s.tile)) for s in launch.steps)
+        return replace(launch, steps=tuple(steps))
+
+    schedule = [changed(entry) for entry in program.schedule if isinstance(entry, Launch)]
+    again = assemble(schedule, plan.layouts, program.target, plan.options, program.declines)
+    return replace(plan, programs=(again,))
 
 
 def run_planned(plan: Plan, inputs: Mapping[str, np.ndarray]) -> Arrays:

@@ -63,6 +63,8 @@ def _block(problem: Problem, border: Border, share: Share, first: str, block: in
 
 def _places(border: Border) -> list[str]:
     """The pixel of the block where each pixel of zeros lies."""
+    if border.images == 0:
+        return ["place = around"]
     ahead = border.around - border.margin
     if ahead == 0:
         return [f"place = around // {border.around} * {border.image} + around % {border.around}"]

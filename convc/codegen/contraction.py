@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Any
 
 from ..ir import DType
+from ..ir.flat import FlatContraction
 from ..ir.plan import PackedWeight, Tile
 from ..ir.pooled import PooledContraction
 from ..ir.problem import Axis, Contraction, Tap
-from . import border, pooled, prologue, softmax
+from . import border, flat, pooled, prologue, softmax
 from .expressions import TRITON_TYPES, Body
 from .global_pool import ending
 from .indexing import dimensions, group_lines, is_wide, joined_masks, offsets, scaled, tile_lines
@@ -132,6 +133,8 @@ def index_lines(problem: Contraction, tile: Tile) -> list[str]:
     lines = group_lines(problem)
     if isinstance(problem, PooledContraction):
         lines += pooled.index_lines(problem, tile)
+    elif isinstance(problem, FlatContraction):
+        lines += flat.index_lines(problem)
     else:
         lines += dimensions(problem, Axis.ROW, "row")
     return lines + dimensions(problem, Axis.COL, "col")
@@ -257,12 +260,15 @@ def epilogue(problem: Contraction, tile: Tile) -> list[str]:
     """From the sums to the store."""
     cols_ragged = ragged(problem, Axis.COL, tile.cols)
     share = border.Share("tile_row", problem.row_tiles(tile.rows), mask="col_ok" if cols_ragged else "")
-    return [*_ending(problem, tile, cols_ragged), *border.lines(problem, share)]
+    zeros = flat.with_margin_alone(problem) if isinstance(problem, FlatContraction) else problem
+    return [*_ending(problem, tile, cols_ragged), *border.lines(zeros, share)]
 
 
 def _ending(problem: Contraction, tile: Tile, cols_ragged: bool) -> list[str]:
     if isinstance(problem, PooledContraction):
         return pooled.epilogue(problem, tile, cols_ragged)
-    row_mask = "row_ok" if ragged(problem, Axis.ROW, tile.rows) else ""
-    found = Body(problem, row_mask, "col_ok" if cols_ragged else "")
+    row_mask, col_mask = "row_ok" if ragged(problem, Axis.ROW, tile.rows) else "", "col_ok" if cols_ragged else ""
+    if isinstance(problem, FlatContraction):
+        return flat.ending(problem, row_mask, col_mask)
+    found = Body(problem, row_mask, col_mask)
     return softmax.ending(found, problem.normalise) if problem.normalise else ending(found, tile)

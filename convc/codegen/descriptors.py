@@ -6,6 +6,7 @@ the kernel, from the sums to the store, is that of any contraction.
 
 from __future__ import annotations
 
+from ..ir.flat import FlatContraction, flat_matrices
 from ..ir.matrices import Matrices, Matrix, matrices
 from ..ir.plan import Tile
 from ..ir.problem import Axis, Contraction
@@ -17,7 +18,8 @@ from .main_loop import Loop
 
 def parts(problem: Contraction, tile: Tile) -> Parts:
     """The pieces of the kernel."""
-    loop, found = Loop(problem, tile), matrices(problem)
+    loop = Loop(problem, tile)
+    found = flat_matrices(problem) if isinstance(problem, FlatContraction) else matrices(problem)
     groups, row_tiles = problem.extent(Axis.GROUP), problem.row_tiles(tile.rows)
     col_tiles = ceil_div(problem.extent(Axis.COL), tile.cols)
     tiles = groups * row_tiles * col_tiles
@@ -84,7 +86,7 @@ def _group(loop: Loop, found: Matrices) -> list[str]:
 
 def _shifts(loop: Loop, found: Matrices) -> list[str]:
     """Where a tap's rows of x lie beside those of the tile."""
-    first = origin(loop.problem.taps) // found.x.pitch
+    first = found.first_row + origin(loop.problem.taps) // found.x.pitch
     shifts = [scaled(tap.name, tap.x_stride // found.x.pitch) for tap in loop.outer]
     return [*shifts, *([str(first)] if first else [])]
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from ..ir import DType
 from ..ir.chained import ChainedContraction
-from ..ir.plan import PackedWeight, Tile
+from ..ir.flat import flattened
+from ..ir.plan import SHIFTED, PackedWeight, Tile
 from ..ir.problem import AxisReduction, Contraction, Operand, Problem, WindowReduction
 from ..ir.separable import SeparableContraction
 from . import chained, contraction, descriptors, global_pool, overlap, pointwise, reduction, separable, window
@@ -94,6 +95,8 @@ class Function:
 
 def written(problem: Problem, tile: Tile, aligned: Aligned, entry: bool, programmatic: bool = False) -> Function:
     """The function of a problem. entry: whether it is a kernel of its own. programmatic: as in `emit`."""
+    if isinstance(problem, Contraction) and tile.access == SHIFTED:
+        problem = flattened(problem)
     parts = global_pool.with_scratch(_parts(problem, tile), problem, tile)
     operands = _operands(problem)
     parameters = [_parameter(operand, parts, aligned) for operand in operands]
@@ -166,7 +169,7 @@ def _parts(problem: Problem, tile: Tile) -> Parts:
         return chained.parts(problem, tile)
     if isinstance(problem, SeparableContraction):
         return separable.parts(problem, tile)
-    if isinstance(problem, Contraction) and tile.access == "descriptors":
+    if isinstance(problem, Contraction) and tile.access != "pointers":
         return descriptors.parts(problem, tile)
     if isinstance(problem, Contraction):
         return contraction.parts(problem, tile)

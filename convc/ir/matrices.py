@@ -31,13 +31,14 @@ class Matrix:
 class Matrices:
     """x as rows x depth, w as depth x columns, or as columns x depth where it is ``transposed``.
 
-    image_rows: rows of x from one group of the problem to the next.
+    image_rows: rows of x from one group of the problem to the next. first_row: of x, where the problem's rows begin.
     """
 
     x: Matrix
     w: Matrix
     transposed: bool = False
     image_rows: int = 0
+    first_row: int = 0
 
 
 class NotMatrices(Exception):
@@ -51,7 +52,7 @@ def matrices(problem: Contraction) -> Matrices:
         NotMatrices: an operand is computed on while it is loaded, or steps unevenly, or is not aligned.
     """
     _check_form(problem)
-    w, transposed = _right(problem)
+    w, transposed = right(problem)
     x, image_rows = _left(problem)
     return Matrices(x, w, transposed, image_rows)
 
@@ -65,45 +66,51 @@ def has_matrices(problem: Contraction) -> bool:
     return True
 
 
-def _require(condition: bool, otherwise: str) -> None:
+def require(condition: bool, otherwise: str) -> None:
+    """Raises `NotMatrices` with a reason unless a condition holds."""
     if not condition:
         raise NotMatrices(otherwise)
 
 
 def _check_form(problem: Contraction) -> None:
-    _require(type(problem) is Contraction or not isinstance(problem, PooledContraction), "rows come in windows")
-    _require(not problem.taps, "windows have more than one position")
-    _require(not problem.prologue, "x is computed on while it is loaded")
+    require(type(problem) is Contraction or not isinstance(problem, PooledContraction), "rows come in windows")
+    require(not problem.taps, "windows have more than one position")
+    require(not problem.prologue, "x is computed on while it is loaded")
+    check_operands(problem)
+    require(problem.pool is None or problem.pool.mode != "max", "rows past the end would take part in the maximum")
+
+
+def check_operands(problem: Contraction) -> None:
+    """Raises `NotMatrices` where x and w are not of the type of the products, 16 bits wide, or step unevenly."""
     for operand in (problem.x, problem.w):
         same = operand.dtype is problem.compute and operand.dtype.itemsize == 2 and operand.dtype.is_float
-        _require(same, f"{operand.name} is {operand.dtype}, and not of a 16-bit type")
-        _require(not (operand.unravel or operand.bounds or operand.splits), f"{operand.name} steps unevenly")
-    _require(problem.pool is None or problem.pool.mode != "max", "rows past the end would take part in the maximum")
+        require(same, f"{operand.name} is {operand.dtype}, and not of a 16-bit type")
+        require(not (operand.unravel or operand.bounds or operand.splits), f"{operand.name} steps unevenly")
 
 
 def _left(problem: Contraction) -> tuple[Matrix, int]:
     """x, and its rows from one group to the next."""
     x, rows = problem.x, problem.extent(Axis.ROW)
-    _require(problem.x_depth == 1 or problem.depth == 1, "the channels of x are not neighbours in memory")
+    require(problem.x_depth == 1 or problem.depth == 1, "the channels of x are not neighbours in memory")
     step = _even_step(problem, x, Axis.ROW)
     pitch = step or _whole(problem.depth, x)
     _check_aligned(problem, x, pitch)
     apart, groups = _even_step(problem, x, Axis.GROUP), problem.extent(Axis.GROUP)
-    _require(groups == 1 or apart % pitch == 0, "groups of x do not begin at rows of it")
+    require(groups == 1 or apart % pitch == 0, "groups of x do not begin at rows of it")
     image_rows = apart // pitch if groups > 1 else 0
     return Matrix(x, (groups - 1) * image_rows + rows, problem.depth, pitch), image_rows
 
 
-def _right(problem: Contraction) -> tuple[Matrix, bool]:
+def right(problem: Contraction) -> tuple[Matrix, bool]:
     """w, and whether its rows are the columns of the problem."""
     w, cols = problem.w, problem.extent(Axis.COL)
-    _require(not any(w.strides[index] for index in problem.positions(Axis.GROUP)), "each group has weights of its own")
+    require(not any(w.strides[index] for index in problem.positions(Axis.GROUP)), "each group has weights of its own")
     step = _even_step(problem, w, Axis.COL)
     if step == 1 or cols == 1:
         pitch = problem.w_depth if problem.depth > 1 else _whole(cols, w)
         _check_aligned(problem, w, pitch)
         return Matrix(w, problem.depth, cols, pitch), False
-    _require(problem.w_depth == 1 or problem.depth == 1, "w is contiguous along neither of its dimensions")
+    require(problem.w_depth == 1 or problem.depth == 1, "w is contiguous along neither of its dimensions")
     _check_aligned(problem, w, step)
     return Matrix(w, cols, problem.depth, step), True
 
@@ -115,8 +122,8 @@ def _even_step(problem: Contraction, operand: Operand, axis: Axis) -> int:
         extent, stride = problem.dims[index].extent, operand.strides[index]
         if extent == 1:
             continue
-        _require(step == 0 or stride == reach, f"{operand.name} steps unevenly")
-        _require(stride > 0, f"{operand.name} is repeated")
+        require(step == 0 or stride == reach, f"{operand.name} steps unevenly")
+        require(stride > 0, f"{operand.name} is repeated")
         step, reach = step or stride, stride * extent
     return step
 
@@ -126,7 +133,7 @@ def _check_aligned(problem: Contraction, operand: Operand, pitch: int) -> None:
     itemsize = operand.dtype.itemsize
     rows = [stride for stride in operand.strides if stride != 1]
     aligned = all(step * itemsize % ALIGNMENT_BYTES == 0 for step in (operand.offset, pitch, *rows))
-    _require(aligned, f"rows of {operand.name} are not multiples of {ALIGNMENT_BYTES} bytes apart")
+    require(aligned, f"rows of {operand.name} are not multiples of {ALIGNMENT_BYTES} bytes apart")
 
 
 def _whole(cols: int, operand: Operand) -> int:

@@ -187,13 +187,16 @@ class PackedWeight:
         return tuple(strides)
 
 
+SHIFTED = "shifted descriptors"
+
+
 @dataclass(frozen=True)
 class Tile:
     """A schedule: block sizes along rows, columns and the reduction, and how the GPU runs them.
 
     col_blocks: blocks of columns that one program makes one after the other (chained contractions).
-    access: how a contraction reads its operands: ``pointers``, one for each element, or ``descriptors``, boxes out of
-    matrices that a GPU's copy engine fetches.
+    access: how a contraction reads its operands: ``pointers``, one for each element; ``descriptors``, boxes out of
+    matrices that a GPU's copy engine fetches; `SHIFTED`, such boxes of its flat form (`convc.ir.flat`).
     """
 
     rows: int

@@ -15,7 +15,7 @@ from typing import Any
 
 from .graph import Value
 from .operator import Operator
-from .plan import Border, PackedWeight, Tile
+from .plan import SHIFTED, Border, PackedWeight, Tile
 from .types import DType
 
 
@@ -255,6 +255,20 @@ class Contraction(Problem):
     @property
     def tap_count(self) -> int:
         return math.prod(tap.size for tap in self.taps)
+
+    def programs(self, tile: Tile) -> int:
+        border = self.x.border
+        if tile.access != SHIFTED or border is None:
+            return super().programs(tile)
+        along = math.ceil(border.images * border.image / tile.rows)
+        return super().programs(tile) // self.row_tiles(tile.rows) * along
+
+    def recomputed_macs(self, tile: Tile) -> int:
+        border = self.x.border
+        if tile.access != SHIFTED or border is None:
+            return 0
+        rows = self.extent(Axis.ROW)
+        return max(0, border.images * border.image - rows) * self.macs // rows
 
     @property
     def macs(self) -> int:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ..ir.flat import is_flat
 from ..ir.matrices import MAX_BOX, has_matrices
-from ..ir.plan import Tile
+from ..ir.plan import SHIFTED, Tile
 from ..ir.problem import Contraction
 from ..targets import Target
 from .tile_sizes import MIN_DOT, ceil_power
@@ -25,18 +26,20 @@ SUMS_PER_THREAD = {"mma": 64, "wgmma": 128, "tcgen05": 128}
 """Most accumulators of a thread, by the instruction of the tensor cores: what `mma` multiplies takes registers too."""
 
 
-def applies(problem: Contraction, target: Target) -> bool:
-    """Whether a target can fetch the operands of a problem that way."""
-    return target.has_descriptors and has_matrices(problem)
+def form(problem: Contraction, target: Target) -> str | None:
+    """How a target can fetch the operands of a problem, or those of its flat form; None where it cannot."""
+    if not target.has_descriptors:
+        return None
+    return ACCESS if has_matrices(problem) else SHIFTED if is_flat(problem) else None
 
 
-def fitting(problem: Contraction, target: Target, rows: int, cols: int, depth: int) -> Iterator[Tile]:
+def fitting(problem: Contraction, access: str, target: Target, rows: int, cols: int, depth: int) -> Iterator[Tile]:
     """Tiles of this block size, of an unsplit reduction, that the target's limits allow."""
     if max(rows, cols, depth) > MAX_BOX or depth < min(LEAST_DEPTH, max(MIN_DOT, ceil_power(problem.depth))):
         return
     for warps in _warps(rows * cols, target):
         for stages in _stages(target, depth * (rows + cols) * problem.compute.itemsize):
-            yield Tile(rows, cols, depth, warps, stages, access=ACCESS)
+            yield Tile(rows, cols, depth, warps, stages, access=access)
 
 
 def _warps(sums: int, target: Target) -> Iterator[int]:

@@ -162,17 +162,17 @@ def _reason(problem: Contraction | ChainedContraction, tile: Tile, target: Targe
 def _candidates(problem: Contraction, steps: Steps, target: Target) -> Iterator[Tile]:
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
     low, high = _row_range(rows, target)
-    by_descriptors = descriptor_tiles.applies(problem, target)
+    access = descriptor_tiles.form(problem, target)
     widest = min(ceil_power(cols), 2048 if target.is_interpreter else 256)
     for block_rows in powers(MIN_DOT if problem.normalise else low, high):
         for block_cols in powers(max(MIN_DOT, widest) if problem.normalise else MIN_DOT, widest):
             for depth in _depths(problem, steps, target):
                 if target.is_interpreter:
-                    yield from _interpreted(by_descriptors, block_rows, block_cols, depth)
+                    yield from _interpreted(access, block_rows, block_cols, depth)
                     continue
                 found: list[Tile] = []
-                if by_descriptors:
-                    found += descriptor_tiles.fitting(problem, target, block_rows, block_cols, depth)
+                if access:
+                    found += descriptor_tiles.fitting(problem, access, target, block_rows, block_cols, depth)
                 found += _fitting(problem, steps, target, block_rows, block_cols, depth)
                 yield from (split for tile in found for split in _split(tile, steps.total(depth)))
 
@@ -192,11 +192,11 @@ def _depths(problem: Contraction, steps: Steps, target: Target) -> Iterator[int]
     yield from (depth for depth in powers(MIN_DOT, top) if depth >= min(32, top))
 
 
-def _interpreted(by_descriptors: bool, rows: int, cols: int, depth: int) -> Iterator[Tile]:
+def _interpreted(access: str | None, rows: int, cols: int, depth: int) -> Iterator[Tile]:
     """Tiles of this block size in the interpreter; it takes descriptors where a GPU could."""
     if rows * cols <= LARGEST_BLOCK and max(rows, cols) * depth <= LARGEST_BLOCK:
         pointers = Tile(rows, cols, depth, num_warps=1, num_stages=1)
-        yield from [replace(pointers, access=descriptor_tiles.ACCESS)] if by_descriptors else []
+        yield from [replace(pointers, access=access)] if access else []
         yield pointers
 
 

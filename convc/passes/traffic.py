@@ -68,13 +68,15 @@ def touched(problem: Problem, operand: Operand) -> int:
         count *= expansion.inputs if expansion else getattr(problem, "depth", 1)
         count *= math.prod(extent for extent, _ in getattr(problem, "reduced", ()))
         count *= math.prod(tap.size for tap in windows if tap.dim < 0)
-    return count + _beyond(operand, windows)
+    return count + _beyond(problem, operand, windows)
 
 
-def _beyond(operand: Operand, windows: Sequence[Tap]) -> int:
+def _beyond(problem: Problem, operand: Operand, windows: Sequence[Tap]) -> int:
     """Zeros around images that are touched beside what dimensions tell: all where they are written, where they are read
     the margin in front of the first image."""
     border = operand.border
-    if border is None or (operand.name == "x" and not any(tap.period and tap.pad for tap in windows)):
+    if border is None:
         return 0
-    return (border.margin if operand.name == "x" else border.zeros) * border.channels
+    if operand is problem.output:
+        return border.zeros * border.channels
+    return border.margin * border.channels if any(tap.period and tap.pad for tap in windows) else 0

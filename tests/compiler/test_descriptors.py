@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from compiled import APART, Builder, conv, evaluate, run_planned, same
+from compiled import APART, Builder, Retile, conv, evaluate, retiled, run_planned, same
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from interpreted_gpu import InterpretedGpu
@@ -21,16 +20,15 @@ from convc.ir import Value
 from convc.ir.matrices import NotMatrices, has_matrices, matrices
 from convc.ir.plan import Tile
 from convc.ir.problem import Contraction, Problem
-from convc.passes import Launch, Switches
+from convc.passes import Switches
 from convc.passes.policies import Always
-from convc.planner import Options, Plan, assemble, make_plan
+from convc.planner import Options, Plan, make_plan
 from convc.runtime.cuda import CudaExecutor
 from convc.runtime.driver import Driver
 from convc.runtime.engine import Engine
 from convc.targets import GPUS
 
 RANDOM = np.random.default_rng(7)
-Retile = Callable[[Problem, Tile], Tile]
 SIGNS = [-1, 0, 0, 1]
 
 
@@ -55,19 +53,6 @@ def plan_of(b: Builder, dtype: str = "fp16", target: str = "interpreter", **swit
 def contractions(plan: Plan) -> list[tuple[Contraction, Tile]]:
     steps = [step for launch in plan.programs[0].launches for step in launch.steps]
     return [(s.work.problem, s.tile) for s in steps if isinstance(s.work.problem, Contraction)]
-
-
-def retiled(plan: Plan, change: Retile) -> Plan:
-    """The plan with other tiles for its contractions."""
-    (program,) = plan.programs
-
-    def changed(launch: Launch) -> Launch:
-        steps = (s if s.alone else replace(s, tile=change(s.work.problem, s.tile)) for s in launch.steps)
-        return replace(launch, steps=tuple(steps))
-
-    schedule = [changed(entry) for entry in program.schedule if isinstance(entry, Launch)]
-    again = assemble(schedule, plan.layouts, program.target, plan.options, program.declines)
-    return replace(plan, programs=(again,))
 
 
 def blocks(rows: int, cols: int, depth: int, split: int = 1, warps: int = 4, stages: int = 3) -> Retile:

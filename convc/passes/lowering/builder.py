@@ -107,7 +107,8 @@ class Builder:
             return over(name, source, _broadcast(placed, self.output_shape), self.maps)
         strides = broadcast_strides(placed, self.output_shape, axis)
         mapped = tuple(strides[m.dim] * m.step for m in self.maps)
-        return Operand(name, source, placed.dtype, mapped, placed.offset)
+        border = placed.border if placed.shape == self.output_shape else None
+        return Operand(name, source, placed.dtype, mapped, placed.offset, border=border)
 
     def read(self, value: Value, axis: int | None = None, name: str | None = None) -> Ref:
         """A statement argument for a value from outside: a number where it is a constant scalar, else an operand."""
