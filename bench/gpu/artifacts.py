@@ -114,6 +114,12 @@ def fingerprint(artifact: Artifact) -> str:
     return hashlib.sha256(msgspec.json.encode(launches)).hexdigest()
 
 
+def schedule(artifact: Artifact) -> list[tuple[object, ...]]:
+    """Grids and tiles of the launches: what decides in which order an artifact adds."""
+    (program,) = artifact.manifest.programs
+    return [(launch.grid, launch.tile) for launch in program.launches]
+
+
 def distinct(artifacts: Iterable[tuple[str, Artifact]]) -> tuple[dict[str, Artifact], dict[str, str]]:
     """Artifacts by name without those that equal an earlier one, and the names of these with what they equal."""
     kept: dict[str, Artifact] = {}

@@ -27,6 +27,7 @@ from convc.runtime.executor import Executor
 from convc.runtime.network import CompiledNetwork
 from convc.runtime.numpy_executor import GraphRunner
 
+from . import artifacts
 from .cases import IMAGES, STEPPED, TARGET, VARIANTS, Case, graph_of, variants_of
 from .families import all_families
 from .setting import Setting
@@ -86,9 +87,10 @@ def network(setting: Setting, name: str, batches: Sequence[int], dtype: str = "f
             case = Case(name, batch, dtype, variant)
             if setting.todo(case.name):
                 with setting.measuring(case.name) as found:
-                    found |= whole(case, setting.artifact(case))
+                    artifact = setting.artifact(case)
+                    found |= whole(case, artifact)
                     if variant in SAME_BITS:
-                        found |= compared_bits(setting, found, Case(name, batch, dtype))
+                        found |= compared_bits(setting, found, artifact, Case(name, batch, dtype))
     for batch in STEPPED_BATCHES:
         key = f"{name}-b{batch}-{dtype} kernel by kernel"
         if dtype == "fp16" and batch in batches and setting.left_s > STEPPING_S and setting.todo(key):
@@ -96,8 +98,11 @@ def network(setting: Setting, name: str, batches: Sequence[int], dtype: str = "f
                 found |= stepped(setting, Case(name, batch, dtype, STEPPED))
 
 
-def compared_bits(setting: Setting, found: Mapping[str, Any], fused: Case) -> dict[str, Any]:
-    """Whether results are those of `fused`, where these are known."""
+def compared_bits(setting: Setting, found: Mapping[str, Any], artifact: Artifact, fused: Case) -> dict[str, Any]:
+    """Whether results are those of `fused`, where these are known and its kernels have the same tiles: a kernel that
+    spilled registers got another one."""
+    if artifacts.schedule(artifact) != artifacts.schedule(setting.artifact(fused)):
+        return {"same_as_fused": None}
     rows = [row for row in setting.journal.rows() if row["step"] == setting.step and row["key"] == fused.name]
     digests = [row["digest"] for row in rows if "digest" in row]
     same = found["digest"] == digests[-1] if digests else None

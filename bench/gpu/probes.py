@@ -169,8 +169,8 @@ def network(
         spill_bytes=compiled.spill_bytes,
         tensor_core_instructions=compiled.tensor_core_instructions,
         tensor_maps=tuple(
-            m.TensorMapSpec(found.swizzle, found.elem_size, found.elem_type, tuple(found.block_size))
-            for found in getattr(compiled, "tensor_maps", ())
+            m.TensorMapSpec(found.swizzle, found.elem_size, found.elem_type, found.block_size)
+            for found in compiled.tensor_maps
         ),
         programmatic_launch=programmatic,
     )

@@ -11,7 +11,6 @@ from bench.gpu import facts, pack, questions
 from bench.gpu.probes import PROBES
 from bench.gpu.setting import Setting
 from convc import errors
-from convc.codegen.worker import Compiled
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +99,6 @@ def test_without_a_pack_there_is_no_older_assembler(setting) -> None:
         questions.older(setting("questions"))
 
 
-@pytest.mark.skipif("tensor_maps" not in Compiled.__struct_fields__, reason="descriptors are not compiled yet")
 def test_copies_through_tensor_maps(fake: FakeDriver, setting) -> None:
     given: Setting = setting("questions")
     for dtype in ("fp16", "bf16", "fp32"):
