@@ -87,6 +87,7 @@ def pack(given: argparse.Namespace) -> int:
 def run(given: argparse.Namespace) -> int:
     """Runs the chosen steps; 0 where all came to their end, 4 where not."""
     from .journal import Journal
+    from .report import full_report
     from .runner import Runner, end_group
     from .steps import all_steps, cases_networks
 
@@ -107,10 +108,12 @@ def run(given: argparse.Namespace) -> int:
             [*command, "prepare", *map(str, places), *networks], stdout=log, stderr=log, start_new_session=True
         )
     try:
-        return 0 if runner.run(steps) else 4
+        complete = runner.run(steps)
     finally:
         if background is not None:
             end_group(background)
+    print("\n".join(full_report(journal.rows())))
+    return 0 if complete else 4
 
 
 def step(given: argparse.Namespace) -> int:

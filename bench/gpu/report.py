@@ -11,12 +11,13 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from bench import cost_model
+from typing import TYPE_CHECKING, Any
 
 from .cases import NETWORKS, TARGET, VARIANTS
 from .journal import Row, read_rows
+
+if TYPE_CHECKING:
+    from bench import cost_model
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- gpu:begin -->", "<!-- gpu:end -->"
@@ -268,6 +269,8 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 def measurements(rows: Sequence[Row]) -> list[cost_model.Measurement]:
     """Times of single kernels, as the cost model's report reads them."""
+    from bench import cost_model
+
     return [
         cost_model.Measurement.of({**launch, **{name: row[name] for name in ("network", "dtype", "batch")}})
         for row in rows
@@ -297,6 +300,8 @@ def make_report(results: Path, readme: bool, root: Path = ROOT) -> int:
     (results / TABLES).write_text(text, encoding="utf-8")
     (results / SUMMARY).write_text(json.dumps(summary(rows), indent=1) + "\n", encoding="utf-8")
     if measured := measurements(rows):
+        from bench import cost_model
+
         device = next((row["name"] for row in rows if row["key"] == "device" and "name" in row), TARGET)
         print(cost_model.record(measured, TARGET, device, results.parent))
     from .plots import draw

@@ -21,6 +21,8 @@ MARGIN_S = 5.0
 LEAST_S = 10.0
 """A step is not begun with less time than this left."""
 RESTARTS = 4
+PATIENCE = 1.5
+"""All processes of a step together get this many times its limit."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,13 @@ class Runner:
         started = time.monotonic()
         outcome = ""
         for _ in range(RESTARTS + 1):
-            outcome = self._process(step, min(step.limit_s, self.left_s))
+            own_s = PATIENCE * step.limit_s - (time.monotonic() - started)
+            outcome = self._process(step, min(step.limit_s, own_s, self.left_s))
             lost = self.journal.lost(step.name)
             for key in lost:
                 self.journal.put(step.name, key, error=f"its process did not survive: {outcome}")
-            if outcome == "done" or not lost or self.left_s < LEAST_S:
+            left_s = min(self.left_s, PATIENCE * step.limit_s - (time.monotonic() - started))
+            if outcome == "done" or not lost or left_s < min(LEAST_S, step.limit_s / 4):
                 break
         seconds = round(time.monotonic() - started, 1)
         self.journal.put(step.name, "end", outcome=outcome, seconds=seconds)

@@ -25,13 +25,13 @@ def all_steps() -> list[Step]:
     """Every step, call by call."""
     steps = [Step("facts", 60, "A"), Step("questions", 60, "A")]
     for call, networks in CALLS.items():
+        steps += [Step(f"speed:{name}:fp16", 190, call) for name in networks]
         steps += [Step(f"numerics:{name}", 75, call) for name in networks]
-        steps += [Step(f"speed:{name}:fp16", 150, call) for name in networks]
         steps += [Step(f"kernels:{name}", 45, call) for name in networks]
         if call == "A":
             steps += [Step("numerics:families", 150, call)]
         if call == "B":
-            steps += [Step(f"speed:resnet50:{mode}", 90, call) for mode in MODES]
+            steps += [Step(f"speed:resnet50:{mode}", 120, call) for mode in MODES]
             steps += [Step("speed:resnet50:autotune", 200, call)]
     return steps
 

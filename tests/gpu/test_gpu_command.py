@@ -35,6 +35,7 @@ def test_a_part_runs_and_is_not_run_again(places, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr + (tmp_path / "out" / "log.txt").read_text()
     found = {row["key"]: row for row in rows(tmp_path / "out")}
     assert found["end"]["outcome"] == "done" and found["device"]["name"] == "Fake GPU"
+    assert "## Facts" in done.stdout and "| gap |" in done.stdout, "the report so far comes last"
     before = rows(tmp_path / "out")
     again = command("run", "--parts", "facts", *places)
     assert again.returncode == 0 and "there already" in again.stdout and rows(tmp_path / "out") == before

@@ -27,6 +27,8 @@ for key in ("a", "b", "c"):
         os.kill(os.getpid(), 11)
     if (step, key) == ("hangs", "b"):
         time.sleep(600)
+    if step == "stuck":
+        time.sleep(600)
     if step == "raises":
         raise RuntimeError("no such thing")
     journal.put(step, key, value=1)
@@ -72,10 +74,18 @@ def test_a_crash_loses_one_measurement_and_no_step(runner):
 def test_a_hang_ends_at_its_limit_and_the_rest_goes_on(runner):
     one = runner()
     started = time.monotonic()
-    assert one.run([Step("hangs", 2, "A"), Step("works", 20, "A")])
+    assert one.run([Step("hangs", 4, "A"), Step("works", 20, "A")])
     assert time.monotonic() - started < 30
     rows = found(one, "hangs")
-    assert "time limit of 2 s" in rows["b"]["error"] and rows["c"]["value"] == 1
+    assert "time limit of 4 s" in rows["b"]["error"] and rows["c"]["value"] == 1
+
+
+def test_a_step_that_always_hangs_gets_half_as_much_again(runner):
+    one = runner()
+    started = time.monotonic()
+    assert not one.run([Step("stuck", 2, "A")])
+    assert time.monotonic() - started < 2 * 1.5 + 3
+    assert found(one, "stuck")["end"]["outcome"].startswith("time limit")
 
 
 def test_every_measurement_may_fail(runner):
