@@ -73,10 +73,11 @@ def plan(
     only: Iterable[str] | str | None = None,
     policy: Policy | str = CostModel.name,
     enable: Iterable[str] | str = (),
+    tuned: bool = True,
 ) -> Plan:
     """Everything that `compile` does before machine code: the fused graph, layouts, tiles, kernels and memory."""
     switches = Switches.parse(opt, disable, only, enable)
-    options = Options(targets_of(target), dtype, batch, switches, policy=policy)
+    options = Options(targets_of(target), dtype, batch, switches, policy=policy, tuned=tuned)
     return make_plan(graph_of(model, batch), options)
 
 
@@ -91,6 +92,7 @@ def compile(
     progress: Progress | None = None,
     policy: Policy | str = CostModel.name,
     enable: Iterable[str] | str = (),
+    tuned: bool = True,
 ) -> CompiledNetwork:
     """Compiles a network, on any machine.
 
@@ -100,12 +102,13 @@ def compile(
     batch: size of a symbolic batch. opt: ``none``, ``fold`` or ``fuse``. disable, only: names of rules (`convc.RULES`).
     disable, enable: names of features (`convc.FEATURES`).
     policy: who chooses among legal fusions: ``cost-model``, ``always``, ``never``, the name of one that an installed
-    package supplies, or a `Policy`. progress: called with (kernels compiled, kernels).
+    package supplies, or a `Policy`. progress: called with (kernels compiled, kernels). tuned: whether tiles that
+    ``convc tune`` measured are used.
 
     Raises:
         LoadError, UnsupportedModelError, ShapeError, LimitError, UsageError, CompileError.
     """
-    planned = plan(model, target, dtype, batch, opt, disable, only, policy, enable)
+    planned = plan(model, target, dtype, batch, opt, disable, only, policy, enable, tuned)
     return CompiledNetwork(compile_plan(planned, progress=progress))
 
 

@@ -180,6 +180,7 @@ _OPTIONS: dict[str, Decorator] = {
     "disable": click.option("--disable", metavar="RULE,...", help="Rules and features to switch off."),
     "enable": click.option("--enable", metavar="FEATURE,...", help="Features to switch on that are off by default."),
     "only": click.option("--only", metavar="RULE,...", help="The only rules to leave on."),
+    "tuned": click.option("--tuned/--no-tuned", default=None, help="Use tiles that were measured  [default: yes]"),
     "policy": click.option("--policy", metavar="P", help="Who chooses among legal fusions  [default: cost-model]"),
     "seed": click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of random arrays."),
 }
@@ -205,7 +206,7 @@ def _choices(given: dict[str, Any]) -> Choices:
     """The options that decide how to compile, taken out of a command's options."""
     from .analysis.models import Choices
 
-    names = ("target", "dtype", "batch", "opt", "disable", "enable", "only", "policy")
+    names = ("target", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "tuned")
     return Choices(**{name: given[name] for name in names if name in given})
 
 
@@ -229,7 +230,7 @@ def main(settings: Settings, verbose: int) -> None:
 
 @main.command("compile")
 @click.option("-o", "--output", metavar="FILE.convc", required=True, help="The file to write.")
-@_options("model", "target", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "json")
+@_options("model", "target", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "tuned", "json")
 def compile_command(model: str, output: str, as_json: bool, **given: Any) -> None:
     """Compile a network into one file, for one or several GPUs. No GPU is needed."""
     from .analysis import models, render, reports
@@ -252,7 +253,7 @@ def compile_command(model: str, output: str, as_json: bool, **given: Any) -> Non
 @click.option("--profile", is_flag=True, help="Time every launch.")
 @click.option("--batches", metavar="N", type=click.IntRange(min=1), help="Run N batches, copies beside computation.")
 @_device("auto")
-@_options("model", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "seed", "json")
+@_options("model", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "tuned", "seed", "json")
 def run(
     model: str,
     inputs: tuple[str, ...],
@@ -434,6 +435,41 @@ def bench(model: str, opts: str | None, batches: str | None, dtypes: str | None,
         asked = benchmark.Request(model, _listed(opts), sizes, _listed(dtypes), **given)
         report = benchmark.bench(asked, progress)
     _print(as_json, report, render.benched)
+
+
+@main.command()
+@click.option("--prepare", is_flag=True, help="Only compile the candidates: no GPU is needed.")
+@click.option(
+    "--candidates", metavar="N", type=click.IntRange(2, 64), default=8, show_default=True, help="Tiles to try."
+)
+@click.option("--again", is_flag=True, help="Also measure what is known already.")
+@click.option("--tables", metavar="DIR", help="The folder of the tables  [default: the user's cache]")
+@_device("auto")
+@_options("model", "target", "dtype", "batch", "opt", "disable", "enable", "only", "seed", "json")
+def tune(
+    model: str,
+    prepare: bool,
+    candidates: int,
+    again: bool,
+    tables: str | None,
+    device: str,
+    seed: int,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Measure which tiles are the fastest for a network on this GPU, and keep them for compiling."""
+    from .analysis import models, render
+    from .analysis import tune as tuning
+
+    if models.is_compiled(model):
+        raise errors.compiled_already(model)
+    choices = _choices(given)
+    device, target = tuning.place_and_target(device, choices.target, prepare)
+    folder = Path(tables) if tables is not None else None
+    asked = tuning.Request(model, choices, device, target, candidates, seed, prepare, again, folder)
+    with _progress() as progress:
+        report = tuning.tune(asked, progress)
+    _print(as_json, report, render.tuned)
 
 
 def _listed(text: str | None) -> list[str] | None:

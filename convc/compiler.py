@@ -146,12 +146,13 @@ def _compile_missing(
             if key not in binaries and key not in keys:
                 keys.append(key)
                 label = ", ".join(plan.origins(launch)) or launch.kernel.name
-                jobs.append(Job(_request(launch, program.target.capability), label))
+                jobs.append(Job(request_of(launch, program.target.capability), label))
     for key, compiled in zip(keys, compile_kernels(jobs, cache, progress) if jobs else [], strict=True):
         binaries[key] = compiled
 
 
-def _request(launch: Scheduled, capability: int) -> Request:
+def request_of(launch: Scheduled, capability: int) -> Request:
+    """What is asked of the compiling processes for a launch."""
     kernel = launch.kernel
     return Request(kernel.name, kernel.source, kernel.parameters, capability, kernel.num_warps, kernel.num_stages)
 
@@ -163,7 +164,7 @@ def _retiled(plan: Plan, program: TargetPlan, binaries: Binaries) -> TargetPlan:
     unsuited = {
         launch.steps[0].work.region.id
         for launch in program.launches
-        if not _suits(binaries[program.target.name, launch.kernel.name], program.target)
+        if not suits(binaries[program.target.name, launch.kernel.name], program.target)
     }
     schedule = with_smaller_tiles(program.schedule, unsuited, program.target)
     if all(new is old for new, old in zip(schedule, program.schedule, strict=True)):
@@ -171,7 +172,7 @@ def _retiled(plan: Plan, program: TargetPlan, binaries: Binaries) -> TargetPlan:
     return assemble(schedule, plan.layouts, program.target, plan.options, program.declines)
 
 
-def _suits(compiled: Compiled, target: Target) -> bool:
+def suits(compiled: Compiled, target: Target) -> bool:
     """Whether no register is kept in memory, no product waits for the one before it, and a block can be launched."""
     fits = compiled.shared_bytes <= target.shared_bytes
     return fits and not compiled.spill_bytes and not compiled.warnings

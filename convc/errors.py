@@ -156,6 +156,12 @@ def one_of(found: object, choices: Iterable[object], what: str) -> UsageError:
     return UsageError(f"unknown {what} {str(found)!r}; choose from {', '.join(str(choice) for choice in choices)}")
 
 
+def other_target(asked: str | None, own: str, device: str) -> UsageError:
+    return UsageError(
+        f"tiles for {asked!r} cannot be measured on {device!r}, which runs {own!r}; leave out --target or use --prepare"
+    )
+
+
 def both_ways(name: str) -> UsageError:
     """A feature that is switched on and off at once."""
     return UsageError(f"the feature {name!r} is both enabled and disabled; name it once")

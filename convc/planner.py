@@ -11,7 +11,9 @@ from dataclasses import dataclass, field, replace
 from . import errors
 from .codegen.emit import EmittedKernel, emit, is_aligned
 from .codegen.expressions import NoText
+from .codegen.fingerprint import fingerprint
 from .codegen.group import Part, emit_group, equation_of
+from .codegen.packed import open_cache
 from .ir import Graph, Node
 from .ir.dims import Dim, DimLike
 from .ir.journal import Journal
@@ -43,6 +45,7 @@ from .passes.slices import RULE as SLICES
 from .passes.slices import Entry, Stage, slice_stages
 from .passes.traffic import Traffic
 from .targets import Target, target
+from .targets.tuned import tables_of, with_measured
 
 Progress = Callable[[str, int, int], None]
 
@@ -53,7 +56,8 @@ class Options:
 
     targets: names of `convc.targets`. dtype: fp32, tf32, fp16 or bf16: how fp32 tensors are stored and multiplied; sums
     are kept in fp32. batch: size of a symbolic first dimension. switches: optimisation level and rules. policy: decides
-    among legal fusions, by its name or itself; by default the cost model, for the targets.
+    among legal fusions, by its name or itself; by default the cost model, for the targets. tuned: whether tiles that
+    were measured on a GPU are used; see `convc.targets.tuned`.
     """
 
     targets: tuple[str, ...] = ("sm_90",)
@@ -62,6 +66,7 @@ class Options:
     switches: Switches = field(default_factory=Switches)
     verify_passes: bool = False
     policy: Policy | str = CostModel.name
+    tuned: bool = True
 
     def __post_init__(self) -> None:
         if self.dtype not in STORAGE:
@@ -249,9 +254,22 @@ def make_plan(graph: Graph, options: Options) -> Plan:
     _refuse_found_sizes(fused.graph)
     layouts = place(fused, options.dtype, options.switches, options.chooser)
     work = lower(fused, layouts, options.dtype)
-    machines = (replace(target(name), descriptors=options.switches.feature("descriptors")) for name in options.targets)
+    machines = (machine_of(name, options) for name in options.targets)
     programs = tuple(_plan_target(work, fused, layouts, machine, options) for machine in machines)
     return Plan(options, fused, layouts, programs, journal)
+
+
+def machine_of(name: str, options: Options) -> Target:
+    """A target as the options want it: with descriptors or without, with measured tiles or without."""
+    machine = replace(target(name), descriptors=options.switches.feature("descriptors"))
+    tables = tables_of(machine) if options.tuned else []
+    if not tables:
+        return machine
+    try:
+        triton = open_cache().triton
+    except errors.CompileError:
+        return machine  # without Triton nothing is compiled here, and no table is for it
+    return with_measured(machine, tables, triton, fingerprint())
 
 
 def _plan_target(

@@ -42,6 +42,17 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     return check
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_tables_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What somebody measured on this machine must not change plans."""
+    import convc.targets.tuned as tuned
+
+    folder = tmp_path_factory.mktemp("tables")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuned, "user_directory", lambda: folder)
+        yield
+
+
 @pytest.fixture(scope="session")
 def interpreters() -> Iterator[None]:
     """Interpreter executors fork their workers from one process instead of starting each anew."""

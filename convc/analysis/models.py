@@ -39,6 +39,7 @@ class Choices:
     only: str | None = None
     policy: str | None = None
     enable: str | None = None
+    tuned: bool | None = None
 
     @property
     def switches(self) -> Switches:
@@ -98,6 +99,7 @@ def make_plan(model: str, choices: Choices, target: str, dtype: str, verify_pass
         choices.switches,
         verify_passes,
         choices.policy or DEFAULT_POLICY,
+        choices.tuned is not False,
     )
     made = planning.make_plan(read_graph(model, choices.batch), options)
     for record in made.journal:

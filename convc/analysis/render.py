@@ -94,6 +94,28 @@ def ran(report: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
+def tuned(report: dict[str, Any]) -> str:
+    """What `convc tune` says: one row a problem with its candidates' times, the chosen one marked."""
+    if not report["problems"]:
+        return f"nothing to measure: {report['known']} problems are known"
+    if report["gpu"] is None:
+        return f"{report['kernels']} kernels of {len(report['problems'])} problems for {report['target']} are compiled"
+    rows = [_tuned_row(problem) for problem in report["problems"]]
+    parts = [table(("problem", "tiles>", "first us>", "best us>", "gain>", "computes"), rows)]
+    if report["target"] == "interpreter":
+        parts.append("These are times of Triton's interpreter: they say nothing about a GPU.")
+    parts.append(f"{report['gpu']}: {report['table']}")
+    return "\n".join(parts)
+
+
+def _tuned_row(problem: dict[str, Any]) -> tuple[str, ...]:
+    times = [c["microseconds"] for c in problem["candidates"] if c["microseconds"] is not None]
+    if not times:
+        return problem["digest"][:8], "0", "", "", "", problem["equation"]
+    gain = f"{times[0] / min(times):.2f}x"
+    return problem["digest"][:8], str(len(times)), f"{times[0]:.1f}", f"{min(times):.1f}", gain, problem["equation"]
+
+
 def profile(launches: Sequence[dict[str, Any]], device: str) -> str:
     """One row a launch, with its share of the sum."""
     total = sum(launch["microseconds"] for launch in launches) or 1.0

@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -103,6 +103,10 @@ class InterpreterExecutor:
         Returns the seconds of each. Raises `DeviceError` where a kernel fails.
         """
         return self._ask(Range(first, last)).seconds
+
+    def timer(self, launch: int, repeats: int) -> Callable[[], float]:
+        """What measures one launch on the buffers as they are: microseconds of Triton's interpreter, of one run."""
+        return lambda: 1e6 * self.advance(launch, launch + 1)[0]
 
     def buffer(self, name: str) -> np.ndarray:
         """The bytes of a buffer as they are now."""

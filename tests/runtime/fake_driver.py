@@ -84,7 +84,7 @@ class LaunchAttribute:
 
 class FakeDriver:
     """The module. capability: of the devices. memory: bytes of each. hooks: kernel name → what it does. schedule: when
-    what is queued happens."""
+    what is queued happens. milliseconds: how long a launch takes."""
 
     CUlaunchConfig = LaunchConfig
     CUlaunchAttribute = LaunchAttribute
@@ -112,11 +112,13 @@ class FakeDriver:
         version: int = 13000,
         max_shared: int = 232448,
         schedule: Immediate | Lazy | None = None,
+        milliseconds: Callable[[LaunchRecord], float] = lambda record: 1.0,
         hooks: dict[str, Callable[..., None]] | None = None,
     ) -> None:
         self.capability, self.devices, self.memory_size, self.version = capability, devices, memory, version
         self.max_shared, self.hooks = max_shared, hooks or {}
         self.schedule = schedule or Immediate()
+        self.milliseconds, self.clock = milliseconds, 0.0
         self.host_memory: dict[int, Any] = {}
         self.calls: list[str] = []
         self.launches: list[LaunchRecord] = []
@@ -402,6 +404,7 @@ class FakeDriver:
 
     def _execute(self, record: LaunchRecord) -> None:
         self.replayed.append(record)
+        self.clock += self.milliseconds(record)
         if record.name in self.hooks:
             self.hooks[record.name](record)
 
@@ -461,7 +464,7 @@ class FakeDriver:
         mark = event.mark = Mark(stream)
 
         def reach() -> None:
-            mark.reached, mark.launches = True, len(self.replayed)
+            mark.reached, mark.clock = True, self.clock
 
         self._queue(stream, reach)
 
@@ -470,9 +473,8 @@ class FakeDriver:
             self.schedule.finish(event.mark)
 
     def _cuEventElapsedTime(self, start: Event, end: Event) -> float:
-        """A launch takes a millisecond here."""
         assert start.mark and end.mark and start.mark.reached and end.mark.reached
-        return float(end.mark.launches - start.mark.launches)
+        return end.mark.clock - start.mark.clock
 
 
 WITHOUT_CONTEXT = {

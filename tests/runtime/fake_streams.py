@@ -29,11 +29,11 @@ class LaunchRecord:
 
 @dataclass(eq=False)
 class Mark:
-    """A point on a stream that an event has recorded. launches: how many had run when it was reached."""
+    """A point on a stream that an event has recorded. clock: milliseconds when it was reached."""
 
     stream: Stream
     reached: bool = False
-    launches: int = 0
+    clock: float = 0.0
 
 
 @dataclass(eq=False)
