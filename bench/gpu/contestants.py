@@ -76,7 +76,7 @@ def of_peer(name: str, module: Any, images: np.ndarray, device: str = "cuda") ->
     def show(others: np.ndarray) -> None:
         fixed.copy_(peers.images_on(device, others))
 
-    return Contestant(name, captured.replay, show, captured.poison, captured.result, lambda: None, about)
+    return Contestant(name, captured.replay, show, captured.poison, captured.result, captured.close, about)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from convc import errors
 from convc.runtime.driver import Device, Driver
 
 FLUSH_BYTES = 256 << 20
@@ -50,9 +51,12 @@ class Gpu:
         return microseconds
 
     def close(self) -> None:
+        """Gives everything back, as far as the driver lets us."""
         if self._flush:
-            self.driver.free(self._flush)
-        self.driver.destroy_stream(self.stream)
+            with suppress(errors.DeviceError):
+                self.driver.free(self._flush)
+        with suppress(errors.DeviceError):
+            self.driver.destroy_stream(self.stream)
 
 
 @contextmanager

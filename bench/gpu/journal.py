@@ -72,6 +72,10 @@ class Journal:
             stream.write(json.dumps({"step": step, "key": key}) + "\n")
         return True
 
+    def gpus_lost(self, step: str) -> int:
+        """How many processes of a step said that they lost their GPU."""
+        return sum(row["step"] == step and row.get("lost", False) for row in self.rows())
+
     def lost(self, step: str) -> list[str]:
         """Keys that were begun and have no row: what their process did not survive."""
         file = self.folder / BEGUN

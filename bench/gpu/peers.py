@@ -77,6 +77,11 @@ class Captured:
         """The output in fp32."""
         return self.output.float().cpu().numpy()
 
+    def close(self) -> None:
+        """Lets go of the graph's memory and of what ``torch.compile`` keeps."""
+        self._graph = None
+        torch._dynamo.reset()
+
 
 def images_on(device: str, images: np.ndarray) -> torch.Tensor:
     """Images as a peer wants them: on the device, channels-last."""

@@ -70,13 +70,15 @@ class Runner:
         started = time.monotonic()
         outcome = ""
         for _ in range(RESTARTS + 1):
+            before = self.journal.gpus_lost(step.name)
             own_s = PATIENCE * step.limit_s - (time.monotonic() - started)
             outcome = self._process(step, min(step.limit_s, own_s, self.left_s))
             lost = self.journal.lost(step.name)
             for key in lost:
                 self.journal.put(step.name, key, error=f"its process did not survive: {outcome}")
             left_s = min(self.left_s, PATIENCE * step.limit_s - (time.monotonic() - started))
-            if outcome == "done" or not lost or left_s < min(LEAST_S, step.limit_s / 4):
+            went_on = lost or self.journal.gpus_lost(step.name) > before
+            if outcome == "done" or not went_on or left_s < min(LEAST_S, step.limit_s / 4):
                 break
         seconds = round(time.monotonic() - started, 1)
         self.journal.put(step.name, "end", outcome=outcome, seconds=seconds)

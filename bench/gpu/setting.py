@@ -59,22 +59,33 @@ class Setting:
     def put(self, key: str, **found: Any) -> None:
         self.journal.put(self.step, key, **found)
 
+    def failed(self, key: str, error: Exception, **found: Any) -> None:
+        """A row about what went wrong; it says whether this process has lost its GPU."""
+        self.put(key, **found, error=f"{type(error).__name__}: {error}"[:500], lost=is_lost(error))
+
     @contextmanager
     def measuring(self, key: str) -> Iterator[dict[str, Any]]:
         """Collects what is found under a key and writes it as a row; what goes wrong becomes the row's error.
 
-        A GPU that is lost to this process ends it; the runner starts it again behind this measurement.
+        A GPU that is lost to this process ends it; the runner starts it again behind this measurement. `Abandoned`
+        leaves no row: the measurement is made again then.
         """
         found: dict[str, Any] = {}
         started = time.monotonic()
         try:
             yield found
+        except Abandoned:
+            raise
         except Exception as error:  # whatever fails in one measurement must not lose the others
-            self.put(key, **found, error=f"{type(error).__name__}: {error}"[:500])
+            self.failed(key, error, **found)
             if is_lost(error):
                 raise
         else:
             self.put(key, **found, seconds=round(time.monotonic() - started, 2))
+
+
+class Abandoned(Exception):
+    """A part of a measurement lost the GPU, and has its own row; the measurement itself is to be made again."""
 
 
 def is_lost(error: Exception) -> bool:

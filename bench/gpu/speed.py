@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from convc import errors
 from convc.analysis.bounds import relative_error
 
@@ -22,7 +20,7 @@ from . import artifacts, numerics
 from .cases import Case, cell
 from .contestants import Contestant, of_artifact, of_peer, on_stream
 from .device import Gpu, opened_gpu
-from .setting import Setting, is_lost
+from .setting import Abandoned, Setting, is_lost
 from .timing import measure
 
 TIMING_S = 20.0
@@ -53,7 +51,8 @@ def usual_peers() -> Sequence[str]:
 
 
 class Cell:
-    """One of them. Contestants are noted as begun, so that one that ends the process is left out the next time."""
+    """One of them. Contestants are noted as begun, so that one that ends the process, or loses its GPU, is left out
+    when the cell is measured again."""
 
     def __init__(self, setting: Setting, gpu: Gpu, network: str, dtype: str, batch: int, reserve_s: float) -> None:
         self.setting, self.gpu, self.reserve_s = setting, gpu, reserve_s
@@ -61,19 +60,19 @@ class Cell:
         self.key = f"{network}-b{batch}-{dtype}"
         self.refused: dict[str, str] = {}
         self.contestants: list[Contestant] = []
+        self.gates: dict[str, dict[str, Any]] = {}
+        self.images, self.picked, self.expected = numerics.examined(network, dtype, batch, SEED)
 
     def run(self, peers: Sequence[str]) -> None:
         with self.setting.measuring(self.key) as found:
             found |= {"network": self.network, "batch": self.batch, "dtype": self.dtype}
             try:
-                images, picked, expected = numerics.examined(self.network, self.dtype, self.batch, SEED)
-                equal = self._add_convc(-images)
-                self._add_peers(peers, -images)
-                gates = {each.name: self._gate(each, images, picked, expected) for each in self.contestants}
-                right = {each.name: each.replay for each in self.contestants if gates[each.name]["ok"]}
+                equal = self._add_convc()
+                self._add_peers(peers)
+                right = {each.name: each.replay for each in self.contestants if self.gates[each.name]["ok"]}
                 times, found["gpu"] = self._timed(right)
                 found["contestants"] = {
-                    each.name: {**each.about, **gates[each.name], **times.get(each.name, {})}
+                    each.name: {**each.about, **self.gates[each.name], **times.get(each.name, {})}
                     for each in self.contestants
                 }
                 found |= {"equal": equal, "refused": self.refused}
@@ -97,7 +96,7 @@ class Cell:
             self.setting.step, key
         )
 
-    def _add_convc(self, images: np.ndarray) -> dict[str, str]:
+    def _add_convc(self) -> dict[str, str]:
         """convc's variants; those that launch what another one launches are not run twice, and are told."""
         compiled = []
         for case in cell(self.network, self.dtype, self.batch):
@@ -107,10 +106,10 @@ class Cell:
                 self.refused[f"convc {case.variant}"] = str(error)[:300]
         kept, equal = artifacts.distinct(compiled)
         for variant, artifact in kept.items():
-            self._add(f"convc {variant}", partial(of_artifact, artifact=artifact, images=images, gpu=self.gpu))
+            self._add(f"convc {variant}", partial(of_artifact, artifact=artifact, images=-self.images, gpu=self.gpu))
         return {f"convc {name}": f"convc {other}" for name, other in equal.items()}
 
-    def _add_peers(self, names: Sequence[str], images: np.ndarray) -> None:
+    def _add_peers(self, names: Sequence[str]) -> None:
         if not names:
             return
         from . import peers
@@ -123,9 +122,10 @@ class Cell:
             if self.setting.left_s - self.reserve_s < needed_s:
                 self.refused[name] = "no time left to prepare it"
             else:
-                self._add(name, partial(of_peer, module=module, images=images, device=device()))
+                self._add(name, partial(of_peer, module=module, images=-self.images, device=device()))
 
     def _add(self, name: str, make: Callable[[str], Contestant]) -> None:
+        """Prepares a contestant and looks whether it is right."""
         if not self._begin(name):
             self.refused[name] = "a process did not survive it"
             return
@@ -133,28 +133,27 @@ class Cell:
         try:
             self.contestants.append(make(name))
             TOOK_S[name] = 1.5 * (time.monotonic() - started)
+            self.gates[name] = self._gate(self.contestants[-1])
         except Exception as error:  # whatever one contestant fails with, the others go on
             self.refused[name] = f"{type(error).__name__}: {error}"[:300]
+            self.contestants = [each for each in self.contestants if each.name != name]
             if is_lost(error):
-                self.setting.put(f"{self.key} {name}", error=self.refused[name])
-                raise
+                self.setting.failed(f"{self.key} {name}", error)
+                raise Abandoned from error
         self.setting.put(f"{self.key} {name}")
 
-    def _gate(
-        self, contestant: Contestant, images: np.ndarray, picked: Sequence[int], expected: np.ndarray
-    ) -> dict[str, Any]:
-        """Whether a contestant is right."""
-        variant = contestant.name.removeprefix("convc ") if contestant.about["kind"] == "convc" else None
-        if variant is None:
+    def _gate(self, contestant: Contestant) -> dict[str, Any]:
+        if contestant.about["kind"] == "peer":
             bound = numerics.bound_of_peers(self.network, self.dtype)
         else:
+            variant = contestant.name.removeprefix("convc ")
             bound = numerics.bound_of(Case(self.network, self.batch, self.dtype, variant))
-        contestant.show(images)
+        contestant.show(self.images)
         contestant.poison()
         self.gpu.synchronize()
         contestant.replay()
         self.gpu.synchronize()
-        found = contestant.result()[list(picked)]
-        error = relative_error(expected, found)
-        top1 = float((found.argmax(axis=1) == expected.argmax(axis=1)).mean())
+        found = contestant.result()[list(self.picked)]
+        error = relative_error(self.expected, found)
+        top1 = float((found.argmax(axis=1) == self.expected.argmax(axis=1)).mean())
         return {"rel_l2": error, "bound": bound, "top1": top1, "ok": error <= bound}

@@ -13,7 +13,7 @@ from bench.gpu import cases, contestants, kernels, numerics, speed
 from bench.gpu.cases import Case
 from bench.gpu.device import FLUSH_BYTES, opened_gpu
 from bench.gpu.families import Family
-from bench.gpu.setting import Setting
+from bench.gpu.setting import Abandoned, Setting
 from bench.gpu.timing import SHORT, Effort, measure, quantile, there_and_back
 from convc.compiler import compile_plan
 from convc.runtime.artifact import Artifact
@@ -183,6 +183,26 @@ def test_a_contestant_that_killed_its_process_is_left_out(fake, setting, artifac
     assert cell["refused"] == {"convc unfused": "a process did not survive it"} and list(cell["contestants"]) == [
         "convc fused"
     ]
+
+
+def test_a_contestant_that_loses_the_gpu_is_left_out_the_next_time(fake, setting, artifact) -> None:
+    """An illegal address in a kernel: nothing more can be done in this process, and the cell has no row yet."""
+    leave_results(fake, CASE, artifact)
+    given: Setting = setting("speed:lenet5:fp16")
+    unfused = compile_plan(Case("lenet5", 2, variant="unfused").plan())
+    first = unfused.manifest.programs[0].kernels[0].name
+
+    def broken(record: Any) -> None:
+        fake.violations.append("an illegal address")
+        fake.hooks.pop(first)
+        fake.fail("cuStreamSynchronize", 700)
+
+    fake.hooks[first] = broken
+    with pytest.raises(Abandoned):
+        speed.speed(given, "lenet5", "fp16", (2,))
+    rows = {row["key"]: row for row in given.journal.rows()}
+    assert rows["lenet5-b2-fp16 convc unfused"]["lost"] and "lenet5-b2-fp16" not in rows
+    assert given.journal.gpus_lost(given.step) == 1
 
 
 def test_a_contestant_that_fails_is_told_and_the_others_go_on(fake, setting, artifact, monkeypatch) -> None:

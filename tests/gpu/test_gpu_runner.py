@@ -31,6 +31,9 @@ for key in ("a", "b", "c"):
         time.sleep(600)
     if step == "raises":
         raise RuntimeError("no such thing")
+    if (step, key) == ("loses", "b"):
+        journal.put(step, key, error="illegal address", lost=True)
+        sys.exit(1)
     journal.put(step, key, value=1)
 if step == "leaves":
     import subprocess
@@ -93,6 +96,13 @@ def test_every_measurement_may_fail(runner):
     assert one.run([Step("raises", 20, "A")])
     assert all("exit status 1" in found(one, "raises")[key]["error"] for key in "abc")
     assert "no such thing" in one.log.read_text()
+
+
+def test_a_lost_gpu_ends_the_process_and_not_the_step(runner):
+    one = runner()
+    assert one.run([Step("loses", 20, "A")])
+    rows = found(one, "loses")
+    assert rows["b"]["lost"] and rows["c"]["value"] == 1 and rows["end"]["outcome"] == "done"
 
 
 def test_a_step_that_does_not_begin_is_given_up(runner):
