@@ -109,6 +109,34 @@ def _window(graph: Graph, node: Node, value: Value, reach: Reach) -> Reach:
     return seen
 
 
+def _spread(graph: Graph, node: Node, value: Value, reach: Reach) -> Reach:
+    """A transposed convolution: of k taps, stride apart, at most ceil(span / stride) reach one output."""
+    kernel = window_of(graph, node)
+    seen: dict[tuple[int, int], Axis] = {}
+    for key, axis in reach.items():
+        if axis.at is not None and axis.at >= 2:
+            place = axis.at - 2
+            stride, dilation = node.attributes["strides"][place], node.attributes["dilations"][place]
+            taps = -(-(dilation * (kernel[place] - 1) + 1) // stride)
+            seen[key] = axis.through(taps, Fraction(1, stride))
+        elif axis.at is None:
+            seen[key] = axis
+    return seen
+
+
+def _resized(graph: Graph, node: Node, value: Value, reach: Reach) -> Reach:
+    """Resampling: as many neighbours as the kernel of the interpolation reaches to both sides."""
+    half = {"nearest": 0, "linear": 1, "cubic": 2}[node.attributes["mode"]]
+    seen: dict[tuple[int, int], Axis] = {}
+    for key, axis in reach.items():
+        if axis.at is not None:
+            step = Fraction(axis.extent, max(node.attributes["sizes"][axis.at], 1))
+            stretch = max(step, Fraction(1)) if node.attributes["antialias"] else Fraction(1)
+            axis = axis.through(max(2 * math.ceil(half * stretch), 1), step) if step != 1 else axis
+        seen[key] = axis
+    return seen
+
+
 def window_of(graph: Graph, node: Node) -> tuple[int, ...]:
     """The kernel of a convolution or pooling, one number for each spatial axis."""
     given = node.attributes.get("kernel_shape")
@@ -169,6 +197,8 @@ def _sliced(graph: Graph, node: Node, value: Value, reach: Reach) -> Reach:
 
 RULES: dict[str, Callable[[Graph, Node, Value, Reach], Reach]] = {
     **dict.fromkeys(("Conv", "MaxPool", "AveragePool"), _window),
+    "ConvTranspose": _spread,
+    "Resize": _resized,
     **{name: _reduced for name in operators() if name.startswith("Reduce")},
     **dict.fromkeys(("Softmax", "LogSoftmax"), _along_axis),
     **dict.fromkeys(("Gemm", "MatMul"), _product),

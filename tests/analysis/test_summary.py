@@ -226,6 +226,23 @@ def test_dense_layers_global_pooling_and_gates_see_everything() -> None:
         assert row(found, name).receptive_field == 3 + 7, name
 
 
+@pytest.mark.parametrize(("kernel", "stride", "field"), [(2, 2, 1), (4, 2, 2), (3, 2, 2), (3, 1, 3), (16, 8, 2)])
+def test_transposed_convolutions(kernel: int, stride: int, field: int) -> None:
+    """At most ceil(kernel / stride) inputs reach an output, and neighbours come closer."""
+    net, x = image(2, 8, 8)
+    found = last(net, x.conv_transpose(3, kernel, stride, bias=False))
+    assert (found.receptive_field, found.jumps) == (field, (1 / stride, 1 / stride))
+    assert (found.params, found.macs) == (2 * 3 * kernel**2, 8 * 8 * 2 * 3 * kernel**2)
+
+
+@pytest.mark.parametrize(("mode", "field"), [("nearest", 1), ("linear", 2), ("cubic", 4)])
+def test_resampling(mode: str, field: int) -> None:
+    net, x = image(2, 8, 8)
+    found = last(net, x.resize(12, 8, mode=mode))
+    assert (found.receptive_fields, found.output_shape) == ((field, 1), (1, 2, 12, 8))
+    assert found.jumps == (8 / 12, 1)
+
+
 def test_attention_sees_everything() -> None:
     net, x = image(4, 6, 6)
     tokens = x.reshape(1, 4, 36).transpose(0, 2, 1)

@@ -156,6 +156,61 @@ def test_upsampling_repeats(rank: int) -> None:
     assert (x == y).all()
 
 
+# -- transposed convolution and resampling ---------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("options", "sides"),
+    [
+        ({"kernel": 2, "stride": 2}, (12, 10)),
+        ({"kernel": 3, "stride": 2, "padding": 1, "output_padding": 1}, (12, 10)),
+        ({"kernel": 4, "stride": 2, "padding": "same", "groups": 2}, (12, 10)),
+        ({"kernel": (1, 3), "stride": (3, 1), "padding": "same"}, (18, 5)),
+        ({"kernel": 3, "dilation": 2, "padding": (1, 0, 2, 3)}, (7, 6)),
+        ({"kernel": 3, "stride": 2, "padding": "valid"}, (13, 11)),
+    ],
+)
+def test_transposed_convolution_is_the_adjoint_of_convolution(options: dict[str, Any], sides: tuple[int, ...]) -> None:
+    """⟨conv_transpose(x, w), y⟩ = ⟨x, conv(y, w)⟩ for every y, where the convolution has the same window."""
+    groups = options.get("groups", 1)
+    kernel = options["kernel"] if isinstance(options["kernel"], tuple) else (options["kernel"],) * 2
+    weight = RANDOM.standard_normal((4, 6 // groups, *kernel))
+    x, z, net = applied(lambda x: x.conv_transpose(6, weight=weight, bias=False, **options), 4, 6, 5)
+    assert z.shape == (1, 6, *sides)
+    attributes = next(net.graph.of_kind("ConvTranspose")).attributes
+    back = nn.Network()
+    window = {"stride": attributes["strides"], "padding": attributes["pads"], "dilation": attributes["dilations"]}
+    back.output(back.input(6, *sides).conv(4, kernel, groups=groups, weight=weight, bias=False, **window))
+    y = RANDOM.standard_normal(z.shape).astype(np.float32)
+    found = outputs(back.graph, evaluate(back.graph, {"input": y}))["output"][:, :, :6, :5]
+    one, other = float((z.astype(np.float64) * y).sum()), float((x.astype(np.float64) * found).sum())
+    assert one == pytest.approx(other, abs=float(DType.FP32.epsilon * 6 * 9 * np.linalg.norm(z) * np.linalg.norm(y)))
+
+
+def test_drawn_transposed_filters_keep_the_variance() -> None:
+    for kernel, stride in ((2, 2), (4, 2), (3, 1)):
+        _, y, _ = applied(lambda x, k=kernel, s=stride: x.relu().conv_transpose(64, k, s, bias=False), 64, 12, 12)
+        assert np.std(y) == pytest.approx(1, abs=0.15), (kernel, stride)
+
+
+def test_resizing_by_half_pixels() -> None:
+    """Twice as many places, a quarter of a pixel beside the old ones; the edge is repeated."""
+    net = nn.Network()
+    net.output(net.input(1, 3).resize(6))
+    found = outputs(net.graph, evaluate(net.graph, {"input": np.array([[[0, 4, 8]]], np.float32)}))["output"]
+    assert found[0, 0].tolist() == [0, 1, 3, 5, 7, 8]
+
+
+@pytest.mark.parametrize("name", ["transposed", "resized"])
+def test_exports_without_kernels_compute_the_same(name: str) -> None:
+    net = nn.Network(name, batch="N")
+    x = net.input(4, 6, 5)
+    layers = {
+        "transposed": lambda: x.conv_transpose(6, 3, 2, 1, output_padding=1, groups=2).relu(),
+        "resized": lambda: x.resize(12, 10),
+    }
+    checked = verify(net.output(layers[name]()), "numpy", "fp32", batch=2)
+    assert checked.ok, checked.outputs
+
+
 # -- inputs and gates -------------------------------------------------------------------------------------------------
 def test_channels_last_input() -> None:
     net, other = nn.Network(), nn.Network()
@@ -238,6 +293,12 @@ MISFITS: dict[str, tuple[Callable[[nn.Tensor], Any], str]] = {
     "depth": (lambda x: x.depth_to_space(3, name="bad"), r"\[1, 4, 8, 8\].*3²"),
     "space": (lambda x: x.space_to_depth(3, name="bad"), r"\[1, 4, 8, 8\].*multiples of 3"),
     "vector": (lambda x: x.flatten().upsample(2, name="bad"), r"spatial.*\[1, 256\]"),
+    "transposed groups": (lambda x: x.conv_transpose(6, 3, groups=4, name="bad"), "4 groups.*4 input.*6 filters"),
+    "transposed weight": (
+        lambda x: x.conv_transpose(6, 3, weight=np.ones((6, 4, 3, 3)), name="bad"),
+        r"\[4, 6, 3, 3\], but \[6, 4, 3, 3\]",
+    ),
+    "sizes": (lambda x: x.resize(4, name="bad"), r"sizes \(4,\) should have 2"),
     "rank": (lambda x: x.flatten().depth_to_space(2, name="bad"), r"rank 4.*\[1, 256\]"),
 }
 

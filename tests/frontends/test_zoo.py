@@ -19,6 +19,7 @@ from graph_reference import (
 from convc import errors
 from convc.frontends import dsl, zoo
 from convc.frontends.export import export_onnx
+from convc.frontends.zoo.segmentation import enlarged
 from convc.ir.graph import Graph, Node
 from convc.ir.types import DType
 
@@ -57,6 +58,8 @@ PARAMS = {
     "linear_classifier": 3072 * 10 + 10,
     "two_layer": 3072 * 100 + 100 + 100 * 10 + 10,
     "perceptron": 3073,
+    # VGG-16's convolutions, its dense layers as such, three layers of scores, three enlargements: the paper's 134 M.
+    "fcn8s": 14_714_688 + 4096 * (49 * 512 + 1) + 4096 * 4097 + 21 * (4097 + 513 + 257) + 21 * 21 * (16 + 16 + 256),
     "espcn": 25 * 64 + 64 + 9 * 64 * 32 + 32 + 9 * 32 * 9 + 9,
 }
 # 10⁹ multiply-accumulates to three decimals, as torchvision publishes them.
@@ -91,19 +94,21 @@ REDUCED = {
     **dict.fromkeys(("wide_resnet50", "wide_resnet101", "resnext50", "resnext101", "se_resnet50"), 64),
     **dict.fromkeys(("densenet161", "densenet169", "densenet201", "mobilenet_v3_large", "mobilenet_v3_small"), 64),
     **dict.fromkeys(("nasnet_mobile", "tiny_yolo_v2", "yolo_v3_tiny", "openpose"), 64),
-    **{"inception_v3": 107, "faster_rcnn_rpn": 48, "espcn": 16},
+    **{"fcn8s": 32, "inception_v3": 107, "faster_rcnn_rpn": 48, "espcn": 16},
 }
 # Networks whose kinds of layers others have too.
 SLOW = {
     *("vgg13", "vgg16_c", "vgg16", "resnet34", "resnet101", "resnet44", "resnet56", "zfnet"),
     *("wide_resnet50", "wide_resnet101", "resnext101", "densenet161", "densenet169", "densenet201"),
-    *("tiny_yolo_v2", "faster_rcnn_rpn"),
+    *("tiny_yolo_v2", "faster_rcnn_rpn", "fcn8s"),
 }
 
 
 def reduced(name: str, **options: object) -> dsl.Network:
-    size = {"size": REDUCED[name]} if name in REDUCED else {}
-    return zoo.build(name, **size, **options)  # type: ignore[arg-type]
+    less: dict[str, object] = {"size": REDUCED[name]} if name in REDUCED else {}
+    if name == "unet":
+        less = {"size": 188, "filters": 8}
+    return zoo.build(name, **less, **options)  # type: ignore[arg-type]
 
 
 def shaped(name: str, **options: object) -> Graph:
@@ -309,6 +314,35 @@ def test_yolo_boxes_lie_where_their_cells_do() -> None:
     assert (coarse[2, 1, 0, :4] == [16, 48, 344, 319]).all()
     assert (fine[0, 3, 1, :4] == [24, 56, 10, 14]).all()
     assert (boxes[:, 4:] == 0.5).all()
+
+
+def test_unet_of_the_paper(rows: dict[str, dict]) -> None:
+    """Figure 1: sides from 572 to 28 and up to 388, with copies cropped to what they are joined to."""
+    graph = shaped("unet")
+    assert sides(graph, "Conv") == [
+        *(570, 568, 282, 280, 138, 136, 66, 64, 30, 28),
+        *(54, 52, 102, 100, 198, 196, 390, 388, 388),
+    ]
+    assert sides(graph, "ConvTranspose") == [56, 104, 200, 392]
+    assert [node.outputs[0].shape[1] for node in graph.of_kind("Concat")] == [1024, 512, 256, 128]
+    down = sum(9 * k * (c + k) + 2 * k for c, k in ((1, 64), (64, 128), (128, 256), (256, 512), (512, 1024)))
+    up = sum(4 * 2 * k * k + k + 9 * k * 3 * k + 2 * k for k in (512, 256, 128, 64))
+    assert rows["unet"]["params"] == down + up + 2 * 64 + 2 == 31_030_658
+
+
+def test_fcn_labels_every_pixel() -> None:
+    graph = shaped("fcn8s")
+    assert graph.graph_outputs[0].outputs[0].shape == (1, 21, 224, 224)
+    assert sides(graph, "ConvTranspose") == [14, 28, 224]
+
+
+def test_enlargement_is_bilinear() -> None:
+    """Inside, a ramp stays a ramp: the transposed convolution interpolates."""
+    net = dsl.Network()
+    net.output(enlarged(net.input(2, 6, 6), 2, "up"))
+    ramp = np.broadcast_to(np.arange(6, dtype=np.float32), (1, 2, 6, 6))
+    found = outputs(net.graph, evaluate(net.graph, {"input": ramp}))["output"]
+    assert np.diff(found[0, 1, 5, 1:-1]).tolist() == [0.5] * 9
 
 
 def test_tiny_yolo_v2_of_darknet(rows: dict[str, dict]) -> None:

@@ -90,5 +90,22 @@ class Base:
             windows.check_fit(extent, size, step, pads, gap, name)
         return {"kernel_shape": size, "strides": step, "pads": pads, "dilations": gap}
 
+    def _spread(
+        self, kernel: Window, stride: Window, padding: Padding, dilation: Window, output_padding: Window, name: str
+    ) -> dict[str, tuple[int, ...]]:
+        """Attributes of a transposed convolution; "same" gives ``stride`` times the extent."""
+        rank = self.rank - 2
+        if rank < 1:
+            raise errors.needs_positions(name, self.shape)
+        given = {"kernel": kernel, "stride": stride, "dilation": dilation, "output_padding": output_padding}
+        size, step, gap, extra = (windows.per_axis(value, rank, what, name) for what, value in given.items())
+        if padding == "same":
+            spare = [d * (k - 1) + 1 + e - s for k, s, d, e in zip(size, step, gap, extra, strict=True)]
+            pads = (*(max(n, 0) // 2 for n in spare), *(max(n, 0) - max(n, 0) // 2 for n in spare))
+            extra = tuple(e + max(-n, 0) for e, n in zip(extra, spare, strict=True))
+        else:
+            pads = windows.pads(padding, self.shape[2:], size, step, gap, name)
+        return {"kernel_shape": size, "strides": step, "pads": pads, "dilations": gap, "output_padding": extra}
+
     def _same(self) -> Tensor:
         return cast("Tensor", self)

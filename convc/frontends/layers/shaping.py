@@ -155,6 +155,24 @@ class Shaping(Base):
         shape = (*lead, *(extent * scale for extent in extents))
         return self.network.add("Reshape", [every.value], {"shape": shape}, name=name)
 
+    def resize(
+        self,
+        *sizes: int,
+        mode: str = "linear",
+        transformation: str = "half_pixel",
+        name: str | None = None,
+    ) -> Tensor:
+        """Resamples the spatial axes to ``sizes``.
+
+        mode: "nearest", "linear" or "cubic". transformation: where outputs lie in the input, by ONNX's names:
+        "half_pixel", "align_corners", "asymmetric" and others.
+        """
+        name = self.network.unique("resize", name)
+        if len(sizes) != self.rank - 2:
+            raise errors.wrong_length(name, "sizes", sizes, (self.rank - 2,))
+        attributes = {"sizes": (*self.shape[:2], *sizes), "mode": mode, "transformation": transformation}
+        return self.network.add("Resize", [self.value], attributes, name=name)
+
     def _image(self, what: str, layer: str) -> Tensor:
         """Itself, where it is [N, C, H, W]."""
         if self.rank != 4:

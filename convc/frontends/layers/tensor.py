@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ... import errors
@@ -82,17 +84,60 @@ class Tensor(Elementwise, Norms, Shaping, Local):
         weight: np.ndarray | None,
         gain: float,
     ) -> Tensor:
-        net, channels = self.network, self._channels(name)
-        for what, found in (("filters", filters), ("groups", groups)):
-            if found < 1:
-                raise errors.no_units(name, what, found)
-        if channels % groups or filters % groups:
-            raise errors.groups_misfit(name, channels, filters, groups)
+        net, channels = self.network, self._grouped(filters, groups, name)
         shape = (filters, channels // groups, *window["kernel_shape"])
         attributes = {**window, "groups": groups}
         del attributes["kernel_shape"]
         inputs = [self.value, net.filters(weight, name, shape, gain), *net.shift(bias, name, (filters,))]
         return net.add("Conv", inputs, attributes, name=name)
+
+    def _grouped(self, filters: int, groups: int, name: str) -> int:
+        """The channels, which groups divide as they do the filters."""
+        channels = self._channels(name)
+        for what, found in (("filters", filters), ("groups", groups)):
+            if found < 1:
+                raise errors.no_units(name, what, found)
+        if channels % groups or filters % groups:
+            raise errors.groups_misfit(name, channels, filters, groups)
+        return channels
+
+    def conv_transpose(
+        self,
+        filters: int,
+        kernel: Window,
+        stride: Window = 1,
+        padding: Padding = 0,
+        *,
+        output_padding: Window = 0,
+        dilation: Window = 1,
+        groups: int = 1,
+        bias: bool | np.ndarray = True,
+        weight: np.ndarray | None = None,
+        gain: float = 1.0,
+        name: str | None = None,
+    ) -> Tensor:
+        """Transposed convolution: each element spreads a window, stride apart: [N, C, H, W] → [N, filters, P, Q].
+
+        P = (H - 1) · stride + dilation · (kernel - 1) + 1 + output_padding - padding at both ends, or H · stride for
+        "same". weight: [C, filters/groups, *kernel], drawn by default.
+        """
+        net = self.network
+        name = net.unique("conv_transpose", name)
+        channels = self._grouped(filters, groups, name)
+        attributes = self._spread(kernel, stride, padding, dilation, output_padding, name)
+        size = attributes.pop("kernel_shape")
+        shape = (channels, filters // groups, *size)
+        full = f"{name}.weight"
+
+        def draw() -> np.ndarray:
+            """Every tap has filters of its own, of which kernel / stride meet at an output along each axis."""
+            taps, depth = math.prod(size), channels // groups
+            met = (math.prod(attributes["strides"]) / taps) ** 0.5
+            drawn = net.weights.filters(full, (filters * taps, depth), gain * met)
+            return np.moveaxis(drawn.reshape(groups, -1, *size, depth), -1, 1).reshape(shape)
+
+        inputs = [self.value, net.given(weight, full, shape, draw, name), *net.shift(bias, name, (filters,))]
+        return net.add("ConvTranspose", inputs, {**attributes, "groups": groups}, name=name)
 
     def dense(
         self,

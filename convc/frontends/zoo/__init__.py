@@ -30,6 +30,7 @@ from .nasnet import nasnet_mobile
 from .openpose import openpose
 from .resnet import resnet, resnet_cifar
 from .rpn import faster_rcnn_rpn
+from .segmentation import fcn8s, unet
 from .squeezenet import squeezenet
 from .vgg import vgg
 from .yolo import tiny_yolo_v2, yolo_v3_tiny
@@ -68,6 +69,8 @@ NETWORKS: dict[str, Callable[..., None]] = {
     "mobilenet_v3_small": partial(mobilenet_v3, version="small"),
     "efficientnet_b0": efficientnet_b0,
     "nasnet_mobile": nasnet_mobile,
+    "unet": unet,
+    "fcn8s": fcn8s,
     "tiny_yolo_v2": tiny_yolo_v2,
     "yolo_v3_tiny": yolo_v3_tiny,
     "faster_rcnn_rpn": faster_rcnn_rpn,

@@ -17,18 +17,20 @@ CONFIGURATIONS: dict[str, tuple[int, int, int, int, int]] = {
 
 def vgg(net: Network, configuration: str, size: int = 224, classes: int = 1000) -> None:
     """One configuration of the paper's table 1."""
-    x = features(net.input(3, size, size), configuration)
+    x = features(net.input(3, size, size), configuration)[-1]
     x = x.dense(4096).relu().dropout().dense(4096).relu().dropout()
     net.output(x.dense(classes).softmax())
 
 
-def features(x: Tensor, configuration: str = "D", stages: int = 5, last_pool: bool = True) -> Tensor:
-    """The first stages, with convolutions called ``conv1_1`` and so on; ``last_pool``: with the pooling behind them."""
-    for stage, depth in enumerate(CONFIGURATIONS[configuration][:stages]):
+def features(x: Tensor, configuration: str = "D", last_pool: bool = True) -> list[Tensor]:
+    """What the five stages give, each behind its pooling; ``last_pool``: the last one too."""
+    found: list[Tensor] = []
+    for stage, depth in enumerate(CONFIGURATIONS[configuration]):
         x = _stage(x, configuration, stage, depth)
-        if last_pool or stage + 1 < stages:
+        if last_pool or stage < 4:
             x = x.max_pool(2, name=f"pool{stage + 1}")
-    return x
+        found.append(x)
+    return found
 
 
 def _stage(x: Tensor, configuration: str, stage: int, depth: int) -> Tensor:
