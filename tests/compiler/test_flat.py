@@ -11,6 +11,7 @@ import pytest
 from compiled import APART, Builder, Retile, conv, evaluate, retiled, run_planned, same
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from interpreted_gpu import InterpretedGpu
 from small_networks import inside, weights
 
 from convc.analysis.lint import examine_artifact, findings
@@ -26,6 +27,9 @@ from convc.passes import Switches
 from convc.passes.borders import RULE
 from convc.passes.choice import Choice
 from convc.planner import Options, Plan, make_plan
+from convc.runtime.cuda import CudaExecutor
+from convc.runtime.driver import Driver
+from convc.runtime.engine import Engine
 
 
 class Borders:
@@ -220,3 +224,16 @@ def test_machine_code(tmp_path: Path) -> None:
     for subject in flat:
         assert subject.code.main_loop is not None and subject.code.main_loop.ratio <= 14
         assert subject.binary.spill_bytes == 0
+
+
+@pytest.mark.usefixtures("interpreters")
+def test_what_reaches_the_driver(tmp_path: Path) -> None:
+    """The sources are run on the arrays of the tensor maps, as a fake driver finds them at the launch."""
+    pytest.importorskip("triton", reason="kernels are compiled with Triton")
+    b = residual_block(1, 64, 7)
+    plan = retiled(plan_of(b, "sm_90"), blocks(64, 64, 32))
+    artifact = compile_plan(plan, KernelCache(tmp_path))
+    gpu = InterpretedGpu(artifact, artifact.manifest.programs[0])
+    with Engine(artifact, CudaExecutor(driver=Driver(gpu))) as engine:
+        same(engine.run(b.inputs), evaluate(b.graph, b.inputs))
+    assert gpu.violations == [] and len(gpu.maps.records) == 2 * len(flat_ones(plan))
