@@ -103,6 +103,10 @@ def written(problem: Problem, tile: Tile, aligned: Aligned, entry: bool, program
     parameters += [(name, type, type.startswith("*")) for name, type, _ in parts.extra]
     arguments = [_argument(operand, parts) for operand in operands] + [a for _, _, a in parts.extra]
     description = _description(problem, tile, parameters, parts)
+    if entry and programmatic:
+        for parameter, argument in overlap.pointers_to_weights(parameters, arguments):
+            parameters.append(parameter)
+            arguments.append(argument)
     opening = _opening(parts, parameters, arguments, programmatic) if entry else []
     unnamed = _function_text("KERNEL", parts, parameters, opening, programmatic)
     seen = (problem.equation, description, unnamed, parameters, tile.num_warps)

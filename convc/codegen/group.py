@@ -79,6 +79,9 @@ def emit_group(parts: Sequence[Part], aligned: Aligned, programmatic: bool = Fal
         calls.append(_call(function, start, parameters, scratch.placed(function), part.alone))
     if len(beside) < len(parts):
         parameters.name(("arrived", "*i32", True), Argument("counters"))
+    if programmatic:
+        for parameter, argument in overlap.pointers_to_weights(parameters.parameters, parameters.arguments):
+            parameters.name(parameter, argument)
     loops = any(overlap.LAUNCH in function.text for function in functions)
     opening = overlap.opening(parameters.parameters, parameters.arguments, "pid", blocks, loops) if programmatic else []
     unnamed = _text("KERNEL", parameters, opening, calls[: len(beside)], calls[len(beside) :], blocks)

@@ -47,8 +47,24 @@ def resolved(text: str, overlap: bool) -> str:
     return "\n".join(line for line in lines if line.strip() != LOOP_ENDS)
 
 
+Parameter = tuple[str, str, bool]
+"""Name, type in Triton's spelling, whether it is a multiple of 16."""
+
+
+def pointers_to_weights(
+    parameters: Sequence[Parameter], arguments: Sequence[Argument]
+) -> list[tuple[Parameter, Argument]]:
+    """Parameters beyond these, so that weights which come through descriptors can be fetched: where each one lies."""
+    found = []
+    for (name, type, _), argument in zip(parameters, arguments, strict=True):
+        if not type.startswith("*") and _weight_bytes(argument) >= WORTH_FETCHING:
+            pointer = "*" + type.partition("<")[2].partition("[")[0]
+            found.append(((f"{name}_at", pointer, True), Argument("operand", argument.operand)))
+    return found
+
+
 def opening(
-    parameters: Sequence[tuple[str, str, bool]], arguments: Sequence[Argument], block: str, blocks: int, loops: bool
+    parameters: Sequence[Parameter], arguments: Sequence[Argument], block: str, blocks: int, loops: bool
 ) -> list[str]:
     """What a kernel begins with. block, blocks: the number of a block, as an expression, and how many there are.
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compiled import evaluate, run
+from compiled import Builder, conv, evaluate, run
 from interpreted_gpu import InterpretedGpu
-from small_networks import NETWORKS, kernel_case
+from small_networks import NETWORKS, inside, kernel_case, weights
 from test_compiled_code import small
 
 from convc.codegen.cache import KernelCache
@@ -33,8 +33,28 @@ ON = Switches(enable=("programmatic-launch",))
 CASES = ("conv3x3_bias_residual_relu", "conv_split_k", "depthwise_multiplier", "max_pool", "softmax", "copy_concat")
 
 
+def descriptors() -> Builder:
+    """A product whose operands come through tensor maps."""
+    b = Builder("descriptors")
+    b.output(b.add("Neg", b.add("Softmax", conv(b, inside(b, 1, 128, 32, 32), weights(256, 128, 1, 1)), axis=1)))
+    return b
+
+
+def siblings() -> Builder:
+    """Two of them in one launch."""
+    b = Builder("siblings")
+    x = inside(b, 1, 64, 16, 16)
+    for _ in range(2):
+        b.output(b.add("Softmax", conv(b, x, weights(128, 64, 1, 1)), axis=1))
+    return b
+
+
+BUILT = {"descriptors": descriptors, "siblings": siblings}
+
+
 def planned(name: str, *targets: str, switches: Switches = ON) -> Plan:
-    graph = NETWORKS[name]() if name in NETWORKS else kernel_case(name).graph
+    made = BUILT[name]().graph if name in BUILT else None
+    graph = made or (NETWORKS[name]() if name in NETWORKS else kernel_case(name).graph)
     return make_plan(graph, Options(targets or ("sm_90",), "fp16", switches=switches))
 
 
@@ -42,7 +62,7 @@ def kernels_of(name: str) -> list[EmittedKernel]:
     return list(planned(name).programs[0].kernels.values())
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, *CASES])
+@pytest.mark.parametrize("name", [*NETWORKS, *CASES, *BUILT])
 def test_nothing_is_read_or_stored_before_the_wait(name: str) -> None:
     """In the kernel itself only the block's number and fetches of weights stand in front of the one wait."""
     for kernel in kernels_of(name):
@@ -59,7 +79,7 @@ def test_nothing_is_read_or_stored_before_the_wait(name: str) -> None:
         assert LOOP_ENDS not in kernel.source and kernel.programmatic
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, *CASES])
+@pytest.mark.parametrize("name", [*NETWORKS, *CASES, *BUILT])
 def test_only_weights_are_fetched_and_each_byte_once(name: str) -> None:
     fetched = 0
     for kernel in kernels_of(name):
@@ -67,9 +87,9 @@ def test_only_weights_are_fetched_and_each_byte_once(name: str) -> None:
             p[0]: a.operand.source for p, a in zip(kernel.parameters, kernel.arguments, strict=True) if a.operand
         }
         blocks = kernel.grid[0] * kernel.grid[1]
-        for guard, weights, block, piece, size in FETCH.findall(kernel.source):
+        for guard, name_of, block, piece, size in FETCH.findall(kernel.source):
             fetched += 1
-            packed = sources[weights]
+            packed = sources[name_of]
             assert isinstance(packed, PackedWeight)
             nbytes = -(-int(np.prod(packed.physical_shape)) * packed.dtype.itemsize // 16) * 16
             assert nbytes >= WORTH_FETCHING
@@ -78,7 +98,27 @@ def test_only_weights_are_fetched_and_each_byte_once(name: str) -> None:
             sizes = [_size(size, block, number) for number in range(count)]
             assert sum(sizes) == nbytes and min(sizes) > 0
             assert all(each == int(piece) for each in sizes[:-1]) and all(each % 16 == 0 for each in sizes)
-    assert fetched or name not in ("residual_block", "lenet5", "conv_split_k")
+    assert fetched or name not in ("residual_block", "lenet5", "conv_split_k", *BUILT)
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_weights_behind_descriptors_are_fetched_by_pointers_of_their_own(name: str) -> None:
+    seen: set[str] = set()
+    for kernel in kernels_of(name):
+        types = {parameter: type for parameter, type, _ in kernel.parameters}
+        fetched = {found for _, found, *_ in FETCH.findall(kernel.source)}
+        mapped = {
+            p[0]
+            for p, a in zip(kernel.parameters, kernel.arguments, strict=True)
+            if a.kind == "descriptor" and isinstance(a.operand.source, PackedWeight)
+        }
+        seen |= mapped
+        assert {parameter for parameter in fetched if types[parameter] == "*fp16"} == fetched
+        assert {parameter for parameter in fetched if parameter.endswith("_at")} == {f"{each}_at" for each in mapped}
+    plain = {
+        p for kernel in planned(name, switches=Switches()).programs[0].kernels.values() for p, *_ in kernel.parameters
+    }
+    assert not any(parameter.endswith("_at") for parameter in plain)
 
 
 FETCH = re.compile(
@@ -109,10 +149,10 @@ def test_source(golden: Callable[[str, str], None]) -> None:
 
 
 @pytest.mark.usefixtures("interpreters")
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *BUILT])
 def test_computes_the_same(name: str) -> None:
     """Waits and fetches do nothing in the interpreter; everything else is as without."""
-    b = kernel_case(name)
+    b = BUILT[name]() if name in BUILT else kernel_case(name)
     plain, early = (run(b.graph, b.inputs, enable=on, dtype="fp16") for on in ((), ("programmatic-launch",)))
     for output, array in plain.items():
         np.testing.assert_array_equal(early[output], array)
@@ -124,8 +164,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> KernelCache:
     return KernelCache(tmp_path_factory.mktemp("kernels"))
 
 
-def test_machine_code_waits_and_lets_go(cache: KernelCache, tmp_path: Path) -> None:
-    artifact = compile_plan(planned("residual_block"), cache)
+@pytest.mark.parametrize("name", ["residual_block", "descriptors"])
+def test_machine_code_waits_and_lets_go(cache: KernelCache, tmp_path: Path, name: str) -> None:
+    artifact = compile_plan(planned(name), cache)
     for kernel in artifact.manifest.programs[0].kernels:
         assert kernel.binary is not None and kernel.binary.programmatic_launch and not kernel.binary.spill_bytes
         (tmp_path / "k.cubin").write_bytes(artifact.section(kernel.binary.section))
