@@ -673,10 +673,12 @@ def no_binary(built: Sequence[str], present: str, name: str, model: str) -> Devi
 
 
 def out_of_memory(what: str, asked: int, free: int, total: int) -> DeviceError:
-    return DeviceError(
+    error = DeviceError(
         f"out of GPU memory for {what}: {asked} bytes asked, {free} of {total} bytes free; "
         "use a smaller batch or free memory on the GPU"
     )
+    error.code = 2
+    return error
 
 
 def out_of_host_memory(what: str, asked: int) -> DeviceError:

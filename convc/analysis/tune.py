@@ -2,9 +2,9 @@
 
 The network is planned with every kernel in a launch of its own. Variant ``n`` of the plan gives every problem its
 candidate ``n``; all variants are compiled. A candidate takes part when no kernel of it spills or is too large, and when
-every result of its launches is within the rounding of float64 on random data (`convc.analysis.kernel_check`). Only then
-is it timed: every candidate of a problem in turn, several rounds, each a graph of the same launch in a row; the median
-counts. Results go into a table that planning reads (`convc.targets.tuned`).
+its result is within the rounding of float64 on random data (`convc.analysis.kernel_check`). Only then is it timed:
+every candidate of a problem in turn, several rounds, each a graph of the same launch in a row; the median counts.
+Results go into a table that planning reads (`convc.targets.tuned`).
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from ..passes import Launch, Switches
 from ..passes.tiling import ranked
 from ..planner import Options, Plan, assemble, make_plan
 from ..runtime.artifact import write_file
+from ..runtime.driver import OUT_OF_MEMORY
 from ..runtime.engine import Engine
 from ..runtime.executor import Executor
 from ..runtime.network import CompiledNetwork
@@ -211,8 +212,14 @@ def measure(
             progress(number + 1, total)
     engines: list[Engine] = []
     try:
-        for network in networks:
-            engines.append(_engine(network, place(network)))
+        for number, network in enumerate(networks):
+            try:
+                engines.append(_engine(network, place(network)))
+            except errors.DeviceError as error:
+                if error.code != OUT_OF_MEMORY or number < 2:
+                    raise
+                _drop_from(number, problems)
+                break
             engines[-1].run(random_inputs(network.inputs, seed))
         for index, tuned in enumerate(problems):
             _time(tuned, engines)
@@ -233,6 +240,12 @@ def _engine(network: CompiledNetwork, place: str | Executor) -> Engine:
     return engine
 
 
+def _drop_from(number: int, problems: Sequence[Tuned]) -> None:
+    """Drops candidates whose variants do not fit beside the others."""
+    for candidate in (c for tuned in problems for c in tuned.candidates[number:]):
+        candidate.dropped = candidate.dropped or "there is no memory left on the GPU to time it beside the others"
+
+
 def _gpu_name(engine: Engine, target: Target) -> str:
     device = getattr(engine.executor, "device", None)
     return device.name if device is not None else target.device
@@ -247,13 +260,13 @@ def _drop_wrong(
     inputs: Mapping[str, np.ndarray],
 ) -> None:
     """Drops candidates with a result that is not within its bound, before anything is timed."""
-    owner = {launch: tuned for tuned in problems for launch in tuned.launches}
-    for check in check_kernels(plan, network, place, inputs):
-        tuned = owner.get(check.launch)
-        if tuned is None or check.ok or number >= len(tuned.candidates):
-            continue
-        what = f"off by {check.max_abs:.3g}, {check.bound:.3g} allowed" if not check.overwrites else "overwrites others"
-        tuned.candidates[number].dropped = tuned.candidates[number].dropped or f"wrong: {what}"
+    taking_part = [tuned for tuned in problems if number < len(tuned.candidates)]
+    owner = {tuned.launches[0]: tuned.candidates[number] for tuned in taking_part}
+    compared = {launch for launch, candidate in owner.items() if not candidate.dropped}
+    for check in check_kernels(plan, network, place, inputs, compared):
+        if not check.ok:
+            what = "overwrites others" if check.overwrites else f"off by {check.max_abs:.3g}, {check.bound:.3g} allowed"
+            owner[check.launch].dropped = f"wrong: {what}"
 
 
 def _time(tuned: Tuned, engines: Sequence[Engine]) -> None:

@@ -65,6 +65,17 @@ def test_networks_stay_within_their_bounds(name: str, dtype: str, opt: str, devi
     assert checks[-1].accumulated_l2 > 0
 
 
+def test_some_launches_alone() -> None:
+    """They are found to be the same as among all; the whole network is not evaluated for them."""
+    graph = NETWORKS["inception"]()
+    plan = plan_of(graph, "fp16", disable=APART)
+    inputs, network = inputs_of(graph), CompiledNetwork(compile_plan(plan))
+    every = [check for check in check_kernels(plan, network, "interpreter", inputs) if check.launch in (1, 3)]
+    some = list(check_kernels(plan, network, "interpreter", inputs, (1, 3)))
+    assert [(c.launch, c.max_abs, c.bound, c.ok) for c in some] == [(c.launch, c.max_abs, c.bound, c.ok) for c in every]
+    assert some and all(np.isnan(check.accumulated_l2) for check in some)
+
+
 @pytest.mark.parametrize("case", KERNELS)
 def test_every_kind_of_kernel_stays_within_its_bound(case: str) -> None:
     b = kernel_case(case)

@@ -335,6 +335,24 @@ def test_the_fastest_right_candidate_wins(
     assert names[best] in tuned_names
 
 
+def test_what_does_not_fit_beside_the_others_takes_no_part(cache: KernelCache, quick: None) -> None:
+    plan = planned(network())
+    problems = problems_of(plan, 3)
+    places = []
+
+    def place(compiled: CompiledNetwork) -> CudaExecutor:
+        """The third variant to be timed finds too little memory; one that is checked has enough."""
+        places.append(TimedGpu(compiled, {}, set()))
+        if len(places) == 6:
+            places[-1].memory_size = 1000
+        return CudaExecutor(driver=Driver(places[-1]))
+
+    compile_candidates(plan, problems, cache)
+    measure(plan, problems, place)
+    assert ["no memory left" in candidate.dropped for candidate in problems[0].candidates] == [False, False, True]
+    assert [bool(candidate.times) for candidate in problems[0].candidates] == [True, True, False]
+
+
 def test_rounds_are_interleaved() -> None:
     """Whatever slows the device down for a while hits all candidates of a problem."""
     order: list[int] = []
