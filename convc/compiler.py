@@ -283,7 +283,10 @@ def _arguments(plan: Plan, program: TargetPlan, number: int, weights: _Weights) 
 
 
 def _described(located: BufferArgument, argument: KernelArgument) -> TensorMapArgument:
-    return TensorMapArgument(located.buffer, located.offset, argument.shape, argument.strides)
+    found = argument.reads
+    assert found is not None, "descriptors say what they read"
+    walk = found.lower, found.upper, found.steps
+    return TensorMapArgument(located.buffer, located.offset, found.shape, found.strides, *walk)
 
 
 def _located(plan: Plan, program: TargetPlan, operand: Operand, weights: _Weights) -> BufferArgument:

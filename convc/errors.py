@@ -637,6 +637,13 @@ def no_program(found: str, programs: Iterable[str]) -> DeviceError:
     return DeviceError(f"the network is not compiled for {found!r}; it holds {_names(programs)}")
 
 
+def not_interpreted(kernel: str, target: str) -> DeviceError:
+    return DeviceError(
+        f"kernel {kernel!r} of the program for {target!r} is written in Gluon, which Triton's interpreter cannot run; "
+        "compile for target 'interpreter', or without enable='im2col'"
+    )
+
+
 def executor_missing(device: str, reason: object) -> DeviceError:
     return DeviceError(f"device {device!r} cannot be used here: {reason}")
 

@@ -37,6 +37,7 @@ from .passes import (
     traffic,
 )
 from .passes.choice import CostModel, Policy
+from .passes.im2col_tiles import walking
 from .passes.launches import predicted_us
 from .passes.layout import STORAGE
 from .passes.memory import Repeated
@@ -280,6 +281,8 @@ def _plan_target(
     if options.switches.on(SLICES):
         schedule, others = slice_stages(launches, fused.graph, layouts, machine, options.chooser)
         declines = [*declines, *others]
+    if options.switches.feature("im2col") and machine.has_im2col:
+        schedule = walking(schedule, machine)
     return assemble(schedule, layouts, machine, options, declines)
 
 

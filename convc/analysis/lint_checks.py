@@ -205,7 +205,7 @@ def launch_record(spec: KernelSpec, base: int = 0) -> list[tuple[int, int]]:
         descriptor = descriptor_type(parameter.type)
         sizes = [4 if parameter.type == "i32" else 8]
         if descriptor is not None:
-            rank = len(descriptor.block)
+            rank = descriptor.rank
             sizes = [128, *[4] * rank, *[8] * rank]
         for size in sizes:
             _append(found, size, base)

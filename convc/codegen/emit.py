@@ -17,7 +17,7 @@ from ..ir.flat import flattened
 from ..ir.plan import SHIFTED, PackedWeight, Tile
 from ..ir.problem import AxisReduction, Contraction, Operand, Problem, WindowReduction
 from ..ir.separable import SeparableContraction
-from . import chained, contraction, descriptors, global_pool, overlap, pointwise, reduction, separable, window
+from . import chained, contraction, descriptors, global_pool, im2col, overlap, pointwise, reduction, separable, window
 from .kernel import Argument, Parts, render
 
 POINTER_TYPES = {
@@ -63,6 +63,7 @@ def emit(problem: Problem, tile: Tile, aligned: Aligned, programmatic: bool = Fa
     Raises:
         NoText: an elementwise operator without a Triton expression.
     """
+    programmatic = programmatic and tile.access != im2col.ACCESS
     function = written(problem, tile, aligned, entry=True, programmatic=programmatic)
     parts = function.parts
     return EmittedKernel(
@@ -108,26 +109,28 @@ def written(problem: Problem, tile: Tile, aligned: Aligned, entry: bool, program
             parameters.append(parameter)
             arguments.append(argument)
     opening = _opening(parts, parameters, arguments, programmatic) if entry else []
-    unnamed = _function_text("KERNEL", parts, parameters, opening, programmatic)
-    seen = (problem.equation, description, unnamed, parameters, tile.num_warps)
+
+    def text(name: str) -> str:
+        if tile.access == im2col.ACCESS and isinstance(problem, Contraction):
+            return im2col.text(problem, tile, parts, name, [parameter for parameter, _, _ in parameters])
+        return _function_text(name, parts, parameters, opening, programmatic)
+
+    seen = (problem.equation, description, text("KERNEL"), parameters, tile.num_warps)
     name = f"{parts.word}_{hashlib.sha256(repr(seen).encode()).hexdigest()[:8]}"
-    text = _function_text(name, parts, parameters, opening, programmatic)
-    return Function(name, text, description, parts, tuple(parameters), tuple(arguments))
+    return Function(name, text(name), description, parts, tuple(parameters), tuple(arguments))
 
 
 def _parameter(operand: Operand, parts: Parts, aligned: Aligned) -> tuple[str, str, bool]:
     pointer = POINTER_TYPES[operand.dtype]
     if operand.name not in parts.descriptors:
         return operand.name, pointer, aligned(operand)
-    block = ",".join(map(str, parts.descriptors[operand.name].block))
-    return operand.name, f"tensordesc<{pointer[1:]}[{block}]>", True
+    return operand.name, parts.descriptors[operand.name].type(pointer[1:]), True
 
 
 def _argument(operand: Operand, parts: Parts) -> Argument:
     if operand.name not in parts.descriptors:
         return Argument("operand", operand)
-    found = parts.descriptors[operand.name]
-    return Argument("descriptor", operand, shape=found.shape, strides=found.strides)
+    return Argument("descriptor", operand, reads=parts.descriptors[operand.name])
 
 
 def _opening(
@@ -163,6 +166,7 @@ def _function_text(
 def module(equation: str, description: str, functions: Sequence[str], programmatic: bool = False) -> str:
     """The file of a kernel; the kernel is the last of its functions."""
     imports = [overlap.IMPORT] if programmatic else []
+    imports += im2col.IMPORTS if any("@gluon.jit" in text for text in functions) else []
     helpers = [overlap.FETCH] if any("    fetch(" in text for text in functions) else []
     values = {"equation": equation, "description": description, "functions": [*helpers, *functions]}
     return render("kernel.py.j2", imports=imports, **values).rstrip() + "\n"
@@ -173,6 +177,8 @@ def _parts(problem: Problem, tile: Tile) -> Parts:
         return chained.parts(problem, tile)
     if isinstance(problem, SeparableContraction):
         return separable.parts(problem, tile)
+    if isinstance(problem, Contraction) and tile.access == im2col.ACCESS:
+        return im2col.parts(problem, tile)
     if isinstance(problem, Contraction) and tile.access != "pointers":
         return descriptors.parts(problem, tile)
     if isinstance(problem, Contraction):

@@ -52,7 +52,7 @@ class _Parameters:
         """The name under which an argument is passed; new ones get a number where their name is taken."""
         operand = argument.operand
         where = operand and (operand.source, operand.offset)
-        key = (parameter[1:], argument.kind, argument.value, where, argument.shape, argument.strides)
+        key = (parameter[1:], argument.kind, argument.value, where, argument.reads)
         if key not in self.names:
             taken = {name for name, _, _ in self.parameters}
             choices = (parameter[0], *(f"{parameter[0]}_{number}" for number in range(2, len(taken) + 3)))

@@ -13,25 +13,41 @@ from ..ir.problem import Axis, Operand, Problem
 
 
 @dataclass(frozen=True)
-class Argument:
-    """What a kernel parameter is bound to: an operand, the ``partial`` results or the ``counters`` from byte ``value``
-    on, or the number ``value``. Of a ``descriptor`` of an operand, shape and strides: of the array that it describes,
-    in elements, the outermost dimension first."""
-
-    kind: str
-    operand: Operand | None = None
-    value: int = 0
-    shape: tuple[int, ...] = ()
-    strides: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
 class Descriptor:
-    """An operand that a kernel reads by boxes out of an array: their block, and the array's shape and strides."""
+    """An operand that a kernel reads by boxes out of an array: their block, and the array's shape and strides, in
+    elements, the outermost dimension first.
+
+    layout: of a box in shared memory, where the kernel's text and not the compiler decides it. Of boxes along a walk
+    over windows, for images of (N, H, W, C), lower, upper: corners of the walk along H and W, from the first and the
+    last pixel; steps: elements from place to place, along all dimensions.
+    """
 
     block: tuple[int, ...]
     shape: tuple[int, ...]
     strides: tuple[int, ...]
+    layout: str = ""
+    lower: tuple[int, ...] = ()
+    upper: tuple[int, ...] = ()
+    steps: tuple[int, ...] = ()
+
+    def type(self, element: str) -> str:
+        """Triton's spelling of its type, for an element type such as ``fp16``."""
+        block = f"{element}[{','.join(map(str, self.block))}]"
+        if not self.layout:
+            return f"tensordesc<{block}>"
+        walks = f"_im2col<{block},input_rank={len(self.shape)}" if self.steps else f"<{block}"
+        return f"tensordesc{walks},{self.layout}>"
+
+
+@dataclass(frozen=True)
+class Argument:
+    """What a kernel parameter is bound to: an operand, the ``partial`` results or the ``counters`` from byte ``value``
+    on, or the number ``value``; or for a ``descriptor`` of an operand how it ``reads`` it."""
+
+    kind: str
+    operand: Operand | None = None
+    value: int = 0
+    reads: Descriptor | None = None
 
 
 @dataclass(frozen=True)

@@ -113,14 +113,13 @@ def _summary(error: Exception, printed: str) -> str:
 def _compile(request: Request, scratch: Path) -> Compiled:
     import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
     function = load_function(scratch / f"{request.name}.py", request.source, request.name)
     signature = {name: type for name, type, _ in request.parameters}
     attributes = {
         (index,): [["tt.divisibility", 16]] for index, (_, _, aligned) in enumerate(request.parameters) if aligned
     }
-    source = ASTSource(fn=function, signature=signature, constexprs={}, attrs=attributes)
+    source = _source(function)(fn=function, signature=signature, constexprs={}, attrs=attributes)
     options = {"num_warps": request.num_warps, "num_stages": request.num_stages, "enable_fp_fusion": True}
     triton.knobs.nvidia.dump_ptxas_log = True
     with contextlib.redirect_stdout(io.StringIO()) as said:
@@ -140,6 +139,17 @@ def _compile(request: Request, scratch: Path) -> Compiled:
         warnings=tuple(line.strip() for line in said.getvalue().splitlines() if WARNING.search(line)),
         tensor_maps=tuple(_tensor_map(found) for found in metadata.tensordesc_meta or ()),
     )
+
+
+def _source(function: Any) -> Any:
+    """How Triton takes a function: in its own language, or in Gluon."""
+    from triton.compiler import ASTSource
+
+    if type(function).__name__ != "GluonJITFunction":
+        return ASTSource
+    from triton.experimental.gluon._runtime import GluonASTSource
+
+    return GluonASTSource
 
 
 def _tensor_map(found: dict[str, Any]) -> TensorMap:

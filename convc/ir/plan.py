@@ -196,7 +196,8 @@ class Tile:
 
     col_blocks: blocks of columns that one program makes one after the other (chained contractions).
     access: how a contraction reads its operands: ``pointers``, one for each element; ``descriptors``, boxes out of
-    matrices that a GPU's copy engine fetches; `SHIFTED`, such boxes of its flat form (`convc.ir.flat`).
+    matrices that a GPU's copy engine fetches; `SHIFTED`, such boxes of its flat form (`convc.ir.flat`);
+    ``im2col``, boxes along its walk over windows. producers: warps that do nothing but fetch.
     """
 
     rows: int
@@ -207,6 +208,7 @@ class Tile:
     split_k: int = 1
     col_blocks: int = 1
     access: str = "pointers"
+    producers: int = 0
     reason: str = ""
     predicted_us: float = 0.0
 

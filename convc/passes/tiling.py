@@ -39,7 +39,7 @@ def choose(problem: Problem, target: Target) -> Tile:
         return found
     if isinstance(problem, (Contraction, ChainedContraction)):
         best = ranked(problem, target)[0]
-        return replace(best, reason=_reason(problem, best, target))
+        return replace(best, reason=reason(problem, best, target))
     if isinstance(problem, ExpandedWindow):
         return expansion_tiles.choose(problem, target)
     return ranked(problem, target)[0]
@@ -91,7 +91,7 @@ class Tiles:
             return found
         fitting = (tile for tile in self._candidates(problem) if warps in (None, tile.num_warps))
         best = next(fitting, None)
-        return best and replace(best, reason=_reason(problem, best, self.target))
+        return best and replace(best, reason=reason(problem, best, self.target))
 
     def alone(self, problem: Problem, warps: int) -> Tile | None:
         """The schedule with which one block of that many warps does the whole problem soonest; None where there is
@@ -107,8 +107,8 @@ class Tiles:
             tile = min(fitting, key=lambda tile: alone_seconds(problem, tile, self.target))
         seconds = alone_seconds(problem, tile, self.target)
         tiles = problem.programs(tile)
-        reason = f"{tile.rows}x{tile.cols}: {tiles} tiles, all by the last block; predicted {seconds * 1e6:.1f} us"
-        return replace(tile, num_warps=warps, reason=reason, predicted_us=round(seconds * 1e6, 3))
+        text = f"{tile.rows}x{tile.cols}: {tiles} tiles, all by the last block; predicted {seconds * 1e6:.1f} us"
+        return replace(tile, num_warps=warps, reason=text, predicted_us=round(seconds * 1e6, 3))
 
     def _candidates(self, problem: Contraction | ChainedContraction) -> list[Tile]:
         if id(problem) not in self._ranked:
@@ -161,7 +161,8 @@ def _prologue_instructions(problem: Contraction, steps: Steps) -> int:
     return own + operator_instructions(statement.operator.name for statement in problem.prologue)
 
 
-def _reason(problem: Contraction | ChainedContraction, tile: Tile, target: Target) -> str:
+def reason(problem: Contraction | ChainedContraction, tile: Tile, target: Target) -> str:
+    """The tile and why, for the user."""
     if isinstance(problem, ChainedContraction):
         return f"{chained_tiles.described(problem, tile, target)}; predicted {tile.predicted_us:.1f} us"
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)

@@ -27,8 +27,11 @@ from .manifest import (
     WeightSpec,
 )
 from .tensor_maps import (
+    CORNERS,
     MAX_BOX,
     MAX_EXTENT,
+    MAX_PIXELS,
+    MAX_STEP,
     MAX_STRIDE,
     STEP,
     SWIZZLES,
@@ -174,7 +177,9 @@ def _check_map(spec: TensorMapSpec, type: DescriptorType, where: str) -> None:
     box, block = spec.block_size, type.block
     divides = len(box) == len(block) and all(b % a == 0 for a, b in zip(box, block, strict=True))
     require(divides, f"{where}: the box {box} does not divide the block {block}")
-    require(max(box) <= MAX_BOX, f"{where}: the box {box} has more than {MAX_BOX} elements along a dimension")
+    most = MAX_PIXELS if type.windows else MAX_BOX
+    fits = max(box) <= most and box[-1] <= MAX_BOX
+    require(fits, f"{where}: the box {box} has more than {MAX_BOX} elements along a dimension, or {MAX_PIXELS} pixels")
     inner, most = box[-1] * spec.elem_size, SWIZZLES[spec.swizzle]
     require(inner % STEP == 0, f"{where}: {inner} bytes of the innermost dimension are not a multiple of {STEP}")
     require(not most or inner <= most, f"{where}: {inner} bytes of the innermost dimension are swizzled by {most}")
@@ -210,9 +215,10 @@ def _check_array(parameter: Parameter, argument: TensorMapArgument, sizes: dict[
     assert type is not None
     require(argument.buffer in sizes, f"{at} names the unknown buffer {argument.buffer!r}")
     shape, strides, itemsize = argument.shape, argument.strides, type.element.itemsize
-    ranks = {len(shape), len(strides), len(type.block)}
+    ranks = {len(shape), len(strides), type.rank}
     require(len(ranks) == 1, f"{at}: shape {shape} and strides {strides} for a block {type.block}")
     require(max(shape) <= MAX_EXTENT, f"{at}: the shape {shape} has more than {MAX_EXTENT} elements along a dimension")
+    _check_walk(type, argument, at)
     require(strides[-1] == 1, f"{at}: the innermost stride is {strides[-1]}, expected 1")
     steps = [argument.offset, *(stride * itemsize for stride in strides[:-1])]
     even = all(step % STEP == 0 for step in steps)
@@ -220,6 +226,20 @@ def _check_array(parameter: Parameter, argument: TensorMapArgument, sizes: dict[
     require(max(steps[1:], default=0) < MAX_STRIDE, f"{at}: a stride of {max(steps[1:], default=0)} bytes is too large")
     size, end = sizes[argument.buffer], argument.offset + span_bytes(shape, strides, itemsize)
     require(end <= size, f"{at}: the array reaches byte {end} of {argument.buffer!r}, which has {size}")
+
+
+def _check_walk(type: DescriptorType, argument: TensorMapArgument, at: str) -> None:
+    """What ``cuTensorMapEncodeIm2col`` demands besides."""
+    corners, steps = (*argument.lower, *argument.upper), argument.steps
+    if not type.windows:
+        require(not corners and not steps, f"{at} walks over windows, but the parameter is an array")
+        return
+    between = type.rank - 2
+    found = len(argument.lower), len(argument.upper), len(steps)
+    require(found == (between, between, type.rank), f"{at}: {found} corners and steps for {type.rank} dimensions")
+    limit = CORNERS[type.rank]
+    require(all(-limit <= corner < limit for corner in corners), f"{at}: corners {corners} reach further than {limit}")
+    require(max(steps) <= MAX_STEP, f"{at}: steps {steps} are more than {MAX_STEP} elements")
 
 
 def _check_integer(parameter: Parameter, argument: IntegerArgument, at: str) -> None:

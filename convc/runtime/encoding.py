@@ -34,6 +34,24 @@ ENCODE_TILED = ctypes.CFUNCTYPE(
     _Boxes,
     *[ctypes.c_int] * 4,
 )
+# CUresult cuTensorMapEncodeIm2col(map, type, rank, address, extents, strides, lower corner, upper corner, channels,
+#                                  pixels, element strides, interleave, swizzle, L2 promotion, fill)
+_Corners = ctypes.POINTER(ctypes.c_int)
+ENCODE_IM2COL = ctypes.CFUNCTYPE(
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.c_int,
+    ctypes.c_uint32,
+    ctypes.c_void_p,
+    _Extents,
+    _Extents,
+    _Corners,
+    _Corners,
+    ctypes.c_uint32,
+    ctypes.c_uint32,
+    _Boxes,
+    *[ctypes.c_int] * 4,
+)
 
 
 class TensorMap:
@@ -56,7 +74,7 @@ class TensorMapEncoder:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-        self._encode: Any = None
+        self._functions: dict[str, Any] = {}
 
     def parameters(
         self, address: int, type: DescriptorType, array: TensorMapArgument, spec: TensorMapSpec
@@ -68,26 +86,25 @@ class TensorMapEncoder:
 
     def _map(self, address: int, type: DescriptorType, array: TensorMapArgument, spec: TensorMapSpec) -> TensorMap:
         """The driver counts from the innermost dimension on, and takes strides in bytes without the innermost."""
-        if self._encode is None:
-            self._encode = ENCODE_TILED(self._driver.entry_point("cuTensorMapEncodeTiled"))
         encoded, rank, itemsize = TensorMap(), len(array.shape), type.element.itemsize
         strides = [stride * itemsize for stride in reversed(array.strides[:-1])]
-        status = self._encode(
-            ctypes.addressof(encoded.value),
-            type.element.driver,
-            rank,
-            address,
-            (ctypes.c_uint64 * rank)(*reversed(array.shape)),
-            (ctypes.c_uint64 * rank)(*strides),
-            (ctypes.c_uint32 * rank)(*reversed(spec.block_size)),
-            (ctypes.c_uint32 * rank)(*[1] * rank),
-            NO_INTERLEAVE,
-            spec.swizzle,
-            L2_PROMOTION_128_BYTES,
-            FILL_WITH_ZEROS,
-        )
-        self._driver.check("cuTensorMapEncodeTiled", status)
+        extents = (ctypes.c_uint64 * rank)(*reversed(array.shape)), (ctypes.c_uint64 * rank)(*strides)
+        where = ctypes.addressof(encoded.value), type.element.driver, rank, address, *extents
+        ends = NO_INTERLEAVE, spec.swizzle, L2_PROMOTION_128_BYTES, FILL_WITH_ZEROS
+        steps = (ctypes.c_uint32 * rank)(*reversed(array.steps or (1,) * rank))
+        if type.windows:
+            corners = ((ctypes.c_int * (rank - 2))(*reversed(corner)) for corner in (array.lower, array.upper))
+            pixels, channels = spec.block_size
+            self._call("cuTensorMapEncodeIm2col", ENCODE_IM2COL, *where, *corners, channels, pixels, steps, *ends)
+            return encoded
+        box = (ctypes.c_uint32 * rank)(*reversed(spec.block_size))
+        self._call("cuTensorMapEncodeTiled", ENCODE_TILED, *where, box, steps, *ends)
         last = span_bytes(array.shape, array.strides, itemsize) - itemsize
         if self._driver.version <= LAST_WITH_SMALL_ARRAYS_WRONG and last + 1 < SMALL:
             encoded.value[1] &= ~SMALL_BIT
         return encoded
+
+    def _call(self, name: str, prototype: Any, *arguments: Any) -> None:
+        if name not in self._functions:
+            self._functions[name] = prototype(self._driver.entry_point(name))
+        self._driver.check(name, self._functions[name](*arguments))

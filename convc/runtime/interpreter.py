@@ -22,6 +22,7 @@ from .artifact import Artifact, load_weights
 from .dtypes import numpy_dtype
 from .interpreter_worker import Buffer, Finished, Passed, Range, Reply, Setup, Step
 from .manifest import Argument, IntegerArgument, ProgramSpec, TensorMapArgument, TensorSpec
+from .tensor_maps import descriptor_type
 
 _POISON = 0xFF
 """Every float of these bytes is a NaN."""
@@ -38,11 +39,12 @@ class InterpreterExecutor:
         """Allocates the buffers, fills in the weights and starts the child.
 
         Raises:
-            DeviceError: the artifact has no program, or the child does not start.
+            DeviceError: the artifact has no program, or one with kernels in Gluon, or the child does not start.
         """
         manifest = artifact.manifest
         if program is None:
             raise errors.no_program("interpreter", {p.target: p for p in manifest.programs})
+        _check_interpretable(program)
         self._inputs, self._outputs, self._program = manifest.inputs, manifest.outputs, program
         sizes = {"arena": program.arena_bytes, "weights": manifest.weights_bytes, "counters": program.counter_bytes}
         sizes |= {f"input:{i}": tensor_bytes(spec) for i, spec in enumerate(manifest.inputs)}
@@ -158,6 +160,13 @@ class _Shared:
     def close(self) -> None:
         """The memory itself goes when the last view of it does."""
         os.close(self.descriptor)
+
+
+def _check_interpretable(program: ProgramSpec) -> None:
+    for kernel in program.kernels:
+        types = [descriptor_type(parameter.type) for parameter in kernel.parameters]
+        if any(type is not None and type.windows for type in types):
+            raise errors.not_interpreted(kernel.name, program.target)
 
 
 def _told(argument: Argument) -> Passed:

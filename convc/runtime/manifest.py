@@ -69,13 +69,18 @@ class IntegerArgument(Record, frozen=True, tag="int"):
 class TensorMapArgument(Record, frozen=True, tag="tensor_map"):
     """A descriptor of an array in a buffer: where it begins, in bytes, and its shape and strides, in elements.
 
-    The outermost dimension is first, and the innermost has stride 1.
+    The outermost dimension is first, and the innermost has stride 1. Of images that windows walk over (N, H, W, C):
+    lower, upper: corners of the walk along the dimensions between, from the first and the last element; steps:
+    elements from place to place, along all dimensions.
     """
 
     buffer: Text
     offset: Natural
     shape: Annotated[tuple[Positive, ...], Meta(max_length=MAX_RANK)]
     strides: Annotated[tuple[Positive, ...], Meta(max_length=MAX_RANK)]
+    lower: Annotated[tuple[int, ...], Meta(max_length=MAX_RANK)] = ()
+    upper: Annotated[tuple[int, ...], Meta(max_length=MAX_RANK)] = ()
+    steps: Annotated[tuple[Positive, ...], Meta(max_length=MAX_RANK)] = ()
 
 
 Argument = Union[BufferArgument, IntegerArgument, TensorMapArgument]

@@ -9,8 +9,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-TYPE = re.compile(r"tensordesc<(\w+)\[(\d{1,9}(?:,\d{1,9})*)\]>", re.ASCII)
+TYPE = re.compile(
+    r"tensordesc(?:_im2col(?=<[^>]*,input_rank=(\d)))?<(\w+)\[(\d{1,9}(?:,\d{1,9})*)\](?:,[\w=,()\[\] ]*)?>", re.ASCII
+)
 MAX_RANK = 5
+IMAGE_RANKS = (3, 4, 5)
+CORNERS = {3: 1 << 15, 4: 1 << 7, 5: 1 << 4}
+"""Rank of images → corners of a walk over windows lie from minus this to one less."""
+MAX_STEP = 8
+MAX_PIXELS = 1024
 MAX_BOX = 256
 """Elements that a box may have along one dimension."""
 MAX_EXTENT = 2**31 - 1
@@ -37,10 +44,13 @@ ELEMENTS = {"fp16": Element(2, 6, 6), "fp32": Element(4, 7, 7), "bf16": Element(
 
 @dataclass(frozen=True)
 class DescriptorType:
-    """The type of a descriptor parameter: elements, and the block that the kernel copies, outermost extent first."""
+    """The type of a descriptor parameter: elements, the block that the kernel copies, outermost extent first, and the
+    dimensions of the array. windows: whether a block is pixels and channels of images that windows walk over."""
 
     dtype: str
     block: tuple[int, ...]
+    rank: int
+    windows: bool = False
 
     @property
     def element(self) -> Element:
@@ -48,12 +58,16 @@ class DescriptorType:
 
 
 def descriptor_type(spelled: str) -> DescriptorType | None:
-    """``tensordesc<fp16[128,64]>`` taken apart; None for other types and for elements that are not known here."""
+    """``tensordesc<fp16[128,64]>`` taken apart, and what Gluon has: with a layout, and ``tensordesc_im2col`` with the
+    rank of the images. None for other types and for elements that are not known here."""
     match = TYPE.fullmatch(spelled)
-    if match is None or match[1] not in ELEMENTS:
+    if match is None or match[2] not in ELEMENTS:
         return None
-    block = tuple(int(extent) for extent in match[2].split(","))
-    return DescriptorType(match[1], block) if len(block) <= MAX_RANK and min(block) > 0 else None
+    block = tuple(int(extent) for extent in match[3].split(","))
+    rank = int(match[1]) if match[1] else len(block)
+    if rank > MAX_RANK or min(block) <= 0 or (match[1] and (len(block) != 2 or rank not in IMAGE_RANKS)):
+        return None
+    return DescriptorType(match[2], block, rank, windows=match[1] is not None)
 
 
 def span_bytes(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> int:

@@ -90,11 +90,16 @@ def _beside_products(tile: Tile) -> float:
 
     With pointers about 70 + rows·cols/256 (sm_90: 102 at 128×64, 132 at 128×128). With descriptors 70 and 2.4 for each
     matrix instruction of a warp, which takes 64 rows of 4 warps 16 deep (sm_90, all instructions: 97 at 128×128×64 on
-    4 warps, 85 on 8, 84 at 64×64×64, 128 at 128×128×128; sm_100: 85 at 128×128×64, sm_120: 79 beside the products).
+    4 warps, 85 on 8, 84 at 64×64×64, 128 at 128×128×128; sm_100: 85 at 128×128×64; sm_120: 79 beside the products).
+    Along windows 45 and 1 for each where a producer fetches (53 at 128×128×64 on 8 warps, 67 at 256×128×64), otherwise
+    60 and 5.4 (85 and 111 at 128×128×64 on 8 and 4).
     """
     if tile.access == "pointers":
         return 70.0 + tile.rows * tile.cols / 256.0
-    return 70.0 + 2.4 * max(1.0, tile.rows / (16.0 * tile.num_warps)) * tile.depth / 16.0
+    products = max(1.0, tile.rows / (16.0 * tile.num_warps)) * tile.depth / 16.0
+    if tile.access == "im2col":
+        return 45.0 + products if tile.producers else 60.0 + 5.4 * products
+    return 70.0 + 2.4 * products
 
 
 def blocks_per_sm(tile: Tile, itemsize: int, target: Target) -> int:

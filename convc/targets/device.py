@@ -50,6 +50,11 @@ class Target:
         return self.fp32_flops / 64
 
     @property
+    def has_im2col(self) -> bool:
+        """Whether kernels in Gluon may have tensor maps that walk over windows: where there is `wgmma`."""
+        return self.instruction == "wgmma"
+
+    @property
     def has_descriptors(self) -> bool:
         """Whether kernels may read matrices through tensor maps; the interpreter reads them as a GPU would."""
         return self.descriptors and (self.capability >= 90 or self.is_interpreter)

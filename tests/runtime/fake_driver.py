@@ -201,7 +201,10 @@ class FakeDriver:
         return self.version
 
     def _cuGetProcAddress(self, name: bytes, version: int, flags: int) -> tuple[int, int]:
-        known = {b"cuTensorMapEncodeTiled": self.maps.function}
+        known = {
+            b"cuTensorMapEncodeTiled": self.maps.function,
+            b"cuTensorMapEncodeIm2col": self.maps.im2col,
+        }
         function = known.get(name) if 12000 <= version <= self.version else None
         return (ctypes.cast(function, ctypes.c_void_p).value or 0, 0) if function else (0, 1)
 

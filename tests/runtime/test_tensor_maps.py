@@ -52,6 +52,30 @@ def test_types() -> None:
     assert descriptor_type("tensordesc<fp16[1,1,1,1,1,8]>") is None, "six dimensions are one too many"
 
 
+def test_types_of_gluon() -> None:
+    layout = "NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2, transposed=False, cga_layout=[])"
+    array = descriptor_type(f"tensordesc<fp16[64,128],{layout}>")
+    walk = descriptor_type(f"tensordesc_im2col<fp16[128,64],input_rank=4,{layout}>")
+    assert array is not None and (array.block, array.rank, array.windows) == ((64, 128), 2, False)
+    assert walk is not None and (walk.block, walk.rank, walk.windows) == ((128, 64), 4, True)
+    for other in ("tensordesc_im2col<fp16[128,64]>", "tensordesc_im2col<fp16[8,8,8],input_rank=4,L()>"):
+        assert descriptor_type(other) is None
+    assert descriptor_type("tensordesc_im2col<fp16[128,64],input_rank=2,L()>") is None, "images have channels"
+
+
+WALK = {"shape": (1, ROWS, COLS), "strides": (ROWS * COLS, COLS, 1), "lower": (-1,), "upper": (-1,), "steps": (1, 1, 1)}
+
+
+def walking(network: Network, **changes: Any) -> Network:
+    """The network with a kernel whose boxes follow windows over one image of one dimension."""
+    typed = with_type(network, "tensordesc_im2col<fp32[8,8],input_rank=3,L()>")
+    return with_array(typed, **{**WALK, **changes})
+
+
+def test_a_walk_over_windows_is_accepted(rows: Network) -> None:
+    walking(rows).build()
+
+
 def test_span() -> None:
     assert span_bytes((3, 4), (10, 1), 2) == 2 * (2 * 10 + 4)
 
@@ -73,6 +97,11 @@ def test_without_a_binary_nothing_is_encoded(rows: Network) -> None:
 
 HUGE = 1 << 60
 LIES: dict[str, tuple[Callable[[Network], Network], str]] = {
+    "a walk of an array": (lambda n: with_array(n, lower=(-1,), upper=(-1,)), "walks over windows"),
+    "corners of another rank": (lambda n: walking(n, lower=(-1, -1)), "corners and steps"),
+    "a corner too far": (lambda n: walking(n, upper=(1 << 15,)), "reach further than 32768"),
+    "a long step": (lambda n: walking(n, steps=(1, 9, 1)), "more than 8 elements"),
+    "an image too many": (lambda n: walking(n, shape=(2, ROWS, COLS)), "reaches byte"),
     "one row too many": (
         lambda n: with_array(n, shape=(ROWS + 1, COLS)),
         "reaches byte 448 of 'input:0', which has 416",
