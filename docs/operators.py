@@ -59,7 +59,7 @@ SAMPLES: dict[str, tuple[list[tuple[int, ...]], dict[str, Any]]] = {
     "BitShift": ([(2,), (2,)], {"direction": "LEFT"}),
 }
 """Input shapes and attributes with which a definition is asked; elementwise and reducing operators need none."""
-PARTLY = ("Resize", "Einsum")
+PARTLY = ("Resize", "Einsum", "ConvTranspose")
 """Operators with a definition of their own, some forms of which become others that have a kernel."""
 INDEX_INPUT = {**dict.fromkeys(PICKED, 1), "RoiAlign": 2}
 """Inputs that are integers whatever the others are."""
@@ -124,6 +124,8 @@ def _sample(operator: Operator) -> tuple[list[tuple[int, ...]], dict[str, Any]]:
 
 def compiled(operator: Operator) -> str:
     """On which element types kernels compute an operator."""
+    if operator.name == "ConvTranspose":
+        return "fp32, fp16, bf16, with constant filters, as a convolution"
     if not has_kernel(operator):
         return "–"
     if operator.kind in (Kind.VIEW, Kind.MOVEMENT) or operator.name == "Copy":

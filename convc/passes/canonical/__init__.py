@@ -11,11 +11,13 @@ from .constants import fold_constants
 from .groups import merge_groups
 from .padding import fold_pad
 from .scaling import merge_affine
+from .transposed import expand_transposed
 from .views import flatten_into_weights, isolate_outputs, simplify_views
 
 PASSES = (
     Pass("simplify-views", simplify_views),
     Pass("fold-constants", fold_constants),
+    Pass("expand-transposed", expand_transposed),
     Pass("fold-batch-norm", fold_batch_norm, rule="fold-batch-norm"),
     Pass("fold-scale", fold_scale, rule="fold-scale"),
     Pass("fold-shift", fold_shift, rule="fold-shift"),
