@@ -117,12 +117,15 @@ def run(given: argparse.Namespace) -> int:
 
 
 def step(given: argparse.Namespace) -> int:
+    from .artifacts import use_pack
     from .journal import Journal
     from .setting import Setting
     from .steps import run_step
 
     pack = given.pack if given.pack.exists() else None
-    run_step(Setting(given.name, Journal(given.out, given.earlier), given.scratch, pack, given.seconds))
+    setting = Setting(given.name, Journal(given.out, given.earlier), given.scratch, pack, given.seconds)
+    use_pack(pack, setting.folder)
+    run_step(setting)
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tarfile
 import time
 from collections.abc import Iterable, Sequence
@@ -44,18 +45,29 @@ def workshop(scratch: Path, pack: Path | None) -> Path:
 
 
 def unpacked(pack: Path, folder: Path, archive: str = ARCHIVE) -> Path:
-    """The directory of a pack's kernels, unpacked once."""
+    """The directory of a pack's kernels, unpacked once, whoever comes first."""
     kernels = folder / archive.split(".")[0]
     if not (kernels / LABEL).exists():
+        beside = kernels.with_name(f"{kernels.name}.{os.getpid()}")
         with tarfile.open(pack / archive) as files:
-            beside = kernels.with_name(f"{kernels.name}.{os.getpid()}")
             files.extractall(beside, filter="data")
-        beside.rename(kernels)
+        try:
+            beside.rename(kernels)
+        except OSError:  # another process was faster
+            shutil.rmtree(beside)
     return kernels
+
+
+def use_pack(pack: Path | None, folder: Path) -> None:
+    """Makes a pack the kernel cache of this process and of those that it starts: plans are made for the version of
+    Triton that made its kernels, without what somebody has measured on this machine."""
+    if pack is not None:
+        os.environ["CONVC_CACHE_DIR"] = str(unpacked(pack, folder))
 
 
 def kernels_of(pack: Path | None, folder: Path) -> KernelCache:
     """The pack's kernels; without a pack the cache of this machine, where Triton compiles."""
+    use_pack(pack, folder)
     return open_cache() if pack is None else PackedKernels(unpacked(pack, folder))
 
 
@@ -80,8 +92,7 @@ def failure_of(case: Case, folder: Path) -> Path:
 
 def make_all(cases: Sequence[Case], pack: Path | None, folder: Path, processes: int) -> None:
     """Compiles many cases, the first ones first."""
-    if pack is not None:
-        unpacked(pack, folder)
+    use_pack(pack, folder)
     with ProcessPoolExecutor(processes) as pool:
         list(pool.map(_make_one, cases, [pack] * len(cases), [folder] * len(cases)))
 

@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,17 +61,12 @@ def make_pack(folder: Path, contents: Contents) -> dict[str, object]:
     folder.mkdir(parents=True)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
-        with assembler(contents.older_ptxas) as source:
-            writer = PackWriter(Path(scratch, "kernels"), source, ptxas="older" if contents.older_ptxas else "")
-            for number, (name, plan) in enumerate(_plans(contents), 1):
-                compile_programs(plan, writer)
-                print(f"{number:5} {len(writer.keys):6} kernels  {name}", flush=True)
-            compile_kernels([Job(probe.request, probe.name) for probe in PROBES.values()], writer)
-        _archive(folder / KERNELS, Path(scratch, "kernels"))
-        with assembler(True) as source:
+        writer = _compiled(contents, Path(scratch, "kernels"))
+        _archive(folder / KERNELS, writer.directory)
+        with assembler(older=True) as source:
             other = PackWriter(Path(scratch, "older"), source, ptxas="older")
             compile_kernels([Job(probe.request, probe.name) for probe in PROBES.values()], other)
-        _archive(folder / OLDER, Path(scratch, "older"))
+        _archive(folder / OLDER, other.directory)
     if contents.wheels:
         download_wheels(folder / WHEELS)
     label = {
@@ -93,6 +89,18 @@ def make_pack(folder: Path, contents: Contents) -> dict[str, object]:
     return label
 
 
+def _compiled(contents: Contents, directory: Path) -> PackWriter:
+    """Everything compiled into a new pack. It is what plans are made for: nobody's measured tiles decide."""
+    with assembler(contents.older_ptxas) as source:
+        writer = PackWriter(directory, source, ptxas="older" if contents.older_ptxas else "")
+        with variable("CONVC_CACHE_DIR", str(directory)):
+            for number, (name, plan) in enumerate(_plans(contents), 1):
+                compile_programs(plan, writer)
+                print(f"{number:5} {len(writer.keys):6} kernels  {name}", flush=True)
+            compile_kernels([Job(probe.request, probe.name) for probe in PROBES.values()], writer)
+    return writer
+
+
 def _plans(contents: Contents) -> Iterator[tuple[str, Plan]]:
     for case in contents.cases:
         yield case.name, case.plan("none")
@@ -100,24 +108,29 @@ def _plans(contents: Contents) -> Iterator[tuple[str, Plan]]:
         yield family.name, family.plan()
 
 
-class assembler:
+@contextmanager
+def assembler(older: bool) -> Iterator[KernelCache]:
     """A cache of kernels of one of Triton's assemblers: its own choice, or the older one for all targets."""
+    usual = default_directory()
+    if not older:
+        yield KernelCache(usual)
+        return
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    with variable(ASSEMBLER, str(tool)):
+        yield KernelCache(usual.with_name(f"{usual.name}-older-ptxas"))
 
-    def __init__(self, older: bool) -> None:
-        self.older = older
-        self._before = os.environ.get(ASSEMBLER)
 
-    def __enter__(self) -> KernelCache:
-        if not self.older:
-            return KernelCache()
-        os.environ[ASSEMBLER] = str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas")
-        return KernelCache(default_directory().with_name("kernels-older-ptxas"))
-
-    def __exit__(self, *_: object) -> None:
-        if self.older:
-            del os.environ[ASSEMBLER]
-            if self._before is not None:
-                os.environ[ASSEMBLER] = self._before
+@contextmanager
+def variable(name: str, value: str) -> Iterator[None]:
+    """An environment variable for a while, for this process and those that it starts."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 def _archive(file: Path, folder: Path) -> None:

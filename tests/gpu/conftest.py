@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,13 @@ for place in (ROOT / "tests" / "runtime", ROOT / "tests", ROOT):
 from bench.gpu.journal import Journal  # noqa: E402
 from bench.gpu.setting import Setting  # noqa: E402
 from bench.gpu.timing import SHORT  # noqa: E402
+from convc.codegen.cache import default_directory  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def _same_cache_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pack becomes the cache of the process that uses it."""
+    monkeypatch.setenv("CONVC_CACHE_DIR", os.environ.get("CONVC_CACHE_DIR") or str(default_directory()))
 
 
 @pytest.fixture

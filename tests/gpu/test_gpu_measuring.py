@@ -55,7 +55,7 @@ def test_times_are_those_of_the_events(fake) -> None:
         def contestant(name: str, launches: int) -> Callable[[], None]:
             def replay() -> None:
                 ran.append(name)
-                fake.replayed.extend([None] * launches)  # a launch is a millisecond to the fake events
+                fake.clock += launches  # milliseconds
 
             return replay
 
@@ -69,7 +69,11 @@ def test_times_are_those_of_the_events(fake) -> None:
 def test_blocks_are_as_long_as_asked(fake) -> None:
     with opened_gpu() as gpu:
         effort = Effort(block_ms=20.0, blocks=2, cold_samples=2, cold_budget_ms=0, host_samples=2, host_budget_ms=0)
-        times, _ = measure(gpu, {"one": lambda: fake.replayed.append(None)}, effort)
+
+        def replay() -> None:
+            fake.clock += 1
+
+        times, _ = measure(gpu, {"one": replay}, effort)
     assert times["one"]["warm"]["replays"] == 22 and times["one"]["warm"]["samples"] == 2
 
 

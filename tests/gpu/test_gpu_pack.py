@@ -19,6 +19,7 @@ from convc import errors
 from convc.codegen.cubin import parse
 from convc.compiler import compile_plan
 from convc.ir import DType
+from convc.planner import Plan
 from convc.runtime.artifact import read
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +64,7 @@ from convc import ConvcError
 from convc.compiler import compile_plan
 pack, scratch = Path(sys.argv[1]), Path(sys.argv[2])
 folder = artifacts.workshop(scratch, pack)
+artifacts.use_pack(pack, folder)
 for name in sys.argv[3:]:
     try:
         artifacts.opened(Case.of(name), pack, folder, 0.0)
@@ -110,6 +112,36 @@ def test_artifacts_are_made_by_several_processes(packed: Path, tmp_path: Path) -
 def test_other_sources_get_another_folder(packed: Path, tmp_path: Path) -> None:
     assert artifacts.workshop(tmp_path, packed) == artifacts.workshop(tmp_path, packed)
     assert artifacts.workshop(tmp_path, packed) != artifacts.workshop(tmp_path, None)
+
+
+def test_nobodys_measured_tiles_decide_what_is_packed(tmp_path: Path) -> None:
+    """Plans are made as if the new pack were the cache, which has no tables; afterwards everything is as before."""
+    pytest.importorskip("triton", reason="packs are made with Triton")
+    seen: list[str | None] = []
+
+    class Watched(Case):
+        def plan(self, weights: str = "random") -> Plan:
+            seen.append(os.environ["CONVC_CACHE_DIR"])
+            return Case.plan(self, weights)
+
+    before = dict(os.environ)
+    pack.make_pack(tmp_path / "pack", pack.Contents((Watched("lenet5", 2),), (), wheels=False))
+    assert len(seen) == 1 and seen[0] != before.get("CONVC_CACHE_DIR") and dict(os.environ) == before
+
+
+def test_two_processes_unpack_at_once(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = artifacts.workshop(tmp_path, packed)
+    usual = tarfile.TarFile.extractall
+
+    def slow(*given: object, **named: object) -> None:
+        usual(*given, **named)
+        if not (folder / "kernels").exists():
+            (folder / "kernels").mkdir()
+            (folder / "kernels" / "pack.json").write_text("{}")  # the other one was faster
+
+    monkeypatch.setattr(tarfile.TarFile, "extractall", slow)
+    assert artifacts.unpacked(packed, folder).name == "kernels"
+    assert sorted(path.name for path in folder.iterdir()) == ["kernels"]
 
 
 def test_a_pack_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
