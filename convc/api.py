@@ -30,6 +30,8 @@ Progress = Callable[[int, int], None]
 def graph_of(model: Model, batch: int = 1) -> Graph:
     """The graph of a model: a path to ONNX, ``zoo:NAME``, an ``onnx.ModelProto``, a DSL network or a graph.
 
+    A symbolic batch stays open, unless the ONNX graph takes another form for each: then it is ``batch``.
+
     Raises:
         LoadError, UnsupportedModelError, ShapeError, UsageError.
     """
@@ -38,11 +40,11 @@ def graph_of(model: Model, batch: int = 1) -> Graph:
     if isinstance(model, nn.Network):
         return model.graph
     if isinstance(model, onnx.ModelProto):
-        return import_onnx(model)
+        return import_onnx(model, batch=batch)
     path = os.fspath(model)
     if path.startswith("zoo:"):
         return zoo.build(path.removeprefix("zoo:"), batch=batch).graph
-    return import_onnx(path)
+    return import_onnx(path, batch=batch)
 
 
 def targets_of(target: str | Iterable[str]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from convc.frontends.onnx import import_onnx
 from convc.ir.dims import Dim
-from convc.ir.graph import Graph, Value
+from convc.ir.graph import Graph, Value, bind_attributes
 from convc.ir.types import DType
 
 IR_OF_OPSET = {6: 3, 7: 3, 8: 3, 9: 4, 10: 5, 11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9}
@@ -79,10 +79,17 @@ def run(graph: Graph, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         elif node.op == "Output":
             results[node.attributes["name"]] = arrays[0]
         else:
-            arrays = node.operator.evaluate(node.attributes, arrays)
-        assert [array.shape for array in arrays] == [type.shape for type in node.outputs], node.label
+            arrays = node.operator.evaluate(bind_attributes(node.attributes, bindings), arrays)
+        for array, type in zip(arrays, node.outputs, strict=True):
+            bindings |= {str(d): size for d, size in zip(type.shape, array.shape, strict=True) if _is_open(d, bindings)}
+            assert array.shape == type.substitute(bindings).shape, node.label
         found.update(zip(bound.values(node), arrays, strict=True))
     return {node.attributes["name"]: results[node.attributes["name"]] for node in bound.graph_outputs}
+
+
+def _is_open(dim: int | Dim, bindings: Mapping[str, int]) -> bool:
+    """A size that only this run finds out."""
+    return isinstance(dim, Dim) and dim.is_symbol and str(dim) not in bindings
 
 
 def onnxruntime_outputs(model: onnx.ModelProto | str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

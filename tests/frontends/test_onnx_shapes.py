@@ -167,14 +167,20 @@ def test_concat() -> None:
     assert exact("Concat", x, axis=0) == []
 
 
-INDICES = [np.array(1), np.array(-1), i64(2), i64(0, 2, -1), np.array([[0, 1], [2, 0]]), np.array([1], np.int32)]
-
-
-@pytest.mark.parametrize("indices", INDICES, ids=str)
+@pytest.mark.parametrize("indices", [i64(0, 2, 1), i64(1, 1), i64(), np.array([[0, 1], [2, 0]])], ids=str)
 @pytest.mark.parametrize("axis", [1, -1])
 def test_gather(indices: np.ndarray, axis: int) -> None:
-    used = exact("Gather", whole(2, 3, 4), constants=[indices], axis=axis)
-    assert used == (["Gather"] if indices.ndim else ["Slice", "Reshape"])
+    assert exact("Gather", whole(2, 3, 4), constants=[indices], axis=axis) == ["Gather"]
+
+
+EVEN = [np.array(1), np.array(-1), i64(2), np.array([1], np.int32), i64(0, 2), i64(2, 1, 0), np.array([[0, 1], [2, 3]])]
+
+
+@pytest.mark.parametrize("indices", EVEN, ids=str)
+def test_indices_that_are_evenly_spaced_are_a_slice(indices: np.ndarray) -> None:
+    used = exact("Gather", whole(2, 3, 5), constants=[indices], axis=2)
+    assert used == (["Slice"] if indices.ndim == 1 else ["Slice", "Reshape"])
+    assert exact("Gather", whole(2, 4), constants=[np.arange(4).reshape(2, 2)], axis=1) == ["Reshape"]
 
 
 def test_gather_outside() -> None:
@@ -367,3 +373,25 @@ def test_shapes_of_the_run_may_be_given_as_constants() -> None:
     with pytest.raises(errors.LoadError, match="input 'shape' is declared as int64"):
         import_onnx(model, constants={"shape": np.array([3, 4], np.int32)})
     assert feeds["shape"].flags.writeable
+
+
+def test_a_batch_that_decides_on_the_graph_takes_its_number() -> None:
+    """An index table for each image, as PyTorch's as_strided is exported."""
+    x = {"x": floats(3, 4)}
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"], end=1),
+        helper.make_node("Squeeze", ["s"], ["n"]),
+        helper.make_node("Range", ["zero", "n", "one"], ["r"]),
+        helper.make_node("Mul", ["r", "four"], ["m"]),
+        helper.make_node("Unsqueeze", ["m", "axis"], ["u"]),
+        helper.make_node("Add", ["u", "columns"], ["i"]),
+        helper.make_node("Reshape", ["x", "flat"], ["f"]),
+        helper.make_node("Gather", ["f", "i"], ["y"]),
+    ]
+    scalars = {"zero": np.array(0), "one": np.array(1), "four": np.array(4)}
+    constants = {**scalars, "axis": i64(1), "columns": i64(0, 1, 2, 3), "flat": i64(-1)}
+    model = model_of(nodes, x, constants, shapes={"x": ["N", 4]})
+    with pytest.raises(errors.UnsupportedModelError, match="length depends on the symbolic size N"):
+        import_onnx(model)
+    graph = agree(model, x, exact=True, batch=3)
+    assert "Gather" not in ops_of(graph) and graph.graph_inputs[0].outputs[0].shape == (3, 4)

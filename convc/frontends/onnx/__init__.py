@@ -55,12 +55,13 @@ def import_onnx(
     *,
     dims: Mapping[str, int] | None = None,
     constants: Mapping[str, np.ndarray] | None = None,
+    batch: int | None = None,
 ) -> Graph:
     """The network in an ONNX model.
 
     source: a file, or a message in memory (which may have no external data). dims: numbers for symbolic sizes, by the
     model's name or the graph's. constants: values for inputs that are then no inputs any more, such as a shape that the
-    model takes at run time.
+    model takes at run time. batch: what a symbolic first size is where the graph cannot be read with it open.
 
     Names of inputs and outputs are kept, sizes without a number become symbols, weights are views of the
     file's bytes where possible, and everything that depends on constants and shapes alone is evaluated.
@@ -74,7 +75,14 @@ def import_onnx(
     """
     name = None if isinstance(source, onnx.ModelProto) else os.fspath(source)
     try:
-        return Importer(open_source(source), Symbols(dims), constants or {}).run()
+        importer = Importer(open_source(source), Symbols(dims), constants or {})
+        try:
+            return importer.run()
+        except errors.UnsupportedModelError:
+            if batch is None or not importer.batches:
+                raise
+        bound = {**(dims or {}), **dict.fromkeys(importer.batches, batch)}
+        return Importer(open_source(source), Symbols(bound), constants or {}).run()
     except errors.ConvcError as error:
         error.file = error.file or name
         raise

@@ -60,7 +60,7 @@ class Builder:
         if isinstance(operand, Value):
             return operand
         if operand.dtype == object:
-            raise UnsupportedForm(errors.FORM_SYMBOLIC_DATA)
+            raise UnsupportedForm(errors.FORM_SYMBOLIC_DATA, open=True)
         key = id(operand)
         if key not in self._constants:
             name = self._names[key][1] if key in self._names else self.origin
@@ -109,7 +109,7 @@ class Builder:
         full = operator(op).complete(attributes)
         result = operator(op).infer(full, [self.type(array) for array in arrays])[0]
         if not result.is_static:
-            raise UnsupportedForm(errors.FORM_SYMBOLIC_DATA)
+            raise UnsupportedForm(errors.FORM_SYMBOLIC_DATA, open=True)
         self._within(result, limits.FOLDED_BYTES)
         if op in symbolic.ELEMENTWISE:
             array = symbolic.elementwise(op, arrays)
@@ -118,7 +118,7 @@ class Builder:
         elif op == "Cast" and result.dtype in (DType.INT64, DType.INT32):
             array = arrays[0].copy()
         else:
-            raise UnsupportedForm(errors.FORM_SYMBOLIC_DATA)
+            raise UnsupportedForm(errors.FORM_SYMBOLIC_DATA, open=True)
         settled = symbolic.settle(array, result.dtype)
         self._symbolic_dtypes[id(settled)] = (settled, result.dtype)
         return settled

@@ -66,7 +66,9 @@ def conv_transpose(call: Call) -> Operand:
             total = full - sizes[i]
             if isinstance(total, Dim):
                 raise symbolic.undecided("padding", total)
-            extra[i], total = extra[i] + max(-total, 0), max(total, 0)
+            if total < 0:
+                extra[i] -= total if wanted else 0  # SAME never adds to what the windows write
+                total = 0
             less, more = total // 2, total - total // 2
             pads[i], pads[rank + i] = (less, more) if mode == "SAME_UPPER" else (more, less)
     bias = call.input(2)

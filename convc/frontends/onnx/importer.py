@@ -13,6 +13,7 @@ import onnx
 from onnx import AttributeProto, GraphProto, NodeProto
 
 from convc import errors
+from convc.ir.dims import Dim
 from convc.ir.graph import Graph, Value
 
 from . import structure
@@ -81,6 +82,7 @@ class Importer:
         self.builder = Builder(Graph(self.model.graph.name or "network"))
         self.unsupported: dict[tuple[str, str, str], list[str]] = {}
         self.deciding: set[str] = set()
+        self.open = False
         self.functions: Mapping[structure.FunctionKey, onnx.FunctionProto] = {}
         self.stack: list[Frame] = []
 
@@ -139,6 +141,13 @@ class Importer:
             raise errors.unknown_constants(set(self.constants) - set(names), names)
         self.symbols.check_all_used()
 
+    @property
+    def batches(self) -> frozenset[str]:
+        """The symbols that are the first sizes of inputs, where forms depend on symbolic sizes."""
+        firsts = (node.outputs[0].shape[:1] for node in self.builder.graph.graph_inputs)
+        sizes = (dim for first in firsts for dim in first if isinstance(dim, Dim) and dim.is_symbol)
+        return frozenset(map(str, sizes)) if self.open else frozenset()
+
     def _frame(self, graph: GraphProto, scope: Scope, opsets: Mapping[str, int], taken: set[str], **more: Any) -> Frame:
         outputs = (name for node in graph.node for name in node.output if name)
         structure.check_unique("value", outputs, taken)
@@ -176,6 +185,7 @@ class Importer:
         except UnsupportedForm as form:
             self._refuse(frame, node, str(form))
             self._decided_by(form.computed)
+            self.open |= form.open
         except errors.ConvcError as error:
             error.node = error.node or self.builder.origin
             raise

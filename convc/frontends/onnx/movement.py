@@ -110,12 +110,13 @@ def _sliced(
     return call.emit("Slice", x, starts=tuple(starts), sizes=tuple(sizes), steps=moves)
 
 
-def along(call: Call, x: Operand, axis: int, start: DimLike, size: DimLike) -> Operand:
-    """``size`` elements of one axis, from ``start``."""
+def along(call: Call, x: Operand, axis: int, start: DimLike, size: DimLike, step: int = 1) -> Operand:
+    """``size`` elements of one axis, from ``start``, every ``step``."""
     shape = call.shape(x)
     starts: list[DimLike] = [0] * len(shape)
-    starts[axis] = start
-    return _sliced(call, x, starts, (*shape[:axis], size, *shape[axis + 1 :]))
+    steps = [1] * len(shape)
+    starts[axis], steps[axis] = start, step
+    return _sliced(call, x, starts, (*shape[:axis], size, *shape[axis + 1 :]), steps)
 
 
 @adapter("Split")
@@ -228,22 +229,31 @@ def tile(call: Call) -> Operand:
 # -- picking -----------------------------------------------------------------------------------------------------------
 @adapter("Gather")
 def gather(call: Call) -> Operand:
-    """One constant index is a slice; constant indices are counted from the front."""
+    """Constant indices that are one, or evenly spaced, are a slice; all are counted from the front."""
     data, indices = call.operands
     axis = call.axis(call.attr("axis"), call.rank)
     extent = call.shape(data)[axis]
     if symbolic.is_symbolic(indices):
-        raise UnsupportedForm(errors.FORM_SYMBOLIC_DATA)
+        raise UnsupportedForm(errors.FORM_SYMBOLIC_DATA, open=True)
     if not isinstance(indices, np.ndarray):
         return call.emit("Gather", data, indices, axis=axis)
     if indices.dtype not in (np.int32, np.int64):
         raise errors.wrong_dtype("Gather", "indices", "int32 or int64", indices.dtype)
     counted = _counted(indices, extent)
-    if counted.ndim or isinstance(data, np.ndarray):
+    step = _step(counted.reshape(-1))
+    if isinstance(data, np.ndarray) or step is None:
         return call.emit("Gather", data, counted, axis=axis)
-    piece = along(call, data, axis, int(counted), 1)
+    piece = along(call, data, axis, int(counted.flat[0]), counted.size, step)
     shape = call.shape(piece)
-    return call.reshape(piece, (*shape[:axis], *shape[axis + 1 :]))
+    return call.reshape(piece, (*shape[:axis], *counted.shape, *shape[axis + 1 :]))
+
+
+def _step(indices: np.ndarray) -> int | None:
+    """The distance of indices that are evenly spaced, None where they are not."""
+    if indices.size < 2:
+        return 1 if indices.size else None
+    steps = np.diff(indices)
+    return int(steps[0]) if steps[0] and (steps == steps[0]).all() else None
 
 
 def _counted(indices: np.ndarray, extent: DimLike) -> np.ndarray:

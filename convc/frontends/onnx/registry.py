@@ -17,12 +17,13 @@ ADAPTERS: dict[str, Adapter] = {}
 class UnsupportedForm(Exception):
     """Raised by an adapter for a form of its operator that convc does not compile; the argument says which.
 
-    computed: the values on which it depends, where the form would be another if they were known.
+    computed: the values on which it depends, where the form would be another if they were known. open: whether it
+    would be another if symbolic sizes were numbers.
     """
 
-    def __init__(self, form: str, computed: Sequence[Value] = ()) -> None:
+    def __init__(self, form: str, computed: Sequence[Value] = (), open: bool = False) -> None:
         super().__init__(form)
-        self.computed = tuple(computed)
+        self.computed, self.open = tuple(computed), open
 
 
 def adapter(*ops: str) -> Callable[[Adapter], Adapter]:

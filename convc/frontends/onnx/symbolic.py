@@ -37,7 +37,7 @@ def is_symbolic(array: object) -> bool:
 
 def undecided(what: str, dim: object) -> UnsupportedForm:
     """A decision that a symbolic size leaves open."""
-    return UnsupportedForm(errors.FORM_SYMBOLIC.format(what=what, dim=dim))
+    return UnsupportedForm(errors.FORM_SYMBOLIC.format(what=what, dim=dim), open=True)
 
 
 def _never_zero(dim: Dim) -> bool:

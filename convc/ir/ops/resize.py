@@ -49,11 +49,12 @@ def _half_pixel(i: np.ndarray, axis: _Axis) -> np.ndarray:
 
 def _symmetric(i: np.ndarray, axis: _Axis) -> np.ndarray:
     """The middle stays the middle where the length had to be rounded."""
-    return axis.size / 2 * (1 - axis.count / axis.length) + _half_pixel(i, axis)
+    scale, size = np.float32(axis.scale), np.float32(axis.size)
+    return size / 2 * (1 - np.float32(axis.count) / (scale * size)) + (i + 0.5) / scale - 0.5
 
 
 def _pytorch(i: np.ndarray, axis: _Axis) -> np.ndarray:
-    return i * 0.0 - 0.5 if axis.length == 1 else _half_pixel(i, axis)
+    return i * 0 if axis.count == 1 else _half_pixel(i, axis)
 
 
 def _cropped(i: np.ndarray, axis: _Axis) -> np.ndarray:
@@ -140,7 +141,8 @@ def _resampled(attributes: Attributes, x: np.ndarray, number: int, axis: _Axis) 
         return x
     if axis.count == 0:
         return np.take(x, np.zeros(0, np.int64), axis=number)
-    places = TRANSFORMATIONS[attributes["transformation"]](np.arange(axis.count, dtype=np.float64), axis)
+    # in fp32, as ONNX Runtime has it: at ties between two elements the last bit decides
+    places = TRANSFORMATIONS[attributes["transformation"]](np.arange(axis.count, dtype=np.float32), axis)
     shape = [1] * x.ndim
     shape[number] = axis.count
     result: Any = 0.0

@@ -32,7 +32,7 @@ def sampled(image: np.ndarray, at: np.ndarray, mode: str, padding: str = "zeros"
     through the middle of the outer elements (``aligned``) or around them.
     """
     spatial = image.shape[1:]
-    if padding != "zeros":
+    if padding != "zeros" and mode != "cubic":
         at = np.stack([_folded(axis, size, padding, aligned) for axis, size in zip(at, spatial, strict=True)])
     result: Any = 0.0
     per_axis = [_weights(axis, mode) for axis in at]
