@@ -11,7 +11,7 @@ OUT ?= build/gpu
 PARTS ?= A
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint bench fusion-report cost-report pictures gpu-pack gpu gpu-report conformance operators fuzz clean help
+.PHONY: demo test lint bench fusion-report cost-report lint-report pictures gpu-pack gpu gpu-report conformance operators fuzz clean help
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -35,6 +35,9 @@ fusion-report: $(STAMP)  ## launches and bytes, unfused and fused, beside their 
 
 cost-report: $(STAMP)  ## predicted times beside measured ones, where any are recorded
 	$(BIN)/python bench/cost_model.py $(ARGS)
+
+lint-report: $(STAMP)  ## checks of the compiled kernels of nine networks, and docs/kernel-lint.md
+	@$(BIN)/python bench/lint_report.py $(ARGS)
 
 pictures: $(STAMP)  ## the README's pictures of what each rule is worth
 	$(BIN)/convc ablate zoo:googlenet --target sm_90 --png docs/pictures/googlenet

@@ -52,6 +52,11 @@ class Instruction:
         return next((WIDTHS[suffix] for suffix in self.opcode.split(".") if suffix in WIDTHS), 4)
 
     @property
+    def ends(self) -> bool:
+        """Whether the kernel ends here for all threads that come here."""
+        return self.name == "EXIT" and not self.predicate
+
+    @property
     def never_runs(self) -> bool:
         return self.predicate == "@!PT"
 
@@ -163,25 +168,21 @@ def examine(instructions: Sequence[Instruction]) -> Code:
 def _loops(instructions: Sequence[Instruction]) -> list[Loop]:
     """The innermost loops that use tensor cores: from the target of a branch back to the branch.
 
-    A wait that goes on behind the end of the kernel and branches back into a loop from there is no loop of its own.
+    A wait that goes on behind the end of the kernel and branches back from there is no loop of its own.
     """
     spans = []
     for last, found in enumerate(instructions):
         address = ADDRESS.search(found.operands) if found.name == "BRA" else None
         first = int(address[1], 16) // INSTRUCTION_BYTES if address else last
-        if first < last and any(inner.uses_tensor_cores for inner in instructions[first : last + 1]):
+        span = instructions[first : last + 1] if first < last else ()
+        if any(inner.uses_tensor_cores for inner in span) and not any(inner.ends for inner in span):
             spans.append((first, last))
-    innermost = [span for span in spans if not any(_inside(o, span) or _leads_into(span, o) for o in spans)]
+    innermost = [span for span in spans if not any(_inside(other, span) for other in spans)]
     return [_loop(instructions[first : last + 1]) for first, last in innermost]
 
 
 def _inside(inner: tuple[int, int], outer: tuple[int, int]) -> bool:
     return inner != outer and outer[0] <= inner[0] and inner[1] <= outer[1]
-
-
-def _leads_into(span: tuple[int, int], loop: tuple[int, int]) -> bool:
-    """Whether a branch from behind a loop leads to somewhere inside it."""
-    return loop[0] < span[0] <= loop[1] < span[1]
 
 
 def _loop(instructions: Sequence[Instruction]) -> Loop:

@@ -82,6 +82,11 @@ def test_loops_without_tensor_cores_do_not_count_and_the_worst_of_several_is_the
     assert code.main_loop is not None and code.main_loop.ratio == 5
 
 
+def test_a_wait_behind_a_kernel_without_loops_is_no_loop() -> None:
+    assert examine([ADD, MMA, ADD, Instruction("EXIT"), ADD, branch(1, "")]).loops == ()
+    assert len(examine([ADD, MMA, Instruction("EXIT", "", "@P1"), branch(1)]).loops) == 1
+
+
 def test_a_wait_behind_the_kernel_that_branches_back_into_a_loop_is_no_loop() -> None:
     code = examine([ADD, ADD, MMA, branch(0), ADD, Instruction("EXIT"), ADD, branch(1, "")])
     assert [(loop.instructions, loop.tensor_core) for loop in code.loops] == [(4, 1)]
