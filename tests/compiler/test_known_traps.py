@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,8 +24,8 @@ from convc.analysis.lint_checks import Subject, findings
 from convc.codegen.cache import KernelCache
 from convc.codegen.emit import emit
 from convc.codegen.pool import Job, compile_kernels
-from convc.codegen.worker import Request
-from convc.compiler import compile_plan
+from convc.codegen.worker import Compiled, Request
+from convc.compiler import compile_plan, compile_programs
 from convc.errors import CompileError
 from convc.ir.plan import Tile
 from convc.ir.problem import Contraction, Problem
@@ -157,6 +158,23 @@ def test_loops_are_found_in_the_text() -> None:
     ]
 
 
+def test_a_tile_whose_products_wait_gives_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """ptxas says so of the first choice, and of no other tile."""
+    plan = planned(shaped((8, 128, 56, 256, 3, 1)).graph, "sm_90", dtype="fp16")
+    (first,) = [launch for launch in plan.programs[0].launches if launch.kernel.family == "contraction"]
+
+    def compiled_as(jobs: list[Job], *_: object) -> list[Compiled]:
+        waits = {first.kernel.name: ("(C7517) wgmma.wait_group is injected",)}
+        return [Compiled(b"", 128, 0, 32, 0, 1, 0, 1, warnings=waits.get(job.request.name, ())) for job in jobs]
+
+    monkeypatch.setattr("convc.compiler.compile_kernels", compiled_as)
+    (program,), binaries = compile_programs(plan, KernelCache(tmp_path))
+    (second,) = [launch for launch in program.launches if launch.kernel.family == "contraction"]
+    before, after = first.steps[0].tile, second.steps[0].tile
+    assert before.rows * (before.cols + before.depth) > after.rows * (after.cols + after.depth)
+    assert not binaries["sm_90", second.kernel.name].warnings
+
+
 # -- shared memory ----------------------------------------------------------------------------------------------------
 def stem() -> Plan:
     """The beginning of a ResNet for a GPU with little shared memory."""
@@ -209,14 +227,19 @@ def test_no_candidate_stages_more_than_a_block_can_have(shape: tuple[int, ...], 
         assert 4 * tile.rows * tile.cols <= target.shared_bytes, "the result is exchanged between threads in fp32"
 
 
-def convolution(shape: tuple[int, ...], target: str, dtype: str) -> Contraction:
+def shaped(shape: tuple[int, ...]) -> Builder:
+    """A convolution that reads what a kernel wrote."""
     batch, channels, size, filters, window, stride = shape
     b = Builder("shape")
     x = b.add("Neg", b.input(np.zeros((batch, channels, size, size), np.float32)))
     b.output(b.add("Abs", x))
     w = np.zeros((filters, channels, window, window), np.float32)
     b.output(conv(b, x, w, strides=(stride,) * 2, pads=(window // 2,) * 4))
-    problems = planned(b.graph, target, dtype=dtype).programs[0].problems
+    return b
+
+
+def convolution(shape: tuple[int, ...], target: str, dtype: str) -> Contraction:
+    problems = planned(shaped(shape).graph, target, dtype=dtype).programs[0].problems
     (found,) = [problem for problem in problems if isinstance(problem, Contraction)]
     return found
 
