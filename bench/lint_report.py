@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 
 from convc.analysis.lint import examine_plan
-from convc.analysis.lint_checks import LARGE_TILE, MOST_INSTRUCTIONS, Subject, findings, is_limited
+from convc.analysis.lint_checks import LARGE_TILE, MOST_INSTRUCTIONS, Subject, findings, is_limited, per_product
 from convc.codegen.forms import contracted
 from convc.codegen.packed import open_cache
 from convc.frontends import zoo
@@ -48,6 +48,13 @@ Row = Sequence[object]
 def plan_of(name: str, targets: Sequence[str], batch: int = 1) -> Plan:
     """The plan of a network in fp16; weights are not needed."""
     return make_plan(zoo.build(name, batch=batch, weights="none").graph, Options(tuple(targets), "fp16"))
+
+
+def streams_of(name: str, examined: Callable[[Plan], list[Subject]]) -> list[Subject]:
+    """The kernels of a large batch that multiply no matrices. Others that come with them, where a tile had to be chosen
+    again, are left out."""
+    found = examined(without_products(plan_of(name, ("sm_90",), BATCH)))
+    return [subject for subject in found if not any(step.products for step in subject.spec.steps)]
 
 
 def without_products(plan: Plan) -> Plan:
@@ -109,22 +116,14 @@ def large(subjects: Iterable[Subject]) -> list[Row]:
     """One row a kernel with a tile of at least 128x128, the least per product first."""
     found = [s for s in subjects if any(min(step.rows, step.cols) >= LARGE_TILE for step in s.spec.steps)]
     rows = []
-    for subject in sorted(found, key=lambda s: (s.code.main_loop.ratio if s.code.main_loop else 0.0, s.spec.name)):
-        loop, steps = subject.code.main_loop, subject.spec.steps
-        access = ", ".join(dict.fromkeys(step.access for step in steps))
-        quotient = f"{loop.instructions}/{loop.tensor_core} = {loop.ratio:.1f}" if loop else "-"
+    for subject in sorted(found, key=lambda s: (per_product(s.code.main_loop) if s.code.main_loop else 0, s.spec.name)):
+        loop = subject.code.main_loop
+        access = ", ".join(dict.fromkeys(step.access for step in subject.spec.steps))
+        size = (subject.tile, subject.binary.threads // 32, subject.binary.registers)
+        quotient = f"{loop.instructions}/{loop.tensor_core}" if loop else "-"
+        whole = f"{per_product(loop):.1f}" if loop else "-"
         limit = f"{MOST_INSTRUCTIONS:.0f}" if is_limited(subject) else "-"
-        rows.append(
-            (
-                subject.form,
-                access,
-                subject.tile,
-                subject.binary.threads // 32,
-                subject.binary.registers,
-                quotient,
-                limit,
-            )
-        )
+        rows.append((subject.form, access, *size, quotient, whole, limit))
     return rows
 
 
@@ -162,7 +161,7 @@ def page(examined: Callable[[Plan], list[Subject]]) -> tuple[str, list[Subject]]
     everything = distinct(subject for subjects in single.values() for subject in subjects)
     print(f"batch {BATCH}", file=sys.stderr)
     batched = examined(plan_of("resnet50", ("sm_90",), BATCH))
-    streams = distinct(s for name in NETWORKS for s in examined(without_products(plan_of(name, ("sm_90",), BATCH))))
+    streams = distinct(subject for name in NETWORKS for subject in streams_of(name, examined))
     networks = [row for name, subjects in single.items() for row in summary(name, subjects)]
     figures = ("kernels>", "registers>", "shared bytes>", "per product, median>", "worst>")
     lines = [TITLE, "", "## Networks", ""]
@@ -173,17 +172,20 @@ def page(examined: Callable[[Plan], list[Subject]]) -> tuple[str, list[Subject]]
         lines += ["", f"## Forms of kernels on {target}", "", "Kernels of one step; of groups each step is a form.", ""]
         lines += table(("form", "access", *figures), by_form(everything, target))
     lines += ["", f"## Large tiles: ResNet-50 at batch {BATCH} on sm_90", "", LARGE, ""]
-    lines += table(("form", "access", "tile", "warps>", "registers>", "per product>", "limit>"), large(batched))
+    lines += table(
+        ("form", "access", "tile", "warps>", "registers>", "main loop>", "per 64x128>", "limit>"), large(batched)
+    )
     lines += ["", f"## Kernels without products at batch {BATCH} on sm_90", "", STREAMS, ""]
     lines += table(("form", "tile", "warps>", "loads x bytes", "stores x bytes"), accesses(streams))
     return "\n".join(lines) + "\n", [*everything, *batched, *streams]
 
 
-LARGE = f"""Descriptors let one thread fetch a whole block, so that a step costs few instructions: at most
-{MOST_INSTRUCTIONS:.0f} for each product of 64 rows, which the lint holds them to. Pointers cost more, as every thread
-makes addresses and, at the borders of images, masks: those rows have no limit. Forms that only pointers can read:
-strided ones, whose rows do not follow each other in memory; few channels, whose lines are no multiple of 16 bytes; a
-prologue, as what it computes comes from registers; pooling, whose rows lie in blocks of 2x2; back to back."""
+LARGE = f"""[Descriptors](kernels.md#access-through-descriptors) let one thread fetch a whole block, so that a step costs
+few instructions: at most {MOST_INSTRUCTIONS:.0f} for each product of 64x{LARGE_TILE} (one of 64x256 takes tensor cores
+as long as two), which the lint holds them to. Pointers cost more, as every thread makes addresses: those rows have no
+limit, and a launch with steps of both kinds has none. Forms that only pointers read: strided ones, whose rows do not
+follow each other in memory; few channels, whose lines are no multiple of 16 bytes; a prologue, as what it computes
+comes from registers; pooling, whose rows lie in blocks of 2x2; back to back."""
 STREAMS = """Threads move 16 bytes at a time wherever channels lie side by side. Narrower are: local response, whose
 windows begin at every channel, so that all loads but those in the middle are unaligned, and come from the cache; and
 results of reductions and of pooling over images, which are few. At batch 1 blocks are as small as it takes to occupy

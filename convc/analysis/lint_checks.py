@@ -17,7 +17,8 @@ REGISTER_FILE = 65536
 REGISTER_STEP = 8
 """Registers are given out to threads in steps of so many."""
 MOST_INSTRUCTIONS = 14.0
-"""In the main loop, for each one on tensor cores, where descriptors fetch tiles of `LARGE_TILE` and `MANY_CHANNELS`."""
+"""In the main loop, for each product of 64 rows and `LARGE_TILE` columns on tensor cores, where descriptors fetch tiles
+of `LARGE_TILE` rows and columns or more, of `MANY_CHANNELS`."""
 LARGE_TILE = 128
 MANY_CHANNELS = 64
 
@@ -159,13 +160,19 @@ def _tensor_cores(subject: Subject) -> Iterator[Outcome]:
 
 def _main_loop(subject: Subject) -> Iterator[Outcome]:
     loop = subject.code.main_loop
-    if loop is None or not is_limited(subject) or loop.ratio <= MOST_INSTRUCTIONS:
+    if loop is None or not is_limited(subject) or per_product(loop) <= MOST_INSTRUCTIONS:
         return
     yield (
-        f"{loop.ratio:.1f} instructions in the main loop for each one on tensor cores ({_quotient(loop)})",
+        f"{per_product(loop):.1f} instructions in the main loop for a product of 64x{LARGE_TILE} ({_quotient(loop)})",
         f"{MOST_INSTRUCTIONS:.0f}, of tiles from {LARGE_TILE}x{LARGE_TILE} on",
         "addresses that step by constants, fewer warps or a deeper tile",
     )
+
+
+def per_product(loop: Loop) -> float:
+    """Instructions for each product of 64 rows and `LARGE_TILE` columns: one of 256 columns takes tensor cores twice as
+    long, and counts as two."""
+    return loop.instructions * LARGE_TILE / loop.columns if loop.columns else loop.ratio
 
 
 def _quotient(loop: Loop) -> str:

@@ -27,6 +27,7 @@ ACCESSES = ("LDG", "LDGSTS", "STG", "LDS", "STS")
 """Memory accesses whose widths are counted: of global memory, and of shared memory."""
 STORES = {"STG", "UTMASTG"}
 WIDTHS = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
+WARP_GROUP = re.compile(r"\.64x(\d+)x")
 ADDRESS = re.compile(r"0x([0-9a-f]+)$")
 
 
@@ -52,6 +53,12 @@ class Instruction:
         return next((WIDTHS[suffix] for suffix in self.opcode.split(".") if suffix in WIDTHS), 4)
 
     @property
+    def columns(self) -> int:
+        """Of a product by a group of four warps; 0 for all others."""
+        shape = WARP_GROUP.search(self.opcode) if self.name == "HGMMA" else None
+        return int(shape[1]) if shape else 0
+
+    @property
     def ends(self) -> bool:
         """Whether the kernel ends here for all threads that come here."""
         return self.name == "EXIT" and not self.predicate
@@ -66,11 +73,13 @@ class Loop:
     """An innermost loop that uses tensor cores: the number of its instructions, and of those on tensor cores.
 
     stores: whether it writes to global memory, as a loop over results does and one that adds up products does not.
+    columns: of all its products of 64 rows and 16 elements of depth (`HGMMA`): one may have up to 256.
     """
 
     instructions: int
     tensor_core: int
     stores: bool = False
+    columns: int = 0
 
     @property
     def ratio(self) -> float:
@@ -187,4 +196,5 @@ def _inside(inner: tuple[int, int], outer: tuple[int, int]) -> bool:
 
 def _loop(instructions: Sequence[Instruction]) -> Loop:
     products = sum(found.uses_tensor_cores for found in instructions)
-    return Loop(len(instructions), products, any(found.name in STORES for found in instructions))
+    stores = any(found.name in STORES for found in instructions)
+    return Loop(len(instructions), products, stores, sum(found.columns for found in instructions))

@@ -80,6 +80,9 @@ def test_the_limits_themselves_hold(subjects: dict[str, Subject]) -> None:
     subject = subjects["sm_90"]
     full = binary(subject, shared_bytes=TARGETS["sm_90"].shared_bytes, registers=65536 // subject.binary.threads)
     assert findings([large(full, Loop(112, 8))]) == []
+    assert findings([large(full, Loop(112, 4, columns=4 * 256))]) == [], "products of 256 columns count as two"
+    assert [found.check for found in findings([large(full, Loop(113, 4, columns=4 * 256))])] == ["main-loop"]
+    assert [found.check for found in findings([large(full, Loop(113, 8, columns=8 * 128))])] == ["main-loop"]
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,7 @@ def test_kernels_without_products_move_16_bytes_at_a_time(name: str, cache: Kern
     """At batch 32, where they are bound by memory: whole vectors are loaded, but where windows begin at every channel
     and besides one factor of a channel; and stored, but where reductions and pooling leave nothing else.
     """
-    plan = lint_report.without_products(lint_report.plan_of(name, ("sm_90",), lint_report.BATCH))
-    for subject in examine_plan(plan, cache):
+    for subject in lint_report.streams_of(name, lambda plan: examine_plan(plan, cache)):
         loads, stores = subject.code.widths["LDG"], subject.code.widths["STG"]
         tensor = subject.form != "reduction" and any(parameter.name == "y" for parameter in subject.spec.parameters)
         assert WIDE in loads, subject.form
