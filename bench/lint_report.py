@@ -180,8 +180,8 @@ def page(examined: Callable[[Plan], list[Subject]]) -> tuple[str, list[Subject]]
     return "\n".join(lines) + "\n", [*everything, *batched, *streams]
 
 
-LARGE = f"""[Descriptors](kernels.md#access-through-descriptors) let one thread fetch a whole block, so that a step costs
-few instructions: at most {MOST_INSTRUCTIONS:.0f} for each product of 64x{LARGE_TILE} (one of 64x256 takes tensor cores
+LARGE = f"""[Descriptors](kernels.md#access-through-descriptors) let one thread fetch a whole block, so that a step
+costs few instructions: at most {MOST_INSTRUCTIONS:.0f} for each product of 64x{LARGE_TILE} (one of 64x256 takes tensor cores
 as long as two), which the lint holds them to. Pointers cost more, as every thread makes addresses: those rows have no
 limit, and a launch with steps of both kinds has none. Forms that only pointers read: strided ones, whose rows do not
 follow each other in memory; few channels, whose lines are no multiple of 16 bytes; a prologue, as what it computes
