@@ -181,11 +181,11 @@ def page(examined: Callable[[Plan], list[Subject]]) -> tuple[str, list[Subject]]
 
 
 LARGE = f"""[Descriptors](kernels.md#access-through-descriptors) let one thread fetch a whole block, so that a step
-costs few instructions: at most {MOST_INSTRUCTIONS:.0f} for each product of 64x{LARGE_TILE} (one of 64x256 takes tensor cores
-as long as two), which the lint holds them to. Pointers cost more, as every thread makes addresses: those rows have no
-limit, and a launch with steps of both kinds has none. Forms that only pointers read: strided ones, whose rows do not
-follow each other in memory; few channels, whose lines are no multiple of 16 bytes; a prologue, as what it computes
-comes from registers; pooling, whose rows lie in blocks of 2x2; back to back."""
+costs few instructions: at most {MOST_INSTRUCTIONS:.0f} for each product of 64x{LARGE_TILE} (one of 64x256 takes tensor
+cores as long as two), which the lint holds them to. Pointers cost more, as every thread makes addresses: those rows
+have no limit, and a launch with steps of both kinds has none. Forms that only pointers read: strided ones, whose rows
+do not follow each other in memory; few channels, whose lines are no multiple of 16 bytes; a prologue, as what it
+computes comes from registers; pooling, whose rows lie in blocks of 2x2; back to back."""
 STREAMS = """Threads move 16 bytes at a time wherever channels lie side by side. Narrower are: local response, whose
 windows begin at every channel, so that all loads but those in the middle are unaligned, and come from the cache; and
 results of reductions and of pooling over images, which are few. At batch 1 blocks are as small as it takes to occupy
