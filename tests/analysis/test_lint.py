@@ -14,6 +14,7 @@ from convc.analysis.lint_checks import CHECKS, LARGE_TILE, MANY_CHANNELS, Subjec
 from convc.codegen.cache import KernelCache
 from convc.codegen.sass import Loop
 from convc.compiler import compile_plan
+from convc.ir.plan import SHIFTED
 from convc.planner import Options, make_plan
 from convc.runtime.manifest import KernelSpec, Parameter, StepSpec
 from convc.targets import TARGETS
@@ -80,6 +81,7 @@ def test_the_limits_themselves_hold(subjects: dict[str, Subject]) -> None:
     subject = subjects["sm_90"]
     full = binary(subject, shared_bytes=TARGETS["sm_90"].shared_bytes, registers=65536 // subject.binary.threads)
     assert findings([large(full, Loop(112, 8))]) == []
+    assert [found.check for found in findings([large(full, Loop(113, 8), SHIFTED)])] == ["main-loop"]
     assert findings([large(full, Loop(112, 4, columns=4 * 256))]) == [], "products of 256 columns count as two"
     assert [found.check for found in findings([large(full, Loop(113, 4, columns=4 * 256))])] == ["main-loop"]
     assert [found.check for found in findings([large(full, Loop(113, 8, columns=8 * 128))])] == ["main-loop"]
