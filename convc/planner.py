@@ -40,13 +40,14 @@ from .passes.choice import CostModel, Policy
 from .passes.im2col_tiles import walking
 from .passes.launches import predicted_us
 from .passes.layout import STORAGE
+from .passes.measured import with_measured_tiles
 from .passes.memory import Repeated
 from .passes.policies import policy_of
 from .passes.slices import RULE as SLICES
 from .passes.slices import Entry, Stage, slice_stages
 from .passes.traffic import Traffic
 from .targets import Target, target
-from .targets.tuned import tables_of, with_measured
+from .targets.tuned import Measured, measured_of, tables_of
 
 Progress = Callable[[str, int, int], None]
 
@@ -255,22 +256,21 @@ def make_plan(graph: Graph, options: Options) -> Plan:
     _refuse_found_sizes(fused.graph)
     layouts = place(fused, options.dtype, options.switches, options.chooser)
     work = lower(fused, layouts, options.dtype)
-    machines = (machine_of(name, options) for name in options.targets)
+    machines = (replace(target(name), descriptors=options.switches.feature("descriptors")) for name in options.targets)
     programs = tuple(_plan_target(work, fused, layouts, machine, options) for machine in machines)
     return Plan(options, fused, layouts, programs, journal)
 
 
-def machine_of(name: str, options: Options) -> Target:
-    """A target as the options want it: with descriptors or without, with measured tiles or without."""
-    machine = replace(target(name), descriptors=options.switches.feature("descriptors"))
+def _measured(machine: Target, options: Options) -> Measured | None:
+    """The measured tiles that a target's plan is to use."""
     tables = tables_of(machine) if options.tuned else []
     if not tables:
-        return machine
+        return None
     try:
         triton = open_cache().triton
     except errors.CompileError:
-        return machine  # without Triton nothing is compiled here, and no table is for it
-    return with_measured(machine, tables, triton, fingerprint())
+        return None  # without Triton nothing is compiled here, and no table is for it
+    return measured_of(machine, tables, triton, fingerprint())
 
 
 def _plan_target(
@@ -281,6 +281,8 @@ def _plan_target(
     if options.switches.on(SLICES):
         schedule, others = slice_stages(launches, fused.graph, layouts, machine, options.chooser)
         declines = [*declines, *others]
+    if (measured := _measured(machine, options)) is not None:
+        schedule = with_measured_tiles(schedule, machine, measured)
     if options.switches.feature("im2col") and machine.has_im2col:
         schedule = walking(schedule, machine)
     return assemble(schedule, layouts, machine, options, declines)

@@ -1,5 +1,4 @@
-"""Tiling: the schedule of every kernel, chosen by the cost model, or out of a table that was measured before:
-deterministic, no GPU, no search on one.
+"""Tiling: the schedule of every kernel, chosen by the cost model alone: deterministic, no GPU, no search on one.
 
 Candidates are all block sizes that the target's limits allow; the cheapest by `convc.targets.cost` wins, and ties go to
 the first in a fixed order.
@@ -12,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ..ir.chained import ChainedContraction
-from ..ir.digest import problem_digest
 from ..ir.expansion import ExpandedWindow
 from ..ir.plan import Tile
 from ..ir.pooled import PooledContraction
@@ -34,22 +32,13 @@ GATHERED_FOR_WINDOWS = 32
 
 
 def choose(problem: Problem, target: Target) -> Tile:
-    """The schedule for a problem on a target: the one that was measured to be the fastest, or the cheapest."""
-    if (found := measured(problem, target)) is not None:
-        return found
+    """The cheapest schedule for a problem on a target."""
     if isinstance(problem, (Contraction, ChainedContraction)):
         best = ranked(problem, target)[0]
         return replace(best, reason=reason(problem, best, target))
     if isinstance(problem, ExpandedWindow):
         return expansion_tiles.choose(problem, target)
     return ranked(problem, target)[0]
-
-
-def measured(problem: Problem, target: Target) -> Tile | None:
-    """The fastest schedule by the target's table; its predicted time stays the cost model's, as others are compared."""
-    if target.measured is None:
-        return None
-    return target.measured.best(problem_digest(problem), ranked(problem, target))
 
 
 def ranked(problem: Problem, target: Target) -> list[Tile]:
@@ -86,9 +75,6 @@ class Tiles:
         if not isinstance(problem, (Contraction, ChainedContraction)):
             tile = choose(problem, self.target)
             return replace(tile, num_warps=warps or tile.num_warps)
-        found = measured(problem, self.target)
-        if found is not None and warps in (None, found.num_warps):
-            return found
         fitting = (tile for tile in self._candidates(problem) if warps in (None, tile.num_warps))
         best = next(fitting, None)
         return best and replace(best, reason=reason(problem, best, self.target))
@@ -97,8 +83,7 @@ class Tiles:
         """The schedule with which one block of that many warps does the whole problem soonest; None where there is
         none that `can_be_alone`."""
         if not isinstance(problem, (Contraction, ChainedContraction)):
-            # Blocks as large as they go, as nobody waits for one.
-            tile = choose(problem, replace(self.target, sms=1, measured=None))
+            tile = choose(problem, replace(self.target, sms=1))  # blocks as large as they go, as nobody waits for one
         else:
             whole = [tile for tile in self._candidates(problem) if can_be_alone(tile)]
             if not whole:

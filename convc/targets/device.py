@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from .. import errors
-
-if TYPE_CHECKING:
-    from .tuned import Measured
 
 
 @dataclass(frozen=True)
@@ -19,8 +15,7 @@ class Target:
     block may take. l2_bytes: L2 cache. dram_bytes_per_s, l2_bytes_per_s: bandwidth. tensor_flops: fp16
     multiply-adds × 2 per second on tensor cores with fp32 accumulation. fp32_flops: the same on ordinary units.
     launch_s: time between two kernels of a graph. step_s: latency of one pipelined step of a main loop.
-    descriptors: whether kernels are to use tensor maps, where there are any. measured: the tiles that were measured
-    on such a GPU, where tables of them are to be used.
+    descriptors: whether kernels are to use tensor maps, where there are any.
     """
 
     name: str
@@ -38,7 +33,6 @@ class Target:
     step_s: float = 0.45e-6
     max_warps: int = 8
     descriptors: bool = True
-    measured: Measured | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_interpreter(self) -> bool:

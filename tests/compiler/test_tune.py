@@ -23,13 +23,13 @@ from convc.codegen.packed import open_cache
 from convc.compiler import compile_plan
 from convc.ir.digest import problem_digest
 from convc.passes import Switches
-from convc.passes.tiling import choose, ranked
+from convc.passes.tiling import ranked
 from convc.planner import Options, Plan, make_plan
 from convc.runtime.cuda import CudaExecutor
 from convc.runtime.driver import Driver
 from convc.runtime.network import CompiledNetwork
 from convc.targets import TARGETS, target
-from convc.targets.tuned import Entry, Measured, Table, read_table, schedule_of, tables_of, with_measured
+from convc.targets.tuned import Entry, Measured, Table, measured_of, read_table, schedule_of, tables_of
 
 APART = Switches(disable=(*tuning.GROUPING, "conv-pool", "pool-conv", "zero-borders"))
 POOL = {"kernel_shape": (2, 2), "strides": (1, 1), "pads": (0, 0, 1, 1), "dilations": (1, 1), "ceil_mode": False}
@@ -158,8 +158,35 @@ def test_a_tile_that_is_no_candidate_any_more(folder: Path) -> None:
     entry = table.entries[digest]
     strange = Entry(entry.tile | {"rows": 48}, 1.0, 2.0, 2)
     assert Measured("x", {digest: strange}).best(digest, ranked(problem, target("sm_90"))) is None
-    machine = replace(target("sm_90"), measured=Measured("x", {digest: strange}))
-    assert choose(problem, machine) == choose(problem, target("sm_90"))
+    write(folder, Table(table.target, table.gpu, table.triton, table.templates, {digest: strange}))
+    assert _tiles(planned(network(), tuned=True)) == _tiles(planned(network()))
+
+
+def _tiles(plan: Plan) -> list[Any]:
+    return [step.tile for launch in plan.programs[0].launches for step in launch.steps]
+
+
+def test_what_shares_a_launch_stays_as_it_is(folder: Path) -> None:
+    """A measured tile that is predicted to be slow changes no decision, and stands only where its warps fit."""
+    b = Builder("siblings")
+    x = b.add("MaxPool", b.input(np.ones((1, 64, 16, 16), np.float32)), **POOL)
+    for seed in range(2):
+        b.output(b.add("Relu", conv(b, x, integers(np.random.default_rng(seed), (64, 64, 1, 1), 1))))
+    options = Options(("sm_90",), "fp16", tuned=False)
+    plain = make_plan(b.graph, options)
+    (group,) = [launch for launch in plain.programs[0].launches if len(launch.steps) > 1]
+    warps = {step.tile.num_warps for step in group.steps}
+    problem = group.steps[0].work.problem
+    for wanted in (True, False):
+        tiles = enumerate(ranked(problem, target("sm_90")))
+        number = max((n for n, tile in tiles if ({tile.num_warps} == warps) == wanted), default=None)
+        if number is None:
+            continue
+        write(folder, table_for(problem, number))
+        after = make_plan(b.graph, replace(options, tuned=True)).programs[0].launches
+        assert [len(launch.steps) for launch in after] == [len(launch.steps) for launch in plain.programs[0].launches]
+        taken = ["measured" in step.tile.reason for launch in after for step in launch.steps if len(launch.steps) > 1]
+        assert taken == [wanted] * len(group.steps)
 
 
 def test_damaged_tables_are_left_out_with_a_word(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -178,11 +205,13 @@ def test_the_described_gpu_and_the_user_s_own_come_first() -> None:
     versions = (open_cache().triton, fingerprint())
 
     def taken(*given: Table) -> int:
-        machine = with_measured(target("sm_90"), given, *versions)
-        return [schedule_of(tile) for tile in ranked(problem, machine)].index(schedule_of(choose(problem, machine)))
+        measured, tiles = measured_of(target("sm_90"), given, *versions), ranked(problem, target("sm_90"))
+        assert measured is not None
+        best = measured.best(problem_digest(problem), tiles)
+        return [schedule_of(tile) for tile in tiles].index(schedule_of(best))
 
     assert (taken(other, own, shipped), taken(shipped, own), taken(other)) == (1, 2, 3)
-    assert with_measured(target("sm_90"), [], *versions) is target("sm_90")
+    assert measured_of(target("sm_90"), [], *versions) is None
 
 
 def test_what_ships_is_for_a_target_and_can_be_read() -> None:

@@ -114,7 +114,7 @@ Result cuTensorMapEncodeTiled(Map *map, int type, uint32_t rank, void *address, 
                               const uint32_t *box, const uint32_t *steps, int interleave, int swizzle, int promotion, int fill) {
   LOG(type, swizzle);
   if ((uintptr_t)map % 64 || (uintptr_t)address % 16 || rank != 2 || strides[0] % 16 || box[0] > 256 || box[1] > 256) return INVALID_VALUE;
-  if (steps[0] != 1 || steps[1] != 1 || interleave || promotion != 2 || fill || box[0] * 4 > 16u << swizzle) return INVALID_VALUE;
+  if (steps[0] != 1 || steps[1] != 1 || interleave || promotion != 2 || fill || box[0] * (type == 7 ? 4 : 2) > 16u << swizzle) return INVALID_VALUE;
   *map = (Map){(uint64_t)address, 1 << 21, shape[0], shape[1], strides[0]};
   return SUCCESS;
 }

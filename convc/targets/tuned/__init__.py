@@ -110,14 +110,14 @@ def tables_of(target: Target, directories: Iterable[Path] | None = None) -> list
     return [table for path in paths if (table := read_table(path)) is not None and table.target == target.name]
 
 
-def with_measured(target: Target, tables: Iterable[Table], triton: str, templates: str) -> Target:
-    """The target with the tiles that were measured for it: those of the GPU that the target describes, else those of
-    the first one in the alphabet. Where two tables of that GPU know a problem, the first one counts."""
+def measured_of(target: Target, tables: Iterable[Table], triton: str, templates: str) -> Measured | None:
+    """The tiles that were measured for a target, None where there are none: those of the GPU that the target describes,
+    else those of the first one in the alphabet. Where two tables of that GPU know a problem, the first one counts."""
     valid = [table for table in tables if (table.triton, table.templates) == (triton, templates)]
     if not valid:
-        return target
+        return None
     gpu = min((table.gpu for table in valid), key=lambda name: (target.device not in name, name))
     entries: dict[str, Entry] = {}
     for table in reversed([table for table in valid if table.gpu == gpu]):
         entries |= table.entries
-    return replace(target, measured=Measured(gpu, entries))
+    return Measured(gpu, entries)
