@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .matrices import Matrices, Matrix, NotMatrices, check_operands, require, right
+from .matrices import ALIGNMENT_BYTES, Matrices, Matrix, NotMatrices, check_operands, require, right
 from .plan import Border
-from .problem import Axis, Contraction, IterDim, Operand
+from .problem import Axis, Contraction, IterDim, Operand, steps_of
 
 PIXEL = "m"
 """The iteration dimension of the input's pixels."""
@@ -49,6 +49,8 @@ def flattened(problem: Contraction) -> FlatContraction:
     if border is None:
         raise NotMatrices("x lies between no zeros")
     require(all(tap.step == 1 and not tap.masked for tap in problem.taps), "windows move in steps, or leave the zeros")
+    uneven = any(operand.unravel or operand.bounds for operand in (*problem.operands, problem.output))
+    require(not uneven, "what it stores or reads besides is no tensor of places and columns")
     rows = problem.positions(Axis.ROW)
     extents = {problem.dims[index].name: problem.dims[index].extent for index in rows}
     require(problem.extent(Axis.GROUP) == 1 and extents.keys() <= set(_SPATIAL), "its rows are not the pixels of x")
@@ -72,20 +74,25 @@ def flat_matrices(problem: FlatContraction) -> Matrices:
     """
     check_operands(problem)
     require(problem.x_depth == 1, "the channels of x are not neighbours in memory")
+    require(not steps_of(problem).flat, "a step covers a line of the filter")
     w, transposed = right(problem)
     require(not transposed and all(tap.w_stride % w.pitch == 0 for tap in problem.taps), "taps of w are no rows")
     border = problem.border
+    pitch = border.channels * problem.x.dtype.itemsize
+    require(pitch % ALIGNMENT_BYTES == 0, f"rows of x are not multiples of {ALIGNMENT_BYTES} bytes apart")
     x = Matrix(problem.x, border.pixels, problem.depth, border.channels)
     return Matrices(x, replace(w, rows=problem.tap_count * problem.depth), first_row=border.margin)
 
 
 def _rebuilt(problem: Contraction, border: Border, rows: list[int], places: tuple[int, int]) -> FlatContraction:
     cols = problem.positions(Axis.COL)
+    numbers = {old: new for new, old in enumerate((*rows, -1, *cols))}
 
     def stepping(operand: Operand) -> Operand:
         pitch = _pitch(operand, border)
         by_place = [0 if pitch else operand.strides[index] for index in rows]
-        return replace(operand, strides=(*by_place, pitch, *(operand.strides[index] for index in cols)))
+        splits = tuple(replace(split, dim=numbers[split.dim]) for split in operand.splits)
+        return replace(operand, strides=(*by_place, pitch, *(operand.strides[index] for index in cols)), splits=splits)
 
     pixel = IterDim(PIXEL, border.images * border.image, Axis.ROW)
     x = stepping(problem.x)

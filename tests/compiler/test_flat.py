@@ -89,6 +89,14 @@ def windowed(b: Builder, x: Value, filters: int, kernel: tuple[int, int], **attr
     return clipped(b, conv(b, x, weights(filters, shape_of(b, x)[1], *kernel), weights(filters), **attributes))
 
 
+def shuffled(b: Builder, x: Value) -> Value:
+    """A channel shuffle in three groups or two, which the kernel in front does."""
+    n, c, h, w = shape_of(b, x)
+    groups = 3 if c % 3 == 0 else 2
+    y = b.add("Reshape", x, shape=(n, groups, c // groups, h, w))
+    return b.add("Reshape", b.add("Transpose", y, perm=(0, 2, 1, 3, 4)), shape=(n, c, h, w))
+
+
 # -- numbers ----------------------------------------------------------------------------------------------------------
 @pytest.mark.usefixtures("interpreters")
 @given(
@@ -99,11 +107,13 @@ def windowed(b: Builder, x: Value, filters: int, kernel: tuple[int, int], **attr
     second=windows(),
     tile=st.tuples(st.sampled_from([32, 64]), st.sampled_from([16, 32]), st.sampled_from([16, 32])),
     split=st.sampled_from([1, 1, 2, 3]),
-    ending=st.sampled_from(["plain", "residual", "slice", "chain"]),
+    ending=st.sampled_from(["plain", "residual", "slice", "shuffle", "chain"]),
     dtype=st.sampled_from(["fp16", "bf16"]),
 )
 @example((2, 7, 5), 40, 33, {"kernel": (3, 3), "dilations": (1, 1), "pads": (1,) * 4},
          {"kernel": (3, 3), "dilations": (1, 1), "pads": (1,) * 4}, (32, 32, 16), 3, "residual", "fp16")  # fmt: skip
+@example((1, 5, 7), 32, 48, {"kernel": (3, 3), "dilations": (1, 1), "pads": (1,) * 4},
+         {"kernel": (3, 3), "dilations": (1, 1), "pads": (1,) * 4}, (64, 16, 32), 1, "shuffle", "bf16")  # fmt: skip
 @settings(settings.get_profile("shared-process"), max_examples=14)
 def test_flat_convolutions_are_exact(
     image: tuple[int, int, int],
@@ -126,6 +136,8 @@ def test_flat_convolutions_are_exact(
         y = clipped(b, b.add("Add", y, inside(b, *shape_of(b, y))))
     if ending == "slice":
         y = b.add("Concat", y, inside(b, *shape_of(b, y)), axis=1)
+    if ending == "shuffle":
+        y = shuffled(b, y)
     if ending == "chain":
         y = windowed(b, y, 32, **second)
     b.output(b.add("Abs", windowed(b, y, 24, (3, 3), pads=(1,) * 4)))
