@@ -125,6 +125,10 @@ def cell(network: str, dtype: str, batch: int) -> list[Case]:
     return [Case(network, batch, dtype, variant) for variant in variants_of(network, dtype, batch)]
 
 
+TUNED = (("resnet50", 1), ("mobilenet_v2", 1))
+"""Networks and batch sizes whose tiles are measured. Every candidate is compared with float64 on the processor, which
+takes minutes for more than one image."""
+
 DTYPES_OF: dict[str, tuple[str, ...]] = {"resnet50": ("fp16", "bf16", "tf32")}
 """Networks that are measured in more than fp16."""
 

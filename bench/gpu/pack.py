@@ -20,15 +20,17 @@ from pathlib import Path
 
 import triton
 
+from convc.analysis.tune import compile_candidates
 from convc.codegen.cache import KernelCache, default_directory
 from convc.codegen.packed import PackWriter
 from convc.codegen.pool import Job, compile_kernels
 from convc.compiler import compile_programs
 from convc.planner import Plan
 
-from .cases import BATCHES, NETWORKS, Case, all_cases
+from .cases import BATCHES, NETWORKS, TUNED, Case, all_cases
 from .families import Family, all_families
 from .probes import PROBES
+from .tuning import candidates
 from .wheels import download_wheels
 
 LIMIT_BYTES = 60 << 20
@@ -38,17 +40,20 @@ ASSEMBLER = "TRITON_PTXAS_BLACKWELL_PATH"
 
 @dataclass(frozen=True)
 class Contents:
-    """What goes into a pack. older_ptxas: compile everything with the older of Triton's two assemblers."""
+    """What goes into a pack. tuned: networks and batch sizes with all candidates of their tiles. older_ptxas: compile
+    everything with the older of Triton's two assemblers."""
 
     cases: tuple[Case, ...]
     families: tuple[Family, ...]
+    tuned: tuple[tuple[str, int], ...] = ()
     wheels: bool = True
     older_ptxas: bool = False
 
 
 def everything(networks: tuple[str, ...] = NETWORKS, batches: tuple[int, ...] = BATCHES, **options: bool) -> Contents:
     """What a whole run asks for, of some networks and batch sizes."""
-    return Contents(tuple(all_cases(networks, batches)), tuple(all_families()), **options)
+    tuned = tuple(each for each in TUNED if each[0] in networks and each[1] in batches)
+    return Contents(tuple(all_cases(networks, batches)), tuple(all_families()), tuned, **options)
 
 
 def make_pack(folder: Path, contents: Contents) -> dict[str, object]:
@@ -76,6 +81,7 @@ def make_pack(folder: Path, contents: Contents) -> dict[str, object]:
         "kernels": len(writer.keys),
         "cases": [case.name for case in contents.cases],
         "families": [family.name for family in contents.families],
+        "tuned": [f"{network}-b{batch}" for network, batch in contents.tuned],
         "seconds": round(time.monotonic() - started),
         "bytes": {str(path.relative_to(folder)): path.stat().st_size for path in _files(folder)},
     }
@@ -97,6 +103,9 @@ def _compiled(contents: Contents, directory: Path) -> PackWriter:
             for number, (name, plan) in enumerate(_plans(contents), 1):
                 compile_programs(plan, writer)
                 print(f"{number:5} {len(writer.keys):6} kernels  {name}", flush=True)
+            for network, batch in contents.tuned:
+                compile_candidates(*candidates(network, batch), writer)
+                print(f"      {len(writer.keys):6} kernels  tiles of {network}-b{batch}", flush=True)
             compile_kernels([Job(probe.request, probe.name) for probe in PROBES.values()], writer)
     return writer
 

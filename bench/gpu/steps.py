@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from . import facts, kernels, numerics, questions, speed
-from .cases import BATCHES, NETWORKS
+from .cases import BATCHES, NETWORKS, TUNED
 from .runner import Step
 from .setting import Setting
 
@@ -30,6 +30,8 @@ def all_steps() -> list[Step]:
         steps += [Step(f"kernels:{name}", 45, call) for name in networks]
         if call == "A":
             steps += [Step("numerics:families", 150, call)]
+        if call == "C":
+            steps += [Step(f"tune:{name}:{batch}", 150, call) for name, batch in TUNED]
         if call == "B":
             steps += [Step(f"speed:resnet50:{mode}", 120, call) for mode in MODES]
             steps += [Step("speed:resnet50:autotune", 200, call)]
@@ -62,10 +64,17 @@ def _speed(setting: Setting, network: str, mode: str) -> None:
         speed.speed(setting, network, mode, BATCHES)
 
 
+def _tune(setting: Setting, network: str, batch: str) -> None:
+    from . import tuning  # imports ONNX, which no other step needs
+
+    tuning.tuned(setting, network, int(batch))
+
+
 KINDS: dict[str, Callable[..., None]] = {
     "facts": facts.facts,
     "questions": questions.questions,
     "numerics": _numerics,
     "speed": _speed,
+    "tune": _tune,
     "kernels": lambda setting, network: kernels.kernels(setting, network, BATCHES),
 }

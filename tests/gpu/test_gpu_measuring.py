@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from results_in_place import leave_results
 
-from bench.gpu import cases, contestants, kernels, numerics, speed
+from bench.gpu import cases, contestants, kernels, numerics, speed, tuning
 from bench.gpu.cases import Case
 from bench.gpu.device import FLUSH_BYTES, opened_gpu
 from bench.gpu.families import Family
@@ -234,4 +235,19 @@ def test_launches_are_timed_one_by_one(fake, setting, artifact) -> None:
     assert all(launch["predicted_us"] > launch["roofline_us"] > 0 for launch in row["launches"])
     alone = [launch["tile"] for launch in row["launches"] if launch["tile"] is not None]
     assert all(set(tile) == set(kernels.SCHEDULE) for tile in alone)
+    assert fake.violations == [] and not fake.allocations
+
+
+def test_tiles_are_tuned_and_wrong_ones_are_not_timed(fake, setting, monkeypatch) -> None:
+    """The fake GPU computes nothing: what reads the images is found to be wrong, under every tile."""
+    monkeypatch.setattr(tuning, "CANDIDATES", 2)
+    given: Setting = setting("tune:lenet5:1")
+    tuning.tuned(given, "lenet5", 1)
+    (row,) = given.journal.rows()
+    assert "error" not in row and not row["ok"]
+    first = next(problem for problem in row["problems"] if 0 in problem["launches"])
+    assert len(first["candidates"]) == 2 and first["chosen"] is None
+    assert all(each["dropped"].startswith("wrong") and each["microseconds"] is None for each in first["candidates"])
+    table = json.loads((given.journal.folder / row["table"]).read_text())
+    assert table["gpu"] == "Fake GPU" and first["digest"] not in table.get("entries", {})
     assert fake.violations == [] and not fake.allocations
