@@ -23,7 +23,7 @@ from ..passes.shuffles import READER_RULE as READS
 from ..passes.shuffles import RULE as SHUFFLES
 from ..planner import Plan
 from .models import Choices, is_compiled, make_plan
-from .placements import in_place
+from .placements import in_place, zero_borders
 
 
 @dataclass(frozen=True)
@@ -379,6 +379,7 @@ def explain_model(model: str, choices: Choices, target: str) -> dict[str, Any]:
         "policy": plan.options.policy_name,
         "edges": [asdict(edge) for edge in edges],
         "folded": folded(plan.journal),
+        "zero_borders": zero_borders(plan.graph, plan.layouts),
         **counts(edges),
     }
 

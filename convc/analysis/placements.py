@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..ir import Graph, Node
 from ..ir.plan import Layouts, Placement
+from ..passes.borders import RULE as ZERO_BORDERS
 from ..passes.shuffles import sliced
 
 
@@ -26,6 +29,21 @@ def strided(memory: np.ndarray, placed: Placement, base: int = 0) -> np.ndarray:
     extents = tuple(extent for extent, _ in pairs)
     steps = np.lib.stride_tricks.as_strided(elements[(first - lowest) // dtype.itemsize :], extents, strides)
     return steps.reshape(placed.shape) if placed.parts else steps
+
+
+def zero_borders(graph: Graph, layouts: Layouts) -> list[dict[str, Any]]:
+    """The tensors that lie between zeros, with how many ``lines`` and ``columns`` of them, and those that convolutions
+    with padding read all the same, with the ``reason`` why they do not; in running order."""
+    found: dict[int, dict[str, Any]] = {}
+    for value, placed in layouts.placements.items():
+        if placed.border is not None:
+            border = placed.border
+            found[value.node] = {"lines": border.lines, "columns": border.columns, "reason": None}
+    for decline in layouts.declines:
+        if decline.rule == ZERO_BORDERS:
+            found[decline.source] = {"lines": 0, "columns": 0, "reason": decline.reason}
+    nodes = [node for node in graph.nodes() if node.id in found]
+    return [{"tensor": node.label, "origins": list(node.origins), **found[node.id]} for node in nodes]
 
 
 def slot(graph: Graph, layouts: Layouts, concat: Node, position: int) -> Placement:

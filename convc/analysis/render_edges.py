@@ -9,7 +9,8 @@ from .render import printable, table
 
 
 def explained(report: dict[str, Any]) -> str:
-    """What was not fused and why, then what was fused, then what was rewritten before, then the counts."""
+    """What was not fused and why, then what was fused, what was rewritten before, what lies between zeros, and the
+    counts."""
     edges = report["edges"]
     left = [edge for edge in edges if not edge["fused"]]
     head = f"{printable(report['model'])}: {report['dtype']}, {report['target']}, --opt {report['opt']}"
@@ -21,7 +22,14 @@ def explained(report: dict[str, Any]) -> str:
     if report["folded"]:
         rows = [(entry["rule"], ", ".join(entry["nodes"])) for entry in report["folded"]]
         parts += [f"\nREWRITTEN BEFORE FUSION: {len(rows)} times", table(("rule", "layers"), rows)]
+    if report["zero_borders"]:
+        zeros = [(_zeros(entry), entry["tensor"], entry["reason"] or "-") for entry in report["zero_borders"]]
+        parts += ["\nZEROS AROUND WHAT PADDED CONVOLUTIONS READ", table(("zeros", "tensor", "why none"), zeros)]
     return "\n".join([*parts, "", _summary(report)])
+
+
+def _zeros(entry: dict[str, Any]) -> str:
+    return "none" if entry["reason"] else f"{entry['lines']} x {entry['columns']}"
 
 
 def _not_fused(edges: Sequence[dict[str, Any]], reasons: dict[str, int]) -> str:

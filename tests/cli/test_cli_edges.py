@@ -54,6 +54,15 @@ class TestExplain:
         out = run("explain", "zoo:resnet18").out
         assert "REWRITTEN BEFORE FUSION: 20 times" in out and "stem.conv, stem.bn" in out
 
+    def test_zeros_around_tensors_are_listed(self, run: Run) -> None:
+        report = run("explain", "zoo:squeezenet1_1", "--json").json["zero_borders"]
+        reasons = {entry["tensor"]: entry["reason"] for entry in report}
+        assert reasons["relu2"] == "16 channels: a border is for 32 or more that fill 16 bytes each"
+        assert {(entry["lines"], entry["columns"]) for entry in report if entry["reason"] is None} == {(1, 1)}
+        out = run("explain", "zoo:squeezenet1_1").out
+        assert "ZEROS AROUND" in out and "1 x 1" in out and reasons["relu2"] in out
+        assert run("explain", "zoo:squeezenet1_1", "--disable", "zero-borders", "--json").json["zero_borders"] == []
+
     def test_switches(self, run: Run) -> None:
         report = run("explain", "zoo:lenet5", "--opt", "none", "--json").json
         assert report["fused"] == {}
