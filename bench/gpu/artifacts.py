@@ -28,6 +28,8 @@ from .cases import Case
 
 ARCHIVE, OLDER = "kernels.tar.xz", "kernels-ptxas.tar.xz"
 POLL_S = 0.05
+MAKING = "making"
+"""File with the number of the process that makes artifacts in the background."""
 
 
 def workshop(scratch: Path, pack: Path | None) -> Path:
@@ -93,8 +95,22 @@ def failure_of(case: Case, folder: Path) -> Path:
 def make_all(cases: Sequence[Case], pack: Path | None, folder: Path, processes: int) -> None:
     """Compiles many cases, the first ones first."""
     use_pack(pack, folder)
-    with ProcessPoolExecutor(processes) as pool:
-        list(pool.map(_make_one, cases, [pack] * len(cases), [folder] * len(cases)))
+    mark = folder / MAKING
+    mark.write_text(str(os.getpid()), encoding="utf-8")
+    try:
+        with ProcessPoolExecutor(processes) as pool:
+            list(pool.map(_make_one, cases, [pack] * len(cases), [folder] * len(cases)))
+    finally:
+        mark.unlink()
+
+
+def _are_being_made(folder: Path) -> bool:
+    """Whether a process is at work in the background that has said so."""
+    try:
+        os.kill(int((folder / MAKING).read_text(encoding="utf-8")), 0)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _make_one(case: Case, pack: Path | None, folder: Path) -> None:
@@ -109,7 +125,7 @@ def opened(case: Case, pack: Path | None, folder: Path, wait_s: float) -> Artifa
     """
     end = time.monotonic() + wait_s
     file, failure = file_of(case, folder), failure_of(case, folder)
-    while not file.exists() and not failure.exists() and time.monotonic() < end:
+    while not file.exists() and not failure.exists() and time.monotonic() < end and _are_being_made(folder):
         time.sleep(POLL_S)
     if not file.exists() and not failure.exists():
         make(case, kernels_of(pack, folder), folder)

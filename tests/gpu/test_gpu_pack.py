@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -102,11 +103,26 @@ def test_artifacts_are_made_by_several_processes(packed: Path, tmp_path: Path) -
     folder = artifacts.workshop(tmp_path, packed)
     artifacts.make_all([*CASES, Case("lenet5", 64)], packed, folder, 2)
     assert [artifacts.file_of(case, folder).exists() for case in CASES] == [True, True]
-    assert not artifacts.file_of(Case("lenet5", 64), folder).exists()
+    assert not artifacts.file_of(Case("lenet5", 64), folder).exists() and not (folder / artifacts.MAKING).exists()
     kept, equal = artifacts.distinct(
         (case.variant, read(artifacts.file_of(case, folder))) for case in (*CASES, CASES[0])
     )
     assert list(kept) == ["fused", "unfused"] and equal == {}
+
+
+def test_only_what_is_being_made_is_waited_for(packed: Path, tmp_path: Path) -> None:
+    """A background process that is there and slow; one that has died; none."""
+    folder = artifacts.workshop(tmp_path, packed)
+    mark = folder / artifacts.MAKING
+    gone = subprocess.run(["sh", "-c", "echo $$"], capture_output=True, text=True, check=True).stdout
+    for said, waits in ((str(os.getpid()), True), (gone, False), (None, False)):
+        artifacts.file_of(CASES[0], folder).unlink(missing_ok=True)
+        mark.unlink(missing_ok=True)
+        if said is not None:
+            mark.write_text(said)
+        started = time.monotonic()
+        artifacts.opened(CASES[0], packed, folder, 3.0)
+        assert (time.monotonic() - started >= 3.0) is waits
 
 
 def test_other_sources_get_another_folder(packed: Path, tmp_path: Path) -> None:
