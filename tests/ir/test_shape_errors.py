@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 
 from convc.errors import ShapeError
-from convc.ir import DType, TensorType, operator
+from convc.ir import Dim, DType, TensorType, operator
 
 X = (1, 4, 8, 8)
 CONV = {"strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1), "groups": 1}
 POOL = {"kernel_shape": (3, 3), "strides": (1, 1), "pads": (0, 0, 0, 0), "dilations": (1, 1)}
 W = (6, 4, 3, 3)
+CONV_ALONE = {name: value for name, value in CONV.items() if name != "groups"}
+TRANSPOSED = {**CONV_ALONE, "output_padding": (0, 0)}
+REGION = {"output_height": 2, "output_width": 2}
+KEPT = {"count": Dim.symbol("count"), "most": 3}
 
 
 def t(*shape: int, dtype: DType = DType.FP32) -> TensorType:
@@ -144,6 +148,50 @@ CASES: list[tuple[str, list[TensorType], dict[str, Any], str]] = [
     ("Gather", [t(2, 3), integer(2)], {"axis": 2}, "axis"),
     ("Gather", [t(2, 3)], {"axis": 0}, "2 input"),
     ("Output", [], {"name": "y"}, "1 input"),
+    # transposed convolution
+    ("ConvTranspose", [t(*X), t(4, 3, 2)], TRANSPOSED, "weights of rank 4"),
+    ("ConvTranspose", [t(*X), t(3, 2, 2, 2)], TRANSPOSED, "to be 4, found 3"),
+    ("ConvTranspose", [t(*X), t(4, 2, 2, 2)], {**TRANSPOSED, "groups": 3}, "groups=3 to divide the input channels"),
+    ("ConvTranspose", [t(*X), t(4, 2, 2, 2), t(3)], {**TRANSPOSED, "groups": 2}, "bias length .* to be 4, found 3"),
+    ("ConvTranspose", [t(*X), t(4, 2, 2, 2)], {**TRANSPOSED, "output_padding": (0, -1)}, "output_padding"),
+    ("ConvTranspose", [t(*X), t(4, 2, 1, 1)], {**TRANSPOSED, "pads": (5, 0, 5, 0)}, "output axis 2 .*>= 0, found -2"),
+    # resampling
+    ("Resize", [boolean(2, 3)], {"sizes": (2, 4)}, "found bool"),
+    ("Resize", [t(2, 3)], {"sizes": (2,)}, "sizes to be 2 dimensions"),
+    ("Resize", [t(2, 3)], {"sizes": (2, 4), "scales": (2.0,)}, "scales to be 2 numbers"),
+    ("Resize", [t(2, 3)], {"sizes": (2, 4), "mode": "area"}, "one of nearest, linear, cubic"),
+    ("Resize", [t(2, 3)], {"sizes": (2, 4), "transformation": "tf"}, "one of half_pixel"),
+    ("Resize", [t(2, 0)], {"sizes": (2, 4)}, ">= 1, found 0"),
+    ("GridSample", [t(*X), t(1, 2, 2, 3)], {}, "last dimension of its grid to be 2, found 3"),
+    ("GridSample", [t(*X), t(2, 2, 2, 2)], {}, "batch of its grid to be 1, found 2"),
+    ("RoiAlign", [t(*X), t(3, 5), integer(3)], REGION, "to be 4, found 5"),
+    ("RoiAlign", [t(*X), t(3, 4), t(3)], REGION, "batch indices of type"),
+    ("DeformConv", [t(*X), t(6, 4, 3, 3), t(1, 17, 6, 6)], CONV_ALONE, "channels of its offsets to be 18, found 17"),
+    # picking
+    ("GatherElements", [t(2, 3), integer(2)], {"axis": 0}, "indices of rank 2"),
+    ("GatherElements", [t(2, 3), t(2, 3)], {"axis": 0}, "indices of type int32 or int64"),
+    ("ScatterElements", [t(2, 3), integer(1, 3), t(1, 2)], {"axis": 0}, "dimension 1 of the updates to be 3, found 2"),
+    ("ScatterElements", [t(2, 3), integer(1, 3), t(1, 3)], {"axis": 0, "reduction": "or"}, "one of none, add"),
+    ("GatherND", [t(2, 3), integer(4, 3)], {}, r"in 1..2, found 3"),
+    ("GatherND", [t(2, 3), integer(4, 1)], {"batch_dims": 1}, "dimension 0 of the indices to be 2, found 4"),
+    ("ScatterND", [t(2, 3), integer(4, 1), t(4, 2)], {}, "dimension 1 of the updates to be 3, found 2"),
+    ("ScatterND", [t(2, 3), integer(4, 1), integer(4, 3)], {}, "one element type"),
+    # order
+    ("ArgMax", [boolean(2)], {"axis": 0}, "found bool"),
+    ("ArgMin", [t(2, 0)], {"axis": 1}, ">= 1, found 0"),
+    ("TopK", [t(2, 3)], {"axis": 1, "k": 4}, "at most 3, the size of axis 1, found 4"),
+    ("CumSum", [t(2, 3)], {"axis": 2}, "axis"),
+    # detection and algebra
+    ("NonMaxSuppression", [t(1, 5, 3), t(1, 2, 5)], KEPT, "last dimension of its boxes to be 4, found 3"),
+    ("NonMaxSuppression", [t(1, 5, 4), t(1, 2, 6)], KEPT, "boxes of its scores to be 5, found 6"),
+    ("Einsum", [t(2, 3)], {"equation": "ij,jk->ik"}, "with 1 operands"),
+    ("Einsum", [t(2, 3), t(4, 5)], {"equation": "ij,jk->ik"}, "axis j to be 3, found 4"),
+    ("Einsum", [t(2, 3)], {"equation": "ij->ik"}, "labels of the operands"),
+    ("Einsum", [t(2, 3)], {"equation": "ijk->i"}, "2 axes for an operand of rank 2"),
+    ("Det", [t(2, 3)], {}, "to be 2, found 3"),
+    ("BitCast", [t(2)], {"dtype": DType.INT64}, "of 4 bytes, found int64"),
+    ("BitShift", [integer(2), integer(2)], {"direction": "UP"}, "one of LEFT, RIGHT"),
+    ("BitwiseAnd", [t(2), t(2)], {}, "an integer, found fp32"),
 ]
 
 
