@@ -325,11 +325,22 @@ def names_of(plan: Plan, problems: list[Tuned]) -> list[str]:
     return [each[tuned.launches[0]].kernel.name for each in launches]
 
 
-@pytest.mark.parametrize(("times", "wrong", "best"), [((5, 4, 3), (), 2), ((3, 3, 5), (), 0), ((5, 4, 1), (2,), 1)])
-def test_the_fastest_right_candidate_wins(
-    cache: KernelCache, quick: None, folder: Path, times: tuple[int, ...], wrong: tuple[int, ...], best: int
-) -> None:
+def test_between_equals_the_cost_model_decides() -> None:
+    problem = convolutions(planned(network()))[0]
+    tiles = ranked(problem, target("sm_90"))[:3]
+    candidates = [
+        Candidate(tile, times=times)
+        for tile, times in zip(tiles, ([9.0, 3.0, 4.0], [4.0] * 3, [1.0, 5.0, 5.0]), strict=True)
+    ]
+    tuned = Tuned("d", problem, [0], candidates)
+    assert tuned.best is candidates[0], "medians count: 4, 4 and 5"
+    assert tuned.entry() == Entry(schedule_of(tiles[0]), 4.0, 4.0, 3)
+    assert Tuned("d", problem, [0], [Candidate(tile) for tile in tiles]).entry() is None
+
+
+def test_the_fastest_right_candidate_wins(cache: KernelCache, quick: None, folder: Path) -> None:
     """In a table, with its time; a candidate whose results are wrong is never timed, however fast it would be."""
+    times, wrong, best = (5.0, 4.0, 1.0), 2, 1
     plan = planned(network())
     problems = problems_of(plan, 3)
     names = names_of(plan, problems)
@@ -338,23 +349,21 @@ def test_the_fastest_right_candidate_wins(
     def place(compiled: CompiledNetwork) -> CudaExecutor:
         """Every variant is first checked, and then, when nothing looks at the results any more, timed."""
         checking = len(gpus) < len(names)
-        faults = {names[number] for number in wrong} if checking else {kernel.name for kernel in compiled.kernels}
-        gpus.append(TimedGpu(compiled, dict(zip(names, map(float, times), strict=True)), faults))
+        faults = {names[wrong]} if checking else {kernel.name for kernel in compiled.kernels}
+        gpus.append(TimedGpu(compiled, dict(zip(names, times, strict=True)), faults))
         return CudaExecutor(driver=Driver(gpus[-1]))
 
     compile_candidates(plan, problems, cache)
     gpu = measure(plan, problems, place)
     (tuned,) = problems
     for number, candidate in enumerate(tuned.candidates):
-        assert bool(candidate.times) == (number not in wrong) and ("wrong" in candidate.dropped) == (number in wrong)
+        assert bool(candidate.times) == (number != wrong) and ("wrong" in candidate.dropped) == (number == wrong)
         assert candidate.times in ([], [1000.0 * times[number]] * 3)
     assert tuned.best is tuned.candidates[best]
     path = tuning.store(plan, problems, gpu, folder)
     assert path.name == "sm_90-fake-gpu.json" and all(gpu.violations == [] for gpu in gpus)
     entry = tuned.entry()
-    assert entry == Entry(
-        schedule_of(tuned.candidates[best].tile), 1000.0 * times[best], 1000.0 * times[0], 3 - len(wrong)
-    )
+    assert entry == Entry(schedule_of(tuned.candidates[best].tile), 1000.0 * times[best], 1000.0 * times[0], 2)
     assert tuning.stored(target("sm_90"), folder) == {tuned.digest: entry}
     after = planned(network(), tuned=True).programs[0].launches[tuned.launches[0]]
     assert schedule_of(after.steps[0].tile) == entry.tile and "on Fake GPU" in after.tile_reason
@@ -364,14 +373,17 @@ def test_the_fastest_right_candidate_wins(
     assert names[best] in tuned_names
 
 
-def test_what_does_not_fit_beside_the_others_takes_no_part(cache: KernelCache, quick: None) -> None:
+def test_what_does_not_fit_beside_the_others_takes_no_part(
+    cache: KernelCache, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "_drop_wrong", lambda *_: None)
     plan = planned(network())
     problems = problems_of(plan, 3)
     places = []
 
     def place(compiled: CompiledNetwork) -> CudaExecutor:
         """The third variant to be timed finds too little memory; one that is checked has enough."""
-        places.append(TimedGpu(compiled, {}, set()))
+        places.append(TimedGpu(compiled, {}, {kernel.name for kernel in compiled.kernels}))
         if len(places) == 6:
             places[-1].memory_size = 1000
         return CudaExecutor(driver=Driver(places[-1]))
