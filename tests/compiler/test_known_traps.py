@@ -27,6 +27,7 @@ from convc.codegen.pool import Job, compile_kernels
 from convc.codegen.worker import Compiled, Request
 from convc.compiler import compile_plan, compile_programs
 from convc.errors import CompileError
+from convc.frontends import zoo
 from convc.ir.plan import Tile
 from convc.ir.problem import Contraction, Problem
 from convc.passes import tiling
@@ -146,6 +147,15 @@ def test_trip_counts_come_at_run_time_and_are_above_0(case: str) -> None:
     for dtype in ("fp32", "fp16"):
         for source in sources(make_plan(graph, Options(("sm_80", "sm_90"), dtype))):
             assert set(main_loops(source)) <= {("tl.assume(steps > 0)", "range(steps)")}, source
+
+
+@pytest.mark.parametrize("batch", [1, 32])
+@pytest.mark.parametrize("name", ["resnet50", "vgg16", "mobilenet_v2", "efficientnet_b0", "googlenet"])
+def test_so_do_those_of_whole_networks(name: str, batch: int) -> None:
+    """Every loop with a trip count of its own, and there are some."""
+    graph = zoo.build(name, batch=batch, weights="none").graph
+    found = [main_loops(source) for source in sources(make_plan(graph, Options(("sm_80", "sm_90"), "fp16")))]
+    assert {loop for loops in found for loop in loops} == {("tl.assume(steps > 0)", "range(steps)")}
 
 
 def test_loops_are_found_in_the_text() -> None:
