@@ -61,6 +61,11 @@ SAMPLES: dict[str, tuple[list[tuple[int, ...]], dict[str, Any]]] = {
 """Input shapes and attributes with which a definition is asked; elementwise and reducing operators need none."""
 PARTLY = ("Resize", "Einsum", "ConvTranspose")
 """Operators with a definition of their own, some forms of which become others that have a kernel."""
+REWRITTEN = {
+    "ConvTranspose": "with constant filters: as a convolution",
+    "Resize": "without an extrapolation value: as matrix products",
+}
+"""What passes make of operators that have no kernel of their own."""
 INDEX_INPUT = {**dict.fromkeys(PICKED, 1), "RoiAlign": 2}
 """Inputs that are integers whatever the others are."""
 GROUPS = (
@@ -124,8 +129,8 @@ def _sample(operator: Operator) -> tuple[list[tuple[int, ...]], dict[str, Any]]:
 
 def compiled(operator: Operator) -> str:
     """On which element types kernels compute an operator."""
-    if operator.name == "ConvTranspose":
-        return "fp32, fp16, bf16, with constant filters, as a convolution"
+    if operator.name in REWRITTEN:
+        return f"fp32, fp16, bf16, {REWRITTEN[operator.name]}"
     if not has_kernel(operator):
         return "–"
     if operator.kind in (Kind.VIEW, Kind.MOVEMENT) or operator.name == "Copy":

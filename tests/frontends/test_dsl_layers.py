@@ -199,12 +199,6 @@ def test_resizing_by_half_pixels() -> None:
     assert found[0, 0].tolist() == [0, 1, 3, 5, 7, 8]
 
 
-def test_resizing_without_kernels_is_what_its_export_computes() -> None:
-    net = nn.Network("resized", batch="N")
-    checked = verify(net.output(net.input(4, 6, 5).resize(12, 10)), "numpy", "fp32", batch=2)
-    assert checked.ok, checked.outputs
-
-
 # -- inputs and gates -------------------------------------------------------------------------------------------------
 def test_channels_last_input() -> None:
     net, other = nn.Network(), nn.Network()
@@ -249,6 +243,7 @@ LAYERS: dict[str, tuple[Callable[[nn.Tensor], nn.Tensor], tuple[int, ...]]] = {
     "locally connected 1-D": (lambda x: x.locally_connected(5, 3).relu(), (4, 9)),
     "separable": (lambda x: x.separable(6, 3, padding="same").relu(), (4, 6, 6)),
     "transposed": (lambda x: x.conv_transpose(6, 3, 2, 1, output_padding=1, groups=2).relu(), (4, 6, 6)),
+    "resized": (lambda x: x.conv(6, 3).resize(9, 8).relu(), (4, 6, 6)),
     "instance norm": (lambda x: x.conv(6, 3).instance_norm().relu(), (4, 8, 8)),
     "group norm": (lambda x: x.conv(6, 3).group_norm(3).relu(), (4, 8, 8)),
     "layer norm": (lambda x: x.conv(6, 3).layer_norm().gelu(), (4, 8, 8)),

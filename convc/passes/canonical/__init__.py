@@ -10,6 +10,7 @@ from .concat import nest_concat
 from .constants import fold_constants
 from .groups import merge_groups
 from .padding import fold_pad
+from .resize import expand_resize
 from .scaling import merge_affine
 from .transposed import expand_transposed
 from .views import flatten_into_weights, isolate_outputs, simplify_views
@@ -18,6 +19,7 @@ PASSES = (
     Pass("simplify-views", simplify_views),
     Pass("fold-constants", fold_constants),
     Pass("expand-transposed", expand_transposed),
+    Pass("expand-resize", expand_resize),
     Pass("fold-batch-norm", fold_batch_norm, rule="fold-batch-norm"),
     Pass("fold-scale", fold_scale, rule="fold-scale"),
     Pass("fold-shift", fold_shift, rule="fold-shift"),
