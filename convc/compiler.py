@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -105,6 +105,15 @@ def compile_plan(plan: Plan, cache: KernelCache | None = None, progress: Progres
 
 # -- kernels ----------------------------------------------------------------------------------------------------------
 Binaries = dict[tuple[str, str], Compiled]
+
+
+def settled(plan: Plan, cache: KernelCache | None = None, progress: Progress | None = None) -> Plan:
+    """The plan as it is compiled: where compiled code asks for it with other tiles, and so with other places in memory.
+
+    Who looks into memory between launches needs this plan. Raises `CompileError`.
+    """
+    programs, _ = compile_programs(plan, cache or open_cache(), progress)
+    return replace(plan, programs=tuple(programs))
 
 
 def compile_programs(

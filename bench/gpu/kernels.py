@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from convc.analysis import figures
+from convc.compiler import settled
 from convc.ir.plan import Tile
 from convc.planner import Plan
 from convc.runtime.cuda import CudaExecutor
@@ -42,7 +43,7 @@ def kernels(setting: Setting, network: str, batches: Sequence[int], dtype: str =
 
 def profiled(setting: Setting, case: Case, gpu: Gpu) -> dict[str, Any]:
     """The launches of a case, with measured, predicted and least microseconds, and their tiles."""
-    plan, artifact = case.plan("none"), setting.artifact(case)
+    plan, artifact = settled(case.plan("none"), setting.kernels), setting.artifact(case)
     executor = CudaExecutor(driver=gpu.driver)
     try:
         program = executor.choose(artifact, None)
@@ -64,9 +65,7 @@ def profiled(setting: Setting, case: Case, gpu: Gpu) -> dict[str, Any]:
             "megabytes": round(launch.nbytes / 1e6, 4),
             "mega_macs": round(launch.macs / 1e6, 3),
         }
-        for launch, time, tile in zip(
-            figures.stored(program), measured, tiles_of(plan, len(program.launches)), strict=True
-        )
+        for launch, time, tile in zip(figures.stored(program), measured, tiles_of(plan), strict=True)
     ]
     return {"launches": rows, "sum_us": sum(measured), "ok": True}
 
@@ -82,12 +81,9 @@ def times_of(executor: CudaExecutor, count: int, gpu: Gpu) -> list[float]:
     return [max(gpu.elapsed_us(piece) - cost, 0.0) for piece in pieces]
 
 
-def tiles_of(plan: Plan, count: int) -> list[dict[str, int] | None]:
-    """The tile of each launch that is one kernel alone; None for the others, and where kernels were replaced after they
-    were compiled, so that the plan's launches are not those that ran."""
+def tiles_of(plan: Plan) -> list[dict[str, int] | None]:
+    """The tile of each launch that is one kernel alone; None for the others."""
     launches = plan.programs[0].launches
-    if len(launches) != count:
-        return [None] * count
     return [_schedule(launch.steps[0].tile) if len(launch.steps) == 1 else None for launch in launches]
 
 

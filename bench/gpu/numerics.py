@@ -18,7 +18,7 @@ import numpy as np
 
 from convc.analysis.bounds import relative_bounds, relative_error
 from convc.analysis.kernel_check import KernelCheck, check_kernels
-from convc.compiler import compile_plan
+from convc.compiler import compile_plan, settled
 from convc.passes import Switches
 from convc.planner import Options, Plan, bind_batch, make_plan
 from convc.runtime.artifact import Artifact
@@ -47,7 +47,7 @@ def families(setting: Setting) -> None:
     for family in all_families():
         if setting.todo(family.name):
             with setting.measuring(family.name) as found:
-                plan = family.plan()
+                plan = settled(family.plan(), setting.kernels)
                 network = CompiledNetwork(compile_plan(plan, setting.kernels))
                 arrays = drawn(plan, 0)
                 found |= told(list(check_kernels(plan, network, CudaExecutor(), arrays)))
@@ -112,7 +112,7 @@ def compared_bits(setting: Setting, found: Mapping[str, Any], artifact: Artifact
 def stepped(setting: Setting, case: Case) -> dict[str, Any]:
     """Launches against float64, as many as time allows. The batch is not cut into parts, so that every tensor is in
     memory as a whole."""
-    plan = case.plan()
+    plan = settled(case.plan(), setting.kernels)
     compiled = CompiledNetwork(compile_plan(plan, setting.kernels))
     checks = []
     for check in check_kernels(plan, compiled, CudaExecutor(), drawn(plan, 0)):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from .. import errors
+from ..compiler import settled
 from ..passes.slices import RULE as SLICES
 from ..planner import Plan, bind_batch
 from ..runtime.network import CompiledNetwork
@@ -20,7 +21,7 @@ def _compiled(model: str, choices: Choices, device: str, progress: Progress | No
     if is_compiled(model):
         raise errors.compiled_already(model)
     whole = replace(choices, disable=",".join(filter(None, [choices.disable, SLICES])))  # tensors in memory as a whole
-    plan = make_plan(model, whole, target_for(device) or "interpreter", "fp32")
+    plan = settled(make_plan(model, whole, target_for(device) or "interpreter", "fp32"), progress=progress)
     return plan, compile_network(plan, progress)
 
 

@@ -25,7 +25,7 @@ from ..codegen.fingerprint import fingerprint
 from ..codegen.packed import open_cache
 from ..codegen.pool import Job, compile_kernels
 from ..codegen.worker import Compiled
-from ..compiler import compile_plan, request_of, suits
+from ..compiler import compile_plan, request_of, settled, suits
 from ..ir.digest import problem_digest
 from ..ir.plan import Tile
 from ..ir.problem import Problem
@@ -202,7 +202,7 @@ def measure(
     plan: Plan, problems: Sequence[Tuned], place: Place, seed: int = 0, progress: Progress | None = None
 ) -> str:
     """Checks the candidates and times those that are right; the name of the GPU. Raises `DeviceError`."""
-    plans = [variant(plan, problems, number) for number in range(_most(problems))]
+    plans = [settled(variant(plan, problems, number)) for number in range(_most(problems))]
     networks = [CompiledNetwork(compile_plan(each)) for each in plans]
     total = 2 * len(plans)
     for number, (each, network) in enumerate(zip(plans, networks, strict=True)):
