@@ -256,7 +256,8 @@ def make_plan(graph: Graph, options: Options) -> Plan:
     _refuse_found_sizes(fused.graph)
     layouts = place(fused, options.dtype, options.switches, options.chooser)
     work = lower(fused, layouts, options.dtype)
-    machines = (replace(target(name), descriptors=options.switches.feature("descriptors")) for name in options.targets)
+    on = options.switches.feature
+    machines = (replace(target(name), descriptors=on("descriptors"), im2col=on("im2col")) for name in options.targets)
     programs = tuple(_plan_target(work, fused, layouts, machine, options) for machine in machines)
     return Plan(options, fused, layouts, programs, journal)
 
@@ -281,10 +282,10 @@ def _plan_target(
     if options.switches.on(SLICES):
         schedule, others = slice_stages(launches, fused.graph, layouts, machine, options.chooser)
         declines = [*declines, *others]
+    if machine.has_im2col:
+        schedule = walking(schedule, machine)
     if (measured := _measured(machine, options)) is not None:
         schedule = with_measured_tiles(schedule, machine, measured)
-    if options.switches.feature("im2col") and machine.has_im2col:
-        schedule = walking(schedule, machine)
     return assemble(schedule, layouts, machine, options, declines)
 
 

@@ -30,7 +30,7 @@ from ..ir.digest import problem_digest
 from ..ir.plan import Tile
 from ..ir.problem import Problem
 from ..passes import Launch, Switches
-from ..passes.tiling import ranked
+from ..passes.im2col_tiles import candidates
 from ..planner import Options, Plan, assemble, make_plan
 from ..runtime.artifact import write_file
 from ..runtime.driver import OUT_OF_MEMORY
@@ -122,7 +122,7 @@ def problems_of(plan: Plan, most: int = CANDIDATES, known: Mapping[str, Entry] |
         if digest in found:
             found[digest].launches.append(number)
         elif digest not in (known or {}):
-            tiles = ranked(problem, program.target)[:most]
+            tiles = candidates(problem, program.target)[:most]
             found[digest] = Tuned(digest, problem, [number], [Candidate(tile) for tile in tiles])
     return [tuned for tuned in found.values() if len(tuned.candidates) > 1]
 

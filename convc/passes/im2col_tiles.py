@@ -12,13 +12,13 @@ from dataclasses import replace
 from ..ir.im2col import im2col
 from ..ir.matrices import NotMatrices, has_matrices
 from ..ir.plan import Tile
-from ..ir.problem import Axis, Contraction, steps_of
+from ..ir.problem import Axis, Contraction, Problem, steps_of
 from ..targets import Target
 from ..targets.cost import contraction_seconds
+from . import tiling
 from .launches import Launch
 from .slices import Entry
 from .tile_sizes import MIN_DOT, by_time, ceil_power, powers
-from .tiling import reason
 from .traffic import traffic
 
 ACCESS = "im2col"
@@ -47,7 +47,15 @@ def _walking(launch: Launch, target: Target) -> Launch:
     best = next(iter(ranked(problem, target)), None)
     if best is None or best.predicted_us > step.tile.predicted_us:
         return launch
-    return replace(launch, steps=(replace(step, tile=replace(best, reason=reason(problem, best, target))),))
+    return replace(launch, steps=(replace(step, tile=replace(best, reason=tiling.reason(problem, best, target))),))
+
+
+def candidates(problem: Problem, target: Target) -> list[Tile]:
+    """Every schedule of a launch of one problem, this form among them where it is to be used, the cheapest first."""
+    others = tiling.ranked(problem, target)
+    if type(problem) is not Contraction or not target.has_im2col:
+        return others
+    return sorted([*others, *ranked(problem, target)], key=lambda tile: tile.predicted_us)
 
 
 def ranked(problem: Contraction, target: Target) -> list[Tile]:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from ..ir.digest import problem_digest
 from ..targets import Target
 from ..targets.tuned import Measured
+from .im2col_tiles import candidates
 from .launches import Launch, Step
 from .slices import Entry, Stage
 from .tiling import ranked
@@ -39,7 +40,8 @@ def _step(step: Step, together: bool, target: Target, measured: Measured) -> Ste
         return step
     problem = step.work.problem
     digest = problem_digest(problem)
-    tile = measured.best(digest, ranked(problem, target)) if digest in measured.entries else None
+    tiles = ranked if together else candidates
+    tile = measured.best(digest, tiles(problem, target)) if digest in measured.entries else None
     if tile is None or (together and tile.num_warps != step.tile.num_warps):
         return step
     return replace(step, tile=tile)

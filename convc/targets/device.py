@@ -15,7 +15,7 @@ class Target:
     block may take. l2_bytes: L2 cache. dram_bytes_per_s, l2_bytes_per_s: bandwidth. tensor_flops: fp16
     multiply-adds × 2 per second on tensor cores with fp32 accumulation. fp32_flops: the same on ordinary units.
     launch_s: time between two kernels of a graph. step_s: latency of one pipelined step of a main loop.
-    descriptors: whether kernels are to use tensor maps, where there are any.
+    descriptors, im2col: whether kernels are to use tensor maps, and those that walk over windows, where there are any.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Target:
     step_s: float = 0.45e-6
     max_warps: int = 8
     descriptors: bool = True
+    im2col: bool = False
 
     @property
     def is_interpreter(self) -> bool:
@@ -46,7 +47,7 @@ class Target:
     @property
     def has_im2col(self) -> bool:
         """Whether kernels in Gluon may have tensor maps that walk over windows: where there is `wgmma`."""
-        return self.instruction == "wgmma"
+        return self.im2col and self.instruction == "wgmma"
 
     @property
     def has_descriptors(self) -> bool:

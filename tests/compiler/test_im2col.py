@@ -24,17 +24,21 @@ from convc.codegen.emit import emit
 from convc.codegen.sass import disassemble
 from convc.compiler import compile_plan
 from convc.ir import Value
+from convc.ir.digest import problem_digest
 from convc.ir.im2col import Im2col, im2col
 from convc.ir.matrices import NotMatrices
 from convc.ir.plan import Tile
 from convc.ir.problem import Axis, Contraction
 from convc.passes import Launch, Switches
+from convc.passes.im2col_tiles import candidates
+from convc.passes.measured import with_measured_tiles
 from convc.passes.policies import Always
 from convc.planner import Options, Plan, assemble, make_plan
 from convc.runtime.cuda import CudaExecutor
 from convc.runtime.driver import Driver
 from convc.runtime.engine import Engine
 from convc.runtime.interpreter import InterpreterExecutor
+from convc.targets.tuned import Entry, Measured, schedule_of
 
 sys.path.append(str(Path(__file__).parent.parent / "runtime"))
 from fake_driver import FakeDriver
@@ -200,6 +204,21 @@ def test_the_form_is_off_unless_it_is_switched_on() -> None:
     assert [tile.access for _, tile in convolutions(plan_of(b))].count("im2col") >= 1
     for target in ("sm_80", "sm_100", "sm_120", "interpreter"):
         assert [tile.access for _, tile in convolutions(plan_of(b, target))].count("im2col") == 0
+
+
+def test_measured_schedules_may_be_of_this_form() -> None:
+    """Only where it is switched on: a table knows the schedule, planning must still be allowed to take it."""
+    b = network()
+    on, off = plan_of(b), plan_of(b, on=())
+    problem, tile = convolutions(on)[0]
+    slower = next(t for t in candidates(problem, on.programs[0].target) if t.access == "im2col" and t.cols == 64)
+    measured = Measured("H200", {problem_digest(problem): Entry(schedule_of(slower), 1.0, 2.0, 8)})
+    for plan, access in ((on, slower), (off, convolutions(off)[0][1])):
+        (program,) = plan.programs
+        launches = with_measured_tiles(program.schedule, program.target, measured)
+        tiles = [launch.steps[0].tile for launch in launches if isinstance(launch.steps[0].work.problem, Contraction)]
+        assert schedule_of(tiles[0]) == schedule_of(access)
+    assert tile.access == "im2col" and slower.cols != tile.cols
 
 
 # -- the code ---------------------------------------------------------------------------------------------------------
