@@ -81,8 +81,10 @@ class Runner:
             if outcome == "done" or not went_on or left_s < min(LEAST_S, step.limit_s / 4):
                 break
         seconds = round(time.monotonic() - started, 1)
-        self.journal.put(step.name, "end", outcome=outcome, seconds=seconds)
-        self._say(f"{step.name}: {outcome} after {seconds} s, {max(self.left_s, 0):.0f} s left")
+        said = {} if outcome == "done" else {"said": self._last_line()}
+        self.journal.put(step.name, "end", outcome=outcome, seconds=seconds, **said)
+        about = f"{outcome} after {seconds} s, {max(self.left_s, 0):.0f} s left"
+        self._say(": ".join([step.name, about, *said.values()]))
         return outcome == "done"
 
     def _process(self, step: Step, limit_s: float) -> str:
@@ -101,6 +103,11 @@ class Runner:
             finally:
                 end_group(process)
         return outcome
+
+    def _last_line(self) -> str:
+        """What the last process said last."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").split("--- ")[-1].strip().splitlines()
+        return lines[-1][:300] if lines else ""
 
     def _say(self, text: str) -> None:
         print(text, flush=True)

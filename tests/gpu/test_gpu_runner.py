@@ -19,6 +19,7 @@ from bench.gpu.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 step = sys.argv[2]
 if step == "broken":
+    print("there is no GPU", file=sys.stderr)
     sys.exit(3)
 for key in ("a", "b", "c"):
     if not journal.begin(step, key):
@@ -105,10 +106,11 @@ def test_a_lost_gpu_ends_the_process_and_not_the_step(runner):
     assert rows["b"]["lost"] and rows["c"]["value"] == 1 and rows["end"]["outcome"] == "done"
 
 
-def test_a_step_that_does_not_begin_is_given_up(runner):
+def test_a_step_that_does_not_begin_is_given_up(runner, capsys):
     one = runner()
     assert not one.run([Step("broken", 20, "A"), Step("works", 20, "A")])
     assert found(one, "broken").keys() == {"end"} and found(one, "broken")["end"]["outcome"] == "exit status 3"
+    assert found(one, "broken")["end"]["said"] == "there is no GPU" and "there is no GPU" in capsys.readouterr().out
     assert found(one, "works")["end"]["outcome"] == "done"
 
 
