@@ -53,13 +53,13 @@ def targets_of(target: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(present_target() if name == "auto" else name.strip() for name in names))
 
 
-def present_target() -> str:
-    """The target of the GPU that is present, or ``interpreter``."""
+def present_target(ordinal: int = 0) -> str:
+    """The target of the GPU of that number, or ``interpreter`` where there is none that convc compiles for."""
     from .runtime.driver import Device, Driver
     from .targets import TARGETS
 
     try:
-        architecture = Device(Driver()).architecture
+        architecture = Device(Driver(), ordinal).architecture
     except errors.DeviceError:
         return "interpreter"
     return architecture if architecture in TARGETS else "interpreter"

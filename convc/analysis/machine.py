@@ -23,7 +23,8 @@ BLACKWELL = 100
 
 
 def examine() -> dict[str, Any]:
-    """The findings as JSON: ``python``, ``packages``, ``ptxas``, ``driver``, ``gpus``, ``cache``, ``works``."""
+    """The findings as JSON: ``python``, ``packages``, ``ptxas``, ``driver``, ``gpus``, ``cache``, ``tuned`` and
+    ``works``."""
     packages = {name: version(name) for name in PACKAGES}
     driver, gpus, problem = look_for_gpus()
     assemblers = find_assemblers()
@@ -38,6 +39,7 @@ def examine() -> dict[str, Any]:
         "gpus": gpus,
         "gpu_problem": problem,
         "cache": look_at_cache(),
+        "tuned": look_at_tables(),
         "works": conclusions(packages, assemblers, gpus, problem),
     }
 
@@ -107,6 +109,25 @@ def look_at_cache() -> dict[str, Any]:
         with suppress(OSError):  # another process may have dropped it
             sizes.append(path.stat().st_size)
     return {"path": str(directory), "entries": len(sizes), "bytes": sum(sizes), "writable": _is_writable(directory)}
+
+
+def look_at_tables() -> list[dict[str, Any]]:
+    """The tables of measured tiles, and whether they are of the versions of now."""
+    from ..codegen.fingerprint import fingerprint
+    from ..targets import TARGETS
+    from ..targets.tuned import tables_of
+
+    now = version("triton"), fingerprint()
+    return [
+        {
+            "target": table.target,
+            "gpu": table.gpu,
+            "problems": len(table.entries),
+            "used": (table.triton, table.templates) == now,
+        }
+        for target in TARGETS.values()
+        for table in tables_of(target)
+    ]
 
 
 def _is_writable(directory: Path) -> bool:

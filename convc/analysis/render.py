@@ -318,12 +318,18 @@ def machine(report: dict[str, Any]) -> str:
         ("CUDA driver", report["driver"] or "none"),
         ("GPU", "; ".join(gpus) or "none"),
         ("kernel cache", _cache_text(cache)),
+        *(("measured tiles", _tables_text(table)) for table in report["tuned"]),
         ("compiles for", ", ".join(works["compile"]) or "nothing"),
         ("runs on", ", ".join(works["run"])),
         ("verifies", "yes" if works["verify"] else "no"),
         *(("missing", what) for what in works["missing"]),
     ]
     return "\n".join(f"{name:16} {printable(text)}" for name, text in rows)
+
+
+def _tables_text(table: dict[str, Any]) -> str:
+    state = "" if table["used"] else ", of another version of Triton or convc: not used"
+    return f"{table['target']} on {table['gpu']}: {table['problems']} problems{state}"
 
 
 def _cache_text(cache: dict[str, Any]) -> str:

@@ -341,7 +341,8 @@ def place_and_target(device: str, target: str | None, prepare: bool) -> tuple[st
     device = resolved_device(device)
     if device == "numpy":
         raise errors.no_clock(device)
-    own = present_target() if device.partition(":")[0] == "cuda" else "interpreter"
+    kind, _, ordinal = device.partition(":")
+    own = present_target(int(ordinal) if ordinal.isdigit() else 0) if kind == "cuda" else "interpreter"
     if target not in (None, own):
         raise errors.other_target(target, own, device)
     return device, own

@@ -80,6 +80,23 @@ def test_what_is_known_is_not_measured_again(run: Run, tmp_path: Path) -> None:
     assert "2.00x" in again and "say nothing about a GPU" in again
 
 
+@pytest.mark.usefixtures("timed")
+def test_doctor_tells_of_tables(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("tune", MODEL, "--device", "interpreter", "--candidates", 2, "--tables", tmp_path)
+    monkeypatch.setattr("convc.targets.tuned.user_directory", lambda: tmp_path)
+    (found,) = run("doctor", "--json").json["tuned"]
+    (path,) = tmp_path.iterdir()
+    assert found == {
+        "target": "interpreter",
+        "gpu": "Triton's interpreter",
+        "problems": found["problems"],
+        "used": True,
+    }
+    assert f"on Triton's interpreter: {found['problems']} problems\n" in run("doctor").out
+    path.write_text(path.read_text().replace('"templates": "', '"templates": "0'))
+    assert "not used" in run("doctor").out
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -93,6 +110,12 @@ def test_what_is_known_is_not_measured_again(run: Run, tmp_path: Path) -> None:
 def test_what_cannot_be_tuned(run: Run, options: tuple[str, ...], words: str) -> None:
     done = run("tune", MODEL, *options)
     assert done.status == 2 and words in done.err
+
+
+def test_kernels_are_for_the_gpu_of_that_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "present_target", lambda ordinal: ("sm_80", "sm_90")[ordinal])
+    for device, target in (("cuda", "sm_80"), ("cuda:0", "sm_80"), ("cuda:1", "sm_90")):
+        assert tuning.place_and_target(device, None, prepare=False) == (device, target)
 
 
 def test_a_compiled_network(run: Run, artifact: Path) -> None:
