@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -472,3 +473,17 @@ def test_importing_an_export_gives_the_graph_back(name: str, batch: int | str) -
     inputs = random_inputs(before)
     expected, found = (outputs(g, evaluate(g, inputs))["output"] for g in (before, after))
     assert (found == expected).all()
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float64], ids=lambda dtype: dtype.__name__)
+def test_other_floats_give_what_is_inferred(dtype: type) -> None:
+    """Every operator that takes a type also computes in it."""
+    for op, shapes, attributes in CASES:
+        arrays = [drawn(name, shape) for name, shape in shapes.items()]
+        arrays = [array.astype(dtype) if array.dtype == np.float32 else array for array in arrays]
+        full = operators()[op].complete(attributes)
+        if op == "BitCast":
+            full["dtype"] = DType.of(dtype)
+        types = operators()[op].infer(full, [TensorType(DType.of(array.dtype), array.shape) for array in arrays])
+        results = operators()[op].evaluate(full, arrays)
+        assert [DType.of(result.dtype) for result in results] == [type.dtype for type in types], op

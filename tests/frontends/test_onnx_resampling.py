@@ -147,3 +147,25 @@ def test_integers_are_resized_to_integers() -> None:
     image = np.arange(35, dtype=np.uint8).reshape(1, 1, 7, 5)
     form = {"mode": "linear", "coordinate_transformation_mode": "asymmetric"}
     one("Resize", image, constants=[None, f32(1, 1, 2, 2)], exact=True, result=TensorProto.UINT8, opset=13, **form)
+
+
+def test_a_batch_may_stay_open() -> None:
+    """Imported once for every batch; compared at three images."""
+    x, shape = floats(3, 4, 6, 5), [["N", 4, 6, 5]]
+    scale, bias = f32(1, 2, 3, 4), f32(0.5, 0, -1, 2)
+    one("Resize", x, constants=[None, f32(1, 1, 1.5, 2)], shapes=shape, mode="linear")
+    one("Resize", x, constants=[None, None, i64(3, 4, 9, 9)], shapes=[[3, 4, "H", "W"]], mode="cubic")
+    one("GridSample", x, floats(3, 2, 2, 2), shapes=[*shape, ["N", 2, 2, 2]], opset=16)
+    one("InstanceNormalization", x, constants=[scale, bias], shapes=shape)
+    one("DepthToSpace", x, shapes=shape, blocksize=2)
+    one("LpNormalization", x, shapes=shape, axis=1)
+    one("ArgMax", x, shapes=shape, axis=1, exact=True, result=TensorProto.INT64)
+    one("Einsum", x, floats(4, 2), shapes=[*shape, [4, 2]], equation="nchw,ck->nkhw")
+    one(
+        "GatherElements",
+        x,
+        i64(*range(60)).reshape(3, 1, 4, 5) % 4,
+        shapes=[*shape, ["N", 1, 4, 5]],
+        axis=1,
+        exact=True,
+    )
