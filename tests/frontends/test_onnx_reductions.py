@@ -129,6 +129,26 @@ def test_layer_normalization(axis: int) -> None:
     one("LayerNormalization", x, constants=[floats(*shape)], axis=axis, outputs=3)
 
 
+@pytest.mark.parametrize("spatial", [(5,), (3, 4), (2, 3, 2)], ids=len)
+def test_norms_of_instances_and_groups(spatial: tuple[int, ...]) -> None:
+    """Scale and bias of groups are one for a group at opset 18, one for a channel from opset 21 on."""
+    x = floats(2, 4, *spatial)
+    one("InstanceNormalization", x, constants=[floats(4), floats(4)], epsilon=1e-3)
+    one("GroupNormalization", x, constants=[floats(2), floats(2)], opset=18, num_groups=2)
+    one("GroupNormalization", x, constants=[floats(4), floats(4)], opset=21, num_groups=2, epsilon=1e-2)
+
+
+def test_other_norms() -> None:
+    x = floats(2, 4, 3, 5)
+    x[0, :, 1] = 0  # a norm of 0 leaves 0
+    for axis in (1, -1):
+        one("LpNormalization", x, opset=1, axis=axis, p=1)
+        one("LpNormalization", x, opset=1, axis=axis, p=2)
+    for axes in ([0, 2, 3], [2, 3]):
+        one("MeanVarianceNormalization", floats(2, 4, 3, 5), opset=13, axes=axes)
+    one("RMSNormalization", x, constants=[floats(3, 5)], opset=23, axis=2)
+
+
 # -- matrix products ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("shapes", [((2, 3), (3, 4)), ((5, 2, 3), (3, 4)), ((2, 1, 2, 3), (5, 3, 4)), ((3,), (3, 4))])
 def test_matmul(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:

@@ -55,6 +55,8 @@ def test_crops_fill_what_lies_outside() -> None:
 
 def test_old_forms() -> None:
     one("Resize", IMAGE, constants=[f32(1, 1, 2, 1.5)], opset=10, mode="linear")
+    for scales in ((0.6, 0.7), (1.7, 2.3), (0.6, 2.3), (1, 1)):
+        one("Resize", IMAGE, constants=[f32(1, 1, *scales)], opset=10)
     one("Upsample", IMAGE, constants=[f32(1, 1, 2, 3)], opset=9)
     one("Upsample", IMAGE, opset=7, scales=[1.0, 1.0, 2.0, 2.0], mode="linear")
 

@@ -27,6 +27,10 @@ _READ: dict[int, Any] = {
 }
 
 
+_STILL_MEANT = ("GroupNormalization",)
+"""Operators whose first form was deprecated when another came, and is read nevertheless: exporters have written it."""
+
+
 @dataclass(frozen=True)
 class Schema:
     """An operator at one opset: attribute types and defaults, and the counts of inputs and outputs."""
@@ -68,7 +72,7 @@ def schema_of(op: str, opset: int) -> Schema | None:
         if not versions:
             return None
         raise errors.operator_version(op, opset, min(versions)) from None
-    if found.deprecated:
+    if found.deprecated and op not in _STILL_MEANT:
         raise errors.operator_removed(op, opset, found.since_version)
     if opset < limits.OLDEST_OPSET:
         _check_same_later(op, opset, found.since_version)

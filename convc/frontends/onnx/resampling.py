@@ -23,9 +23,11 @@ _REPEATS = {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor"), ("hal
 # -- Resize -----------------------------------------------------------------------------------------------------------
 @adapter("Resize")
 def resize(call: Call) -> Operand:
-    """Scales, from opset 11 or sizes; before opset 11 as Upsample had it."""
+    """Scales, from opset 11 or sizes. In opset 10 an axis that shrinks takes the next element, others that before."""
     if call.opset < 11:
-        return _resized(call, _numbers(call, 1, "scales"), "asymmetric", "floor")
+        scales = _numbers(call, 1, "scales")
+        shrunk = _resized(call, call.x, [min(scale, 1.0) for scale in scales], "asymmetric", "ceil")
+        return _resized(call, shrunk, [max(scale, 1.0) for scale in scales], "asymmetric", "floor")
     rank = call.rank
     axes = call.axes(call.attr("axes") or range(rank), rank)
     scales = _numbers(call, 2, "scales")
@@ -42,7 +44,7 @@ def resize(call: Call) -> Operand:
         starts, ends = _spread(given[: len(axes)], axes, rank, 0.0), _spread(given[len(axes) :], axes, rank, 1.0)
         crop = (*starts, *ends)
     if scales:
-        return _resized(call, _spread(scales, axes, rank, 1.0), mode, rounding, crop)
+        return _resized(call, call.x, _spread(scales, axes, rank, 1.0), mode, rounding, crop)
     assert sizes is not None
     return _to_sizes(call, axes, sizes, mode, rounding, crop)
 
@@ -71,7 +73,7 @@ def _to_sizes(
     policy = call.attr("keep_aspect_ratio_policy", "stretch")
     if policy == "stretch":
         full = tuple(wanted.get(axis, dim) for axis, dim in enumerate(shape))
-        return _emitted(call, full, (), mode, rounding, crop)
+        return _emitted(call, call.x, full, (), mode, rounding, crop)
     ratios = []
     for axis, size in wanted.items():
         dim = shape[axis]
@@ -81,15 +83,17 @@ def _to_sizes(
     scale = min(ratios) if policy == "not_larger" else max(ratios)
     scales = tuple(scale if axis in wanted else 1.0 for axis in range(len(shape)))
     full = tuple(int(scale * dim + 0.5) if axis in wanted else dim for axis, dim in enumerate(shape))  # type: ignore[arg-type, operator]
-    return _emitted(call, full, scales, mode, rounding, crop)
+    return _emitted(call, call.x, full, scales, mode, rounding, crop)
 
 
-def _resized(call: Call, scales: Sequence[float], mode: str, rounding: str, crop: tuple[float, ...] = ()) -> Operand:
-    shape = call.shape(call.x)
+def _resized(
+    call: Call, x: Operand, scales: Sequence[float], mode: str, rounding: str, crop: tuple[float, ...] = ()
+) -> Operand:
+    shape = call.shape(x)
     if len(scales) != len(shape):
         raise errors.attribute_length("scales", len(scales), len(shape))
     sizes = tuple(_scaled(dim, scale) for dim, scale in zip(shape, scales, strict=True))
-    return _emitted(call, sizes, tuple(scales), mode, rounding, crop)
+    return _emitted(call, x, sizes, tuple(scales), mode, rounding, crop)
 
 
 def _scaled(dim: DimLike, scale: float) -> DimLike:
@@ -104,17 +108,25 @@ def _scaled(dim: DimLike, scale: float) -> DimLike:
 
 
 def _emitted(
-    call: Call, sizes: tuple[DimLike, ...], scales: tuple[float, ...], mode: str, rounding: str, crop: tuple[float, ...]
+    call: Call,
+    x: Operand,
+    sizes: tuple[DimLike, ...],
+    scales: tuple[float, ...],
+    mode: str,
+    rounding: str,
+    crop: tuple[float, ...],
 ) -> Operand:
-    shape = call.shape(call.x)
+    shape = call.shape(x)
     kind = {"bilinear": "linear", "trilinear": "linear"}.get(call.attr("mode"), call.attr("mode"))
     factors = [_factor(dim, size) for dim, size in zip(shape, sizes, strict=True)]
+    if not crop and sizes == shape and (not scales or set(scales) == {1.0}):
+        return x
     repeated = kind == "nearest" and (mode, rounding) in _REPEATS
     if repeated and all(factors) and (not scales or list(scales) == factors):
-        return _repeated(call, call.x, factors)
+        return _repeated(call, x, factors)
     return call.emit(
         "Resize",
-        call.x,
+        x,
         sizes=sizes,
         scales=scales,
         mode=kind,
@@ -152,7 +164,7 @@ def _repeated(call: Call, x: Operand, factors: Sequence[int]) -> Operand:
 def upsample(call: Call) -> Operand:
     """Scales are an attribute, from opset 9 an input."""
     scales = _numbers(call, 1, "scales") if call.opset >= 9 else tuple(call.attr("scales"))
-    return _resized(call, scales, "asymmetric", "floor")
+    return _resized(call, call.x, scales, "asymmetric", "floor")
 
 
 # -- grids and regions ------------------------------------------------------------------------------------------------
