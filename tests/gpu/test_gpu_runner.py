@@ -44,7 +44,8 @@ if step == "leaves":
 
 
 @pytest.fixture
-def runner(tmp_path: Path):
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     script = tmp_path / "step.py"
     script.write_text(SCRIPT)
 
