@@ -20,15 +20,14 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
-
-from ..ir import Graph, Kind, Node, Value
+from ..ir import Dim, Graph, Kind, Node, Value
+from ..runtime.manifest import FOUND_SIZE
 from .reach import Reach, reaches, window_of
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One row.
+    """One row. A size of ``output_shape`` that only the run finds out is -1, and counts no bytes.
 
     receptive_field: along the axis where it is longest; None where an output sees no axis of an input.
     receptive_fields, jumps: for each axis, in elements of the input; a jump is the product of the strides so far.
@@ -192,9 +191,9 @@ def _spare(graph: Graph, node: Node) -> list[tuple[int, int]]:
 
 
 def _numbers(shape: Sequence[Any]) -> list[int]:
-    return [_number(dim) for dim in shape]
+    return [_number(dim, FOUND_SIZE) for dim in shape]
 
 
-def _number(dim: Any) -> int:
-    assert isinstance(dim, (int, np.integer)), f"{dim} is symbolic"
-    return int(dim)
+def _number(dim: Any, found: int = 0) -> int:
+    """A size as a number; ``found`` for one that only the run finds out."""
+    return found if isinstance(dim, Dim) else int(dim)

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import convc
 from convc import errors
+from convc.analysis.summary import summarise
 from convc.analysis.verify import verify
 
 N = helper.make_node
@@ -66,6 +67,7 @@ def test_sizes_that_only_the_run_finds(tmp_path) -> None:
     del network.graph.node[-1]
     checked = verify(network, "numpy")
     assert checked.ok
+    assert summarise(convc.graph_of(network)).layers[-1].output_shape == (4, -1)
     plan = convc.planner.make_plan(convc.graph_of(network), convc.Options((), "fp32"))
     compiled = convc.CompiledNetwork(convc.compiler.compile_plan(plan))
     compiled.save(tmp_path / "found.convc")
