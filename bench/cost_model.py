@@ -85,7 +85,7 @@ def schedule_of(tile: Tile) -> Schedule:
 # -- predictions ------------------------------------------------------------------------------------------------------
 def predictions(made: Plan, program: TargetPlan) -> dict[tuple[tuple[str, ...], Schedule], float]:
     """Microseconds of every launch that is one kernel alone, by its layers, under each of its candidate tiles."""
-    found = {}
+    found: dict[tuple[tuple[str, ...], Schedule], float] = {}
     for launch in program.launches:
         if len(launch.steps) == 1:
             (step,) = launch.steps
