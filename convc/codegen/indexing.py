@@ -49,9 +49,12 @@ def dimensions(problem: Problem, axis: Axis, linear: str) -> list[str]:
 
 
 def group_lines(problem: Problem) -> list[str]:
-    """The dimensions of the program's group."""
+    """The dimensions of the program's group; where it is the only one, of those along which something steps: a part of
+    a batch may be one image."""
     if problem.extent(Axis.GROUP) == 1:
-        return []
+        operands = (*problem.reads, *problem.stores)
+        stepped = (i for i in problem.positions(Axis.GROUP) if any(operand.strides[i] for operand in operands))
+        return [f"{problem.dims[index].name} = 0" for index in stepped]
     wide = ["group = group.to(tl.int64)"] if is_wide(problem) else []
     return [*wide, *dimensions(problem, Axis.GROUP, "group")]
 

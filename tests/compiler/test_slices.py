@@ -103,8 +103,10 @@ def test_exact_on_whole_numbers(
 
 @pytest.mark.usefixtures("interpreters")
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
-def test_kernels_that_pool_whole_images_are_divided_too(dtype: str) -> None:
-    b = squeeze(4)
+@pytest.mark.parametrize("batch", [2, 4])
+def test_kernels_that_pool_whole_images_are_divided_too(batch: int, dtype: str) -> None:
+    """Down to one image a part."""
+    b = squeeze(batch)
     plan = plan_of(b, dtype=dtype, policy=TakesSlices("global-pool-epilogue"))
     pools = [p.pool.keeps for stage in stages(plan) for launch in stage.launches for p in launch.problems if p.pool]
     assert pools.count(True) == 2
