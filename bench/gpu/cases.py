@@ -51,10 +51,12 @@ VARIANTS = {
     "masked": Variant(disable=("zero-borders",)),
     "im2col": Variant(enable=("im2col",)),
     "early-launch": Variant(enable=("programmatic-launch",)),
+    "unchained": Variant(disable=("back-to-back",)),
+    "apart": Variant(disable=("last-block", "sibling-convolutions")),
     "whole-batch": Variant(disable=("l2-slices",)),
 }
 """Name → variant. `fused` is what a user gets, `unfused` has folded batch normalisation alone; the others differ from
-`fused` in one feature or rule."""
+`fused` in one feature, or in rules whose worth the cost model is least sure of."""
 
 STEPPED = "whole-batch"
 """The variant that is looked at kernel by kernel: every tensor is in memory as a whole."""
