@@ -69,7 +69,7 @@ def peak_megabytes(command: list[str], environment: dict[str, str]) -> float:
 
 
 def start_up(repeats: int) -> list[Row]:
-    help_text = [sys.executable, "-m", "convc.cli", "--help"]
+    help_text = [sys.executable, "-m", "convc", "--help"]
     took = seconds(lambda: subprocess.run(help_text, check=True, stdout=subprocess.DEVNULL), repeats)
     return [row("`convc --help`", took, "s", 0.4)]
 
@@ -90,7 +90,7 @@ def compiling(folder: Path, repeats: int) -> list[Row]:
         if name == "resnet50":
             rows.append(row(f"{name}, warm compile", statistics.median(warm), "s", 3.0))
     with tempfile.TemporaryDirectory() as cache:
-        command = [sys.executable, "-m", "convc.cli", "compile", str(model), "-o", str(folder / "m.convc")]
+        command = [sys.executable, "-m", "convc", "compile", str(model), "-o", str(folder / "m.convc")]
         peak = peak_megabytes(command, {"CONVC_CACHE_DIR": cache})
     rows.append(row("ResNet-50, peak memory of a compile, all processes", peak, "MB", 4 * megabytes + 400))
     return rows

@@ -515,7 +515,3 @@ def doctor(as_json: bool) -> None:
     from .analysis import machine, render
 
     _print(as_json, machine.examine(), render.machine)
-
-
-if __name__ == "__main__":
-    main()

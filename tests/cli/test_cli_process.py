@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = [sys.executable, "-m", "convc.cli"]
+COMMAND = [sys.executable, "-m", "convc"]
 HEAVY = {"numpy", "onnx", "rich", "networkx", "triton", "jinja2", "msgspec", "convc.api", "convc.ir", "convc.runtime"}
 HELP_SECONDS = 0.4
 
