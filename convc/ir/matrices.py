@@ -73,7 +73,7 @@ def require(condition: bool, otherwise: str) -> None:
 
 
 def _check_form(problem: Contraction) -> None:
-    require(type(problem) is Contraction or not isinstance(problem, PooledContraction), "rows come in windows")
+    require(not isinstance(problem, PooledContraction), "rows come in windows")
     require(not problem.taps, "windows have more than one position")
     require(not problem.prologue, "x is computed on while it is loaded")
     check_operands(problem)

@@ -19,27 +19,35 @@ from .tile_sizes import MIN_DOT, ceil_power
 ACCESS = "descriptors"
 MOST_STAGES = 4
 LEAST_DEPTH = 64
-"""Depth of a step where there are so many channels: rows of 128 bytes, which is the widest swizzle."""
+"""Depth of a step where channels allow: rows of 128 bytes, which is the widest swizzle."""
 RESERVED_BYTES = 2048
 """Shared memory of a block beside the operands: barriers, and what the driver takes."""
 SUMS_PER_THREAD = {"mma": 64, "wgmma": 128, "tcgen05": 128}
 """Most accumulators of a thread, by the instruction of the tensor cores: what `mma` multiplies takes registers too."""
 
 
-def form(problem: Contraction, target: Target) -> str | None:
-    """How a target can fetch the operands of a problem, or those of its flat form; None where it cannot."""
-    if not target.has_descriptors:
+def form(problem: Contraction, depth: int, target: Target) -> str | None:
+    """How a target can fetch the operands of a problem in steps of this depth, or those of its flat form; None where it
+    cannot. Where a window has several positions, steps must end where its channels do: the rows of w behind them are
+    the next position's, and the zeros that x has there do not make zero of infinity."""
+    if not target.has_descriptors or (problem.taps and problem.depth % depth):
         return None
     return ACCESS if has_matrices(problem) else SHIFTED if is_flat(problem) else None
 
 
 def fitting(problem: Contraction, access: str, target: Target, rows: int, cols: int, depth: int) -> Iterator[Tile]:
     """Tiles of this block size, of an unsplit reduction, that the target's limits allow."""
-    if max(rows, cols, depth) > MAX_BOX or depth < min(LEAST_DEPTH, max(MIN_DOT, ceil_power(problem.depth))):
+    if max(rows, cols, depth) > MAX_BOX or depth < _least_depth(problem):
         return
     for warps in _warps(rows * cols, target):
         for stages in _stages(target, depth * (rows + cols) * problem.compute.itemsize):
             yield Tile(rows, cols, depth, warps, stages, access=access)
+
+
+def _least_depth(problem: Contraction) -> int:
+    """Depth of a step that takes rows as wide as the channels allow."""
+    reach = problem.depth & -problem.depth if problem.taps else ceil_power(problem.depth)  # the largest that divides
+    return min(LEAST_DEPTH, max(MIN_DOT, reach))
 
 
 def _warps(sums: int, target: Target) -> Iterator[int]:

@@ -163,11 +163,11 @@ def reason(problem: Contraction | ChainedContraction, tile: Tile, target: Target
 def _candidates(problem: Contraction, steps: Steps, target: Target) -> Iterator[Tile]:
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
     low, high = _row_range(rows, target)
-    access = descriptor_tiles.form(problem, target)
+    depths = {depth: descriptor_tiles.form(problem, depth, target) for depth in _depths(problem, steps, target)}
     widest = min(ceil_power(cols), 2048 if target.is_interpreter else 256)
     for block_rows in powers(MIN_DOT if problem.normalise else low, high):
         for block_cols in powers(max(MIN_DOT, widest) if problem.normalise else MIN_DOT, widest):
-            for depth in _depths(problem, steps, target):
+            for depth, access in depths.items():
                 if target.is_interpreter:
                     yield from _interpreted(access, block_rows, block_cols, depth)
                     continue

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from compiled import APART, Builder, Retile, conv, evaluate, retiled, run_planned, same
 from hypothesis import example, given, settings
@@ -26,10 +27,12 @@ from convc.ir.problem import Axis, Contraction, Problem
 from convc.passes import Switches
 from convc.passes.borders import RULE
 from convc.passes.choice import Choice
+from convc.passes.tiling import ranked
 from convc.planner import Options, Plan, make_plan
 from convc.runtime.cuda import CudaExecutor
 from convc.runtime.driver import Driver
 from convc.runtime.engine import Engine
+from convc.targets import target
 
 
 class Borders:
@@ -167,6 +170,30 @@ def test_a_residual_block_stays_between_zeros(rows: int) -> None:
     residual = ones[1].operands[-1]
     assert residual.strides[ones[1].positions(Axis.ROW)[-1]] == 64, "it is read along the pixels, too"
     same(run_planned(retiled(plan, blocks(rows, 32, 32)), b.inputs), evaluate(b.graph, b.inputs))
+
+
+@pytest.mark.usefixtures("interpreters")
+@pytest.mark.parametrize(("channels", "flat"), [(64, True), (96, True), (40, False), (72, False)])
+def test_infinite_filters_reach_only_what_they_are_multiplied_with(channels: int, flat: bool) -> None:
+    """Steps of a tap end where its channels do: behind them lies the next tap, and zeros times infinity are no zeros.
+    Where no step ends there, there is no flat form."""
+    b = Builder()
+    w = np.ones((16, channels, 3, 3), np.float32)
+    w[0, 0, 1, 1] = np.inf
+    x = b.add("Relu", conv(b, b.input(np.ones((1, 4, 5, 5), np.float32)), np.ones((channels, 4, 1, 1), np.float32)))
+    b.output(conv(b, x, w, pads=(1,) * 4))
+    for name in ("interpreter", "sm_90"):
+        (problem, _) = contractions(plan_of(b, name))[-1]
+        tiles = [tile for tile in ranked(problem, target(name)) if tile.access == SHIFTED]
+        assert is_flat(problem) and bool(tiles) == flat
+        assert all(channels % tile.depth == 0 for tile in tiles)
+    plan = plan_of(b)
+    best = next(
+        (tile for tile in ranked(contractions(plan)[-1][0], target("interpreter")) if tile.access == SHIFTED), None
+    )
+    if best:
+        plan = retiled(plan, lambda problem, tile: best if is_flat(problem) else tile)
+    same(run_planned(plan, b.inputs), evaluate(b.graph, b.inputs))
 
 
 # -- which ------------------------------------------------------------------------------------------------------------
