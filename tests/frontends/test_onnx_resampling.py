@@ -141,6 +141,11 @@ def test_what_cannot_be_resized() -> None:
         one("Resize", IMAGE, constants=[None, f32(1, 1, 2, 2), i64(1, 2, 14, 10)], expected=[IMAGE])
     with pytest.raises(errors.ShapeError, match="expected 4"):
         one("Resize", IMAGE, constants=[None, f32(2, 2)], expected=[IMAGE])
+    for scale in (0, -2, np.nan, np.inf):
+        with pytest.raises(errors.ShapeError, match="scales to be numbers above 0"):
+            one("Resize", IMAGE, constants=[None, f32(1, 1, scale, 2)], expected=[IMAGE])
+    with pytest.raises(errors.ShapeError, match="sizes to be >= 1, found 0"):
+        one("Resize", IMAGE, constants=[None, None, i64(1, 2, 0, 5)], expected=[IMAGE])
     with pytest.raises(errors.UnsupportedModelError, match="scaled size depends on the symbolic size H"):
         one("Resize", IMAGE, constants=[None, f32(1, 1, 1.5, 1)], shapes=[[1, 2, "H", 5]], expected=[IMAGE])
 

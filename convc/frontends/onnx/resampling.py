@@ -92,6 +92,8 @@ def _resized(
     shape = call.shape(x)
     if len(scales) != len(shape):
         raise errors.attribute_length("scales", len(scales), len(shape))
+    if not all(0 < scale < np.inf for scale in scales):
+        raise errors.wrong_attribute("Resize", "scales", "numbers above 0", tuple(scales))
     sizes = tuple(_scaled(dim, scale) for dim, scale in zip(shape, scales, strict=True))
     return _emitted(call, x, sizes, tuple(scales), mode, rounding, crop)
 

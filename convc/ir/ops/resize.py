@@ -107,6 +107,8 @@ def _infer(attributes: Attributes, inputs: Sequence[TensorType]) -> list[TensorT
         values = attributes[name]
         if values and (not isinstance(values, tuple) or len(values) != length):
             raise errors.wrong_attribute(OP, name, f"{length} numbers or none", values)
+    if not all(0 < scale < np.inf for scale in attributes["scales"]):
+        raise errors.wrong_attribute(OP, "scales", "numbers above 0", attributes["scales"])
     for name in ("cubic_coeff_a", "extrapolation_value"):
         checks.number(OP, name, attributes[name])
     for name in ("antialias", "exclude_outside"):
@@ -114,6 +116,8 @@ def _infer(attributes: Attributes, inputs: Sequence[TensorType]) -> list[TensorT
     for axis, (have, wanted) in enumerate(zip(x.shape, attributes["sizes"], strict=True)):
         if have == 0 and wanted != 0 and not isinstance(wanted, Dim):
             raise errors.wrong_dimension(OP, f"dimension {axis}", ">= 1", have)
+        if have != 0 and wanted == 0 and not attributes["scales"]:
+            raise errors.wrong_dimension(OP, f"dimension {axis} of sizes", ">= 1", wanted)
     return [TensorType(x.dtype, attributes["sizes"])]
 
 
