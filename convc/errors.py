@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+OUT_OF_MEMORY = 2
+"""The `DeviceError.code` of memory that is used up: the driver's CUDA_ERROR_OUT_OF_MEMORY."""
+
 
 class ConvcError(Exception):
     """Base of all errors of convc.
@@ -684,13 +687,13 @@ def out_of_memory(what: str, asked: int, free: int, total: int) -> DeviceError:
         f"out of GPU memory for {what}: {asked} bytes asked, {free} of {total} bytes free; "
         "use a smaller batch or free memory on the GPU"
     )
-    error.code = 2
+    error.code = OUT_OF_MEMORY
     return error
 
 
 def out_of_host_memory(what: str, asked: int) -> DeviceError:
     error = DeviceError(f"no page-locked host memory left for {what}: {asked} bytes asked; run the batches one by one")
-    error.code = 2
+    error.code = OUT_OF_MEMORY
     return error
 
 

@@ -33,7 +33,6 @@ from ..passes import Launch, Switches
 from ..passes.im2col_tiles import candidates
 from ..planner import Options, Plan, assemble, make_plan
 from ..runtime.artifact import write_file
-from ..runtime.driver import OUT_OF_MEMORY
 from ..runtime.engine import Engine
 from ..runtime.executor import Executor
 from ..runtime.network import CompiledNetwork
@@ -216,7 +215,7 @@ def measure(
             try:
                 engines.append(_engine(network, place(network)))
             except errors.DeviceError as error:
-                if error.code != OUT_OF_MEMORY or number < 2:
+                if error.code != errors.OUT_OF_MEMORY or number < 2:
                     raise
                 _drop_from(number, problems)
                 break

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
-from .. import errors
-from .session import capture, quietly
+from .session import capture, new_event, own, release
 
 if TYPE_CHECKING:
     from .cuda import CudaExecutor
@@ -16,19 +15,19 @@ if TYPE_CHECKING:
 class Binding:
     """A graph over given addresses. Its launches are in order with those of its executor: they share the arena.
 
-    addresses: ``input:I`` and ``output:I`` → address. The device is current. Raises `DeviceError`.
+    addresses: ``input:I`` and ``output:I`` → address. The device is current. Raises `DeviceError`. Dropping
+    it gives everything back, even while it runs: the driver keeps graphs and events that are in use until they are not
+    (``cuGraphExecDestroy``, ``cuEventDestroy``).
     """
 
     def __init__(self, executor: CudaExecutor, addresses: Mapping[str, int]) -> None:
+        self._executor = executor  # whose arena is in use
         self._device, self._driver = executor.device, executor.device.driver
         self._session, self._own = executor.session, executor.stream
         with ExitStack() as undo:
-            self._events = [self._driver.create_event(timed=False) for _ in range(2)]
-            for event in self._events:
-                undo.callback(quietly, self._driver.destroy_event, event)
+            self._events = [new_event(self._driver, undo, timed=False) for _ in range(2)]
             self._graph = capture(self._device, executor.bound_to(addresses), self._own, undo)
-            undo.callback(quietly, self._driver.synchronize, self._own)
-            self._owned = undo.pop_all()
+            self._owned = own(self, self._device, undo)
 
     def run(self, stream: Any = None) -> None:
         """Launch. On the caller's ``stream`` nothing is waited for; without one, until the outputs are complete."""
@@ -46,13 +45,13 @@ class Binding:
             driver.wait(own, after)
 
     def close(self) -> None:
-        """Let what is queued finish, and give everything back; closing twice is fine."""
-        with suppress(errors.DeviceError), self._device.current():
-            self._owned.close()
+        """Give everything back; closing twice is fine."""
+        release(self._device, self._owned)
 
 
 class BoundNetwork:
-    """A network that reads and writes the caller's arrays. Made by `Engine.bind`; it is closed with its engine.
+    """A network that reads and writes the caller's arrays. Made by `Engine.bind`; it ends with its engine, or
+    when it is dropped.
 
     Attributes:
         outputs: name → the array that is written, in the order of the outputs.

@@ -26,7 +26,7 @@ from .driver import DEFAULT_SHARED, Device, Driver, Launch
 from .dtypes import numpy_dtype
 from .manifest import Binary, ProgramSpec, TensorSpec, WeightSpec
 from .pipeline import Pipeline, Place
-from .session import Session, allocate, allocate_one, capture, quietly, release
+from .session import Session, allocate, allocate_one, capture, new_event, new_stream, own, quietly, release
 from .weights import weight_bytes
 
 TARGET = re.compile(r"sm_(\d+)(\d)[af]?")
@@ -69,8 +69,7 @@ class CudaExecutor:
             raise errors.old_driver(self._driver.version, program.min_driver)
         weights = weight_bytes(artifact)
         with self.device.current(), ExitStack() as undo:
-            self.stream = self._driver.create_stream()
-            undo.callback(quietly, self._driver.destroy_stream, self.stream)
+            self.stream = new_stream(self._driver, undo)
             self._sizes = buffer_sizes(artifact.manifest, program)
             self._buffers = allocate(self.device, self._sizes, undo)
             self._fill(weights, program.counter_bytes)
@@ -79,11 +78,11 @@ class CudaExecutor:
             self._binder = LaunchBinder(self._driver, program, functions, scratch)
             self._launches = self._binder.bind(self._buffers)
             self._graph = capture(self.device, self._launches, self.stream, undo)
-            self._owned = undo.pop_all()
+            undo.callback(quietly, self._driver.synchronize, self.stream)
+            self._owned = own(self, self.device, undo)
         self.session = Session(self.device, self.stream)
         self._inputs = self._places("input", artifact.manifest.inputs)
         self._outputs = self._places("output", artifact.manifest.outputs)
-        weakref.finalize(self, release, self.device, self._owned).atexit = False
 
     def run(self, inputs: list[Any]) -> list[Any]:
         """Host arrays in, new host arrays out; where any input is a `DeviceView`, `DeviceArray` outputs."""
@@ -96,11 +95,9 @@ class CudaExecutor:
 
     def profile(self, inputs: list[Any]) -> list[float]:
         """Microseconds of each launch, in order, in one run without the graph."""
-        driver, events = self._driver, []
+        driver = self._driver
         with self.session, ExitStack() as undo:
-            for _ in range(len(self._launches) + 1):
-                events.append(driver.create_event())
-                undo.callback(quietly, driver.destroy_event, events[-1])
+            events = [new_event(driver, undo) for _ in range(len(self._launches) + 1)]
             self._copy_in(inputs)
             driver.record(events[0], self.stream)
             for launch, event in zip(self._launches, events[1:], strict=True):
@@ -113,9 +110,7 @@ class CudaExecutor:
         """Microseconds of each of ``repeats`` launches of the whole graph on the GPU, without the copies."""
         driver = self._driver
         with self.session, ExitStack() as undo:
-            pairs = [(driver.create_event(), driver.create_event()) for _ in range(repeats)]
-            for event in (event for pair in pairs for event in pair):
-                undo.callback(quietly, driver.destroy_event, event)
+            pairs = [(new_event(driver, undo), new_event(driver, undo)) for _ in range(repeats)]
             self._copy_in(inputs)
             for _ in range(warmup):
                 driver.launch_graph(self._graph, self.stream)
@@ -178,7 +173,7 @@ class CudaExecutor:
         driver, stream = self._driver, self.stream
         with self.session:
             graph = capture(self.device, [self._launches[launch]] * repeats, stream, self._owned)
-            start, end = (self._event() for _ in range(2))
+            start, end = (new_event(driver, self._owned) for _ in range(2))
 
         def measure() -> float:
             with self.session:
@@ -189,11 +184,6 @@ class CudaExecutor:
                 return driver.elapsed_us(start, end) / repeats
 
         return measure
-
-    def _event(self) -> Any:
-        event = self._driver.create_event()
-        self._owned.callback(quietly, self._driver.destroy_event, event)
-        return event
 
     def buffer(self, name: str) -> np.ndarray:
         """A copy of the bytes of a buffer: ``arena``, ``weights``, ``counters``, ``input:I`` or ``output:I``."""
@@ -213,7 +203,7 @@ class CudaExecutor:
             self._driver.synchronize(self.stream)
 
     def close(self) -> None:
-        """Give back all memory of the GPU."""
+        """Let what is queued finish, and give back all memory of the GPU."""
         for dependent in list(self._dependent):
             dependent.close()
         release(self.device, self._owned)

@@ -10,13 +10,14 @@ import math
 import os
 import weakref
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import errors
 from .dtypes import numpy_dtype
+from .session import new_stream
 
 if TYPE_CHECKING:
     from .driver import Device
@@ -176,13 +177,10 @@ class DeviceArray:
     def numpy(self) -> np.ndarray:
         """A copy in host memory. Raises `DeviceError`."""
         host, driver = np.empty(self.shape, self.dtype), self._device.driver
-        with self._device.current():
-            stream = driver.create_stream()
-            try:
-                driver.to_host(host.ctypes.data, self.pointer, self.nbytes, stream)
-                driver.synchronize(stream)
-            finally:
-                driver.destroy_stream(stream)
+        with self._device.current(), ExitStack() as undo:
+            stream = new_stream(driver, undo)
+            driver.to_host(host.ctypes.data, self.pointer, self.nbytes, stream)
+            driver.synchronize(stream)
         return host
 
     @property

@@ -18,7 +18,6 @@ from .. import errors
 
 # cuLibraryLoadData, cuLaunchKernelEx and what else is called here exist since CUDA 12.0.
 MIN_DRIVER = 12000
-OUT_OF_MEMORY = 2
 NO_DEVICE = 100
 # The initial carve-out that a kernel may use without asking, in bytes.
 DEFAULT_SHARED = 48 * 1024
@@ -309,7 +308,7 @@ class Device:
         try:
             return self.driver.allocate(max(nbytes, 1))
         except errors.DeviceError as error:
-            if error.code != OUT_OF_MEMORY:
+            if error.code != errors.OUT_OF_MEMORY:
                 raise
             raise errors.out_of_memory(what, nbytes, *self.driver.memory()) from error
 
@@ -318,7 +317,7 @@ class Device:
         try:
             return self.driver.allocate_host(max(nbytes, 1))
         except errors.DeviceError as error:
-            if error.code != OUT_OF_MEMORY:
+            if error.code != errors.OUT_OF_MEMORY:
                 raise
             raise errors.out_of_host_memory(what, nbytes) from error
 

@@ -15,20 +15,19 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import errors
-from .session import allocate_one, capture, quietly
+from .session import allocate_one, capture, new_event, new_stream, own, quietly, release
+from .streaming import LANES
 
 if TYPE_CHECKING:
     from .cuda import CudaExecutor
 
 Place = tuple[int, tuple[int, ...], np.dtype]
 """Where an input or output lies on the GPU, its shape and its dtype."""
-LANES = 2
 
 
 class _Lane:
@@ -50,15 +49,16 @@ class Pipeline:
 
     def __init__(self, executor: CudaExecutor, inputs: Sequence[Place], outputs: Sequence[Place]) -> None:
         """Allocate and capture; the device is current. Raises `DeviceError`, and then gives everything back."""
+        self._executor = executor  # whose arena is in use
         self._device, self._driver = executor.device, executor.device.driver
         self._session, self._run = executor.session, executor.stream
         self._uploaded = self._launched = self._collected = 0
         with ExitStack() as undo:
-            self._up, self._down = self._stream(undo), self._stream(undo)
+            self._up, self._down = (new_stream(self._driver, undo) for _ in range(2))
             self._lanes = [self._lane(undo, executor, inputs, outputs) for _ in range(LANES)]
-            for stream in (self._down, self._run, self._up):
+            for stream in (self._down, self._up):  # the one waits for the launches, too
                 undo.callback(quietly, self._driver.synchronize, stream)
-            self._owned = undo.pop_all()
+            self._owned = own(self, self._device, undo)
 
     def upload(self, inputs: Sequence[np.ndarray]) -> None:
         """Queue the copy of a batch to the GPU. The arrays may be changed afterwards."""
@@ -103,20 +103,9 @@ class Pipeline:
 
     def close(self) -> None:
         """Let what is queued finish, and give everything back; closing twice is fine."""
-        with suppress(errors.DeviceError), self._device.current():
-            self._owned.close()
+        release(self._device, self._owned)
 
     # -- Preparing
-
-    def _stream(self, undo: ExitStack) -> Any:
-        stream = self._driver.create_stream()
-        undo.callback(quietly, self._driver.destroy_stream, stream)
-        return stream
-
-    def _event(self, undo: ExitStack) -> Any:
-        event = self._driver.create_event(timed=False)
-        undo.callback(quietly, self._driver.destroy_event, event)
-        return event
 
     def _lane(
         self, undo: ExitStack, executor: CudaExecutor, inputs: Sequence[Place], outputs: Sequence[Place]
@@ -128,7 +117,7 @@ class Pipeline:
         own = {f"{role}:{i}": pointer for role, pairs in staged.items() for i, (pointer, _) in enumerate(pairs)}
         graph = capture(self._device, executor.bound_to(own), self._run, undo)
         lane = _Lane(staged["input"], staged["output"], graph)
-        lane.arrived, lane.computed, lane.left = (self._event(undo) for _ in range(3))
+        lane.arrived, lane.computed, lane.left = (new_event(self._driver, undo, timed=False) for _ in range(3))
         return lane
 
     def _staged(self, undo: ExitStack, role: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, np.ndarray]:

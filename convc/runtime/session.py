@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
 from .. import errors
-from .driver import Device, Launch
+from .driver import Device, Driver, Launch
 
 
 class Session:
@@ -38,8 +39,16 @@ class Session:
             self._dead = str(error)
 
 
+def own(owner: Any, device: Device, undo: ExitStack) -> ExitStack:
+    """All that ``undo`` has gathered becomes the owner's: it is given back when the owner is dropped, or before that
+    through `release`."""
+    owned = undo.pop_all()
+    weakref.finalize(owner, release, device, owned).atexit = False
+    return owned
+
+
 def release(device: Device, owned: ExitStack) -> None:
-    """Give back what an executor owns, as far as the driver still lets us. Nothing can be done in a fork."""
+    """Give back what is owned, as far as the driver still lets us; twice is fine. Nothing can be done in a fork."""
     if os.getpid() != device.pid:
         owned.pop_all()
         return
@@ -51,6 +60,20 @@ def quietly(function: Callable[[Any], None], handle: Any, keep: Any = None) -> N
     """Give something back; where the driver refuses, the error that led here says more. keep: needed until then."""
     with suppress(errors.DeviceError):
         function(handle)
+
+
+def new_event(driver: Driver, undo: ExitStack, timed: bool = True) -> Any:
+    """An event, which ``undo`` gives back. timed: whether the time between it and another one is asked for."""
+    event = driver.create_event(timed)
+    undo.callback(quietly, driver.destroy_event, event)
+    return event
+
+
+def new_stream(driver: Driver, undo: ExitStack) -> Any:
+    """A stream, which ``undo`` gives back."""
+    stream = driver.create_stream()
+    undo.callback(quietly, driver.destroy_stream, stream)
+    return stream
 
 
 def capture(device: Device, launches: Sequence[Launch], stream: Any, undo: ExitStack) -> Any:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-IN_FLIGHT = 2
-"""Batches that are launched and whose results have not been taken."""
+LANES = 2
+"""Batches that may be launched and not collected; a pipeline has buffers for so many."""
 
 
 class Stages(Protocol):
@@ -42,7 +42,7 @@ def overlapped(
         results = None
         with in_use():
             pipeline.upload(batch)
-            if pipeline.pending == IN_FLIGHT:
+            if pipeline.pending == LANES:
                 results = pipeline.collect()
             pipeline.launch()
         if results is not None:

@@ -170,6 +170,51 @@ def test_closing(network: Network, gpu: Gpu, x: np.ndarray) -> None:
     assert not gpu.fake.allocations and not gpu.fake.open["event"] and not gpu.fake.open["executable graph"]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_dropping(network: Network, x: np.ndarray, seed: int) -> None:
+    """A bound network that nobody holds any longer gives everything back, and what it has queued is still done."""
+    gpu = Gpu(network, Lazy(seed))
+    array, into, stream = gpu.array(x), gpu.array(np.zeros(SHAPE, np.float32)), gpu.stream()
+    before = +gpu.fake.open
+    for _ in range(3):
+        gpu.engine.bind({"x": array}, {"y": into})(stream)
+    gc.collect()
+    assert +gpu.fake.open == before
+    np.testing.assert_array_equal(gpu.read(into, stream), network.expected(x))
+    assert gpu.fake.violations == []
+
+
+def test_keeps_its_executor(network: Network, x: np.ndarray) -> None:
+    """What is bound runs in the executor's arena."""
+    fake = FakeDriver(hooks=HOOKS)
+    executor = CudaExecutor(driver=Driver(fake))
+    executor.prepare(network.build(), None)
+    with executor.device.current():
+        array, into = (DeviceArray(executor.device, SHAPE, np.dtype(np.float32)) for _ in range(2))
+    ctypes.memmove(array.pointer, x.ctypes.data, x.nbytes)
+    bound = executor.bind({"input:0": array.pointer, "output:0": into.pointer})
+    del executor
+    gc.collect()
+    bound.run()
+    found = into.numpy()
+    np.testing.assert_array_equal(found, network.expected(x))
+    del bound, array, into
+    gc.collect()
+    assert fake.clean and fake.violations == []
+
+
+def test_closing_in_a_fork(network: Network, gpu: Gpu, x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What belongs to the parent is left alone."""
+    executor: CudaExecutor = gpu.engine.executor  # type: ignore[assignment]
+    array = gpu.array(x)
+    made = [executor.bind({"input:0": array.pointer}), executor.pipeline()]
+    before = len(gpu.fake.calls)
+    monkeypatch.setattr("os.getpid", lambda: gpu.device.pid + 1)
+    for each in made:
+        each.close()
+    assert len(gpu.fake.calls) == before
+
+
 def test_failures(network: Network, gpu: Gpu, x: np.ndarray) -> None:
     array = gpu.array(x)
     before = gpu.fake.used
@@ -178,6 +223,10 @@ def test_failures(network: Network, gpu: Gpu, x: np.ndarray) -> None:
         gpu.engine.bind({"x": array})
     gc.collect()
     assert gpu.fake.used == before
+    gpu.fake.fail("cuEventCreate", 1, nth=2)
+    with pytest.raises(errors.DeviceError, match="cuEventCreate failed"):
+        gpu.engine.bind({"x": array})
+    assert not gpu.fake.open["event"]
     bound = gpu.engine.bind({"x": array})
     gpu.fake.fail("cuGraphLaunch", 1)
     with pytest.raises(errors.DeviceError, match="cuGraphLaunch failed"):

@@ -296,6 +296,17 @@ def test_profile_and_measure(network, on_fake, x):
     assert engine.measure({"x": x}, repeats=3) == [2000.0] * 3
 
 
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_what_is_timed_gives_events_back(network, fake, on_fake, x, nth):
+    """Also those that came before one that failed."""
+    engine = on_fake(network)
+    for timed in (lambda: engine.profile({"x": x}), lambda: engine.measure({"x": x}, repeats=2)):
+        fake.fail("cuEventCreate", 1, nth)
+        with pytest.raises(errors.DeviceError, match="cuEventCreate failed"):
+            timed()
+        assert not fake.open["event"]
+
+
 # -- Launches that start early
 
 
