@@ -14,6 +14,7 @@ from typing import Any
 from .matrices import ALIGNMENT_BYTES, Matrices, Matrix, NotMatrices, check_operands, require, right
 from .plan import Border
 from .problem import Axis, Contraction, IterDim, Operand, steps_of
+from .rewriting import mapped
 
 PIXEL = "m"
 """The iteration dimension of the input's pixels."""
@@ -95,16 +96,13 @@ def _rebuilt(problem: Contraction, border: Border, rows: list[int], places: tupl
         return replace(operand, strides=(*by_place, pitch, *(operand.strides[index] for index in cols)), splits=splits)
 
     pixel = IterDim(PIXEL, border.images * border.image, Axis.ROW)
-    x = stepping(problem.x)
+    stepped = mapped(problem, stepping)
     changes: dict[str, Any] = {
         "dims": (*(problem.dims[index] for index in rows), pixel, *(problem.dims[index] for index in cols)),
-        "x": replace(x, offset=x.offset - border.margin * border.channels),
-        "w": stepping(problem.w),
-        "output": stepping(problem.output),
-        "operands": tuple(stepping(operand) for operand in problem.operands),
+        "x": replace(stepped.x, offset=stepped.x.offset - border.margin * border.channels),
         "whole": _pitch(problem.output, border) > 0,
     }
-    return FlatContraction(**vars(problem) | changes, border=border, places=places)
+    return FlatContraction(**vars(stepped) | changes, border=border, places=places)
 
 
 def _pitch(operand: Operand, border: Border) -> int:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from .graph import Value
@@ -345,69 +345,3 @@ def steps_of(problem: Contraction) -> Steps:
         last = problem.taps[-1].size
         return Steps(True, problem.tap_count // last, last * problem.depth)
     return Steps(False, problem.tap_count, problem.depth)
-
-
-def collapse(problem: Problem, fixed: Sequence[int] = ()) -> Problem:
-    """Merges neighbouring dimensions of one axis along which every operand steps evenly, and drops extents of 1.
-
-    fixed: dimensions that must stay by themselves (windows slide along them).
-    """
-    operands = [*problem.reads, problem.output, *problem.stores]
-    pinned = {*fixed, *(bound.dim for operand in operands for bound in operand.bounds)}
-    pinned |= {split.dim for operand in operands for split in operand.splits}
-    if any(operand.unravel for operand in operands):
-        return problem
-    kept: list[list[int]] = []
-    for index, dim in enumerate(problem.dims):
-        if dim.extent == 1 and index not in pinned:
-            continue
-        if kept and _mergeable(problem, operands, kept[-1], index, pinned):
-            kept[-1].append(index)
-        else:
-            kept.append([index])
-    return _rebuilt(problem, kept)
-
-
-def _mergeable(problem: Problem, operands: Sequence[Operand], group: list[int], index: int, pinned: set[int]) -> bool:
-    previous, dim = problem.dims[group[-1]], problem.dims[index]
-    if previous.axis is not dim.axis or index in pinned or pinned & set(group):
-        return False
-    return all(operand.strides[group[-1]] == operand.strides[index] * dim.extent for operand in operands)
-
-
-def _rebuilt(problem: Problem, groups: list[list[int]]) -> Problem:
-    renumbered = {old: new for new, group in enumerate(groups) for old in group}
-
-    def operand(old: Operand) -> Operand:
-        strides = tuple(old.strides[group[-1]] for group in groups)
-        bounds = tuple(replace(bound, dim=renumbered[bound.dim]) for bound in old.bounds)
-        splits = tuple(replace(split, dim=renumbered[split.dim]) for split in old.splits)
-        return replace(old, strides=strides, bounds=bounds, splits=splits)
-
-    changes: dict[str, Any] = {
-        "dims": tuple(_merged_dim(problem, group) for group in groups),
-        "output": operand(problem.output),
-        "operands": tuple(operand(old) for old in problem.operands),
-    }
-    if problem.pool is not None:
-        changes["pool"] = replace(problem.pool, output=operand(problem.pool.output))
-    if hasattr(problem, "prologue_operands"):
-        changes["prologue_operands"] = tuple(operand(old) for old in problem.prologue_operands)
-    for name in ("x", "w", "filter"):
-        if getattr(problem, name, None) is not None:
-            changes[name] = operand(getattr(problem, name))
-    if getattr(problem, "expansion", None) is not None:
-        changes["expansion"] = problem.expansion.mapped(operand)  # type: ignore[attr-defined]
-    if hasattr(problem, "taps"):
-        changes["taps"] = tuple(_renumbered(tap, renumbered) for tap in problem.taps)
-    return replace(problem, **changes)
-
-
-def _renumbered(tap: Tap, numbers: dict[int, int]) -> Tap:
-    return replace(tap, dim=numbers.get(tap.dim, -1))
-
-
-def _merged_dim(problem: Problem, group: list[int]) -> IterDim:
-    dims = [problem.dims[index] for index in group]
-    name = "".join(dim.name for dim in dims)
-    return IterDim(name, math.prod(dim.extent for dim in dims), dims[0].axis)

@@ -16,14 +16,15 @@ where tᵢ' is the time of a part if memory took none. Parts cost launches, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar, Union
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar, Union
 
 from ..ir import Graph, Value
 from ..ir.chained import ChainedContraction
 from ..ir.plan import Decline, Layouts, Tile
-from ..ir.problem import GlobalPool, Operand, Problem
+from ..ir.problem import Operand, Problem
+from ..ir.rewriting import mapped
 from ..targets import Target
 from .choice import Choice, Policy
 from .launches import Launch, Step, judge_of, predicted_us
@@ -62,7 +63,7 @@ class Stage:
             return launch
         steps = []
         for step in launch.steps:
-            problem = _mapped(step.work.problem, lambda operand: self._at(operand, number))
+            problem = mapped(step.work.problem, lambda operand: self._at(operand, number))
             steps.append(replace(step, work=replace(step.work, problem=problem)))
         return replace(launch, steps=tuple(steps))
 
@@ -258,7 +259,7 @@ def _divided(problem: AnyProblem, operands: Sequence[Operand], layouts: Layouts,
         if dim.extent % parts == 0 and all(_steps_along(o, index, dim.extent, layouts) for o in operands):
             smaller = replace(dim, extent=dim.extent // parts)
             part = replace(problem, dims=(*problem.dims[:index], smaller, *problem.dims[index + 1 :]))
-            return _mapped(part, lambda operand: _with_images_of_part(operand, parts))  # type: ignore[return-value]
+            return mapped(part, lambda operand: _with_images_of_part(operand, parts))
     return None
 
 
@@ -281,22 +282,6 @@ def _steps_along(operand: Operand, index: int, extent: int, layouts: Layouts) ->
 
 def _all(problem: Problem) -> tuple[Operand, ...]:
     return (*problem.reads, *problem.stores)
-
-
-def _mapped(problem: Problem, change: Callable[[Operand], Operand]) -> Problem:
-    """A problem with every operand changed."""
-    changes: dict[str, Any] = {}
-    for part in fields(problem):
-        value = getattr(problem, part.name)
-        if isinstance(value, Problem):
-            changes[part.name] = _mapped(value, change)
-        elif isinstance(value, Operand):
-            changes[part.name] = change(value)
-        elif isinstance(value, tuple) and value and isinstance(value[0], Operand):
-            changes[part.name] = tuple(change(operand) for operand in value)
-        elif isinstance(value, GlobalPool):
-            changes[part.name] = replace(value, output=change(value.output))
-    return replace(problem, **changes)
 
 
 def _values(launch: Launch) -> list[Value]:

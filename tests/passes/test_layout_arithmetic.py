@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from convc.ir import DType, Value
 from convc.ir.plan import Border, Placement
-from convc.ir.problem import Axis, Bound, Contraction, IterDim, Operand, Problem, Tap, WindowReduction, collapse
+from convc.ir.problem import Axis, Bound, Contraction, IterDim, Operand, Problem, Tap, WindowReduction
+from convc.ir.rewriting import collapse
 from convc.passes.layout import reshape_strides
 from convc.passes.lowering.pointwise import _refinement
 from convc.passes.traffic import touched

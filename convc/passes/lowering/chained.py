@@ -7,7 +7,8 @@ from dataclasses import replace
 from ...ir import Node
 from ...ir.chained import ChainedContraction
 from ...ir.plan import Region
-from ...ir.problem import Axis, Contraction, IterDim, Operand, Problem, collapse
+from ...ir.problem import Axis, Contraction, IterDim, Operand, Problem
+from ...ir.rewriting import collapse
 from .builder import Builder, DimMap
 from .contractions import SPATIAL_NAMES, dense
 from .filters import filter_operand

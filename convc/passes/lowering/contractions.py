@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from ...ir import Value
 from ...ir.plan import Border, PackedWeight, Placement
-from ...ir.problem import Axis, Contraction, IterDim, Operand, Tap, WindowReduction, collapse
+from ...ir.problem import Axis, Contraction, IterDim, Operand, Tap, WindowReduction
+from ...ir.rewriting import collapse
 from ..borders import covers
 from .builder import ALIGNMENT, Builder, DimMap, Refused, round_up
 from .expansion import expanded_window
@@ -24,7 +25,7 @@ def lower_conv(b: Builder) -> Contraction | WindowReduction:
     if groups > 1 and groups == b.shape(x)[1]:
         return _lower_depthwise(b)
     problem = dense(b, groups)
-    return collapse(problem, [tap.dim for tap in problem.taps if tap.slides_out])  # type: ignore[return-value]
+    return collapse(problem, [tap.dim for tap in problem.taps if tap.slides_out])
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def _lower_depthwise(b: Builder) -> WindowReduction:
     )
     if before:
         problem = expanded_window(b, problem, before[0], placed.strides[1])
-    return collapse(problem, sliding(taps))  # type: ignore[return-value]
+    return collapse(problem, sliding(taps))
 
 
 def lower_matmul(b: Builder) -> Contraction:
@@ -208,7 +209,7 @@ def lower_matmul(b: Builder) -> Contraction:
         compute=b.compute,
         precision="tf32" if b.mode == "tf32" else "ieee",
     )
-    return collapse(problem)  # type: ignore[return-value]
+    return collapse(problem)
 
 
 class _Matrix:

@@ -6,7 +6,8 @@ import math
 
 from ...ir import Value
 from ...ir.plan import Placement
-from ...ir.problem import Axis, Bound, IterDim, Operand, Problem, Ref, collapse
+from ...ir.problem import Axis, Bound, IterDim, Operand, Problem, Ref
+from ...ir.rewriting import collapse
 from ..layout import dense_strides, order_of, reshape_strides
 from ..shuffles import sliced
 from .builder import Builder, DimMap, Refused, over

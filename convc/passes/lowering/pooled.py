@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from ...ir import Node
 from ...ir.pooled import PooledContraction, PoolWindow
-from ...ir.problem import Axis, IterDim, Operand, collapse
+from ...ir.problem import Axis, IterDim, Operand
+from ...ir.rewriting import collapse
 from .builder import Builder
 from .contractions import dense
 
@@ -28,7 +29,7 @@ def lower_pooled(b: Builder) -> PooledContraction:
         "windows": windows,
         "pooling": "max" if pool.op == "MaxPool" else "mean",
     }
-    return collapse(PooledContraction(**vars(plain) | changes), [2, 3])  # type: ignore[return-value]
+    return collapse(PooledContraction(**vars(plain) | changes), [2, 3])
 
 
 def _window(b: Builder, pool: Node, axis: int, dim: str) -> PoolWindow:

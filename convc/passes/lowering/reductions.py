@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ...ir.problem import Axis, AxisReduction, IterDim, Operand, collapse
+from ...ir.problem import Axis, AxisReduction, IterDim, Operand
+from ...ir.rewriting import collapse
 from .builder import Builder, DimMap, Refused
 
 MODES = {
@@ -40,7 +41,7 @@ def lower_reduce(b: Builder) -> AxisReduction:
         x=Operand("x", source, placed.dtype, tuple(placed.strides[axis] for axis in by_stride), placed.offset),
         reduced=_merged([(placed.shape[axis], placed.strides[axis]) for axis in reduced]),
     )
-    return collapse(problem)  # type: ignore[return-value]
+    return collapse(problem)
 
 
 def _merged(pairs: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
@@ -78,4 +79,4 @@ def lower_softmax(b: Builder) -> AxisReduction:
         statements=tuple(b.statements),
         x=Operand("x", source, placed.dtype, tuple(placed.strides[m.dim] for m in b.maps), placed.offset),
     )
-    return collapse(problem)  # type: ignore[return-value]
+    return collapse(problem)

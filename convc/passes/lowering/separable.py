@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from ...ir import Value
 from ...ir.plan import PackedWeight, Placement
-from ...ir.problem import Axis, IterDim, Operand, Tap, collapse
+from ...ir.problem import Axis, IterDim, Operand, Tap
+from ...ir.rewriting import collapse
 from ...ir.separable import SeparableContraction
 from .builder import ALIGNMENT, Builder, DimMap, round_up
 from .contractions import SPATIAL_NAMES, sliding, tap

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ...ir.plan import Placement
-from ...ir.problem import ACCUMULATOR, Axis, IterDim, Operand, Ref, Tap, WindowReduction, collapse
+from ...ir.problem import ACCUMULATOR, Axis, IterDim, Operand, Ref, Tap, WindowReduction
+from ...ir.rewriting import collapse
 from .builder import Builder, DimMap
 from .contractions import SPATIAL_NAMES, sliding, tap
 
@@ -31,7 +32,7 @@ def lower_pool(b: Builder) -> WindowReduction:
         divisor=divisor(b, taps, padded),
         padded=padded,
     )
-    return collapse(problem, sliding(taps))  # type: ignore[return-value]
+    return collapse(problem, sliding(taps))
 
 
 def _pixels_by_channels(shape: tuple[int, ...]) -> tuple[tuple[IterDim, ...], tuple[DimMap, ...]]:
@@ -95,4 +96,4 @@ def lower_lrn(b: Builder) -> WindowReduction:
         x=Operand("x", source, placed.dtype, strides, placed.offset),
         taps=window,
     )
-    return collapse(problem, sliding(window))  # type: ignore[return-value]
+    return collapse(problem, sliding(window))
