@@ -33,6 +33,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
         {"ir", "targets", "passes", "codegen", "runtime", "planner", "compiler", "frontends", "api"},
         CORE | {"networkx", "onnx", "jinja2", "rich"},
     ),
+    "console": ({"analysis"}, {"click", "rich"}),
 }
 EVERYTHING = {*ROOMS, "convc", "cli", "backend"}
 EXCEPTIONS: dict[str, tuple[set[str], set[str]]] = {
