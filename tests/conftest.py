@@ -1,4 +1,4 @@
-"""Golden files, and one process that all tests' interpreters are forked from."""
+"""Golden files, and what all tests share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fork_server import ForkServer
 from hypothesis import HealthCheck, Phase, settings
 
 GOLDENS = Path(__file__).with_name("golden")
@@ -55,12 +54,9 @@ def _no_tables_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture(scope="session")
 def interpreters() -> Iterator[None]:
-    """Interpreter executors fork their workers from one process instead of starting each anew."""
+    """The children that run kernels compute with one thread each: as many tests run as there are cores."""
     pytest.importorskip("triton", reason="the emitted kernels run in Triton's interpreter")
-    import convc.runtime.interpreter as interpreter
-
-    server = ForkServer()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interpreter, "subprocess", server)
+        for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            patch.setenv(name, "1")
         yield
-    server.close()

@@ -23,7 +23,6 @@ from typing import Any
 
 import hypothesis
 from compiled import evaluate, run, same
-from fork_server import ForkServer
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from random_cnns import BLOCKS, RandomCnn
@@ -91,9 +90,7 @@ def check(case: Case) -> None:
 # -- on all cores -----------------------------------------------------------------------------------------------------
 def work(seed: int, graphs: int, news: Any) -> None:
     """Checks so many cases and tells ``news`` of each: None for one that holds, else the case and its traceback."""
-    import convc.runtime.interpreter as interpreter
-
-    interpreter.subprocess = ForkServer()  # type: ignore[attr-defined]
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # of the child: there is one for each core
     done = 0
     for attempt in range(MOST_FAILURES):
         held, failure = _stretch(seed + attempt * 10**6, graphs - done, news)

@@ -1,7 +1,7 @@
 """The interpreter executor: the emitted kernels in Triton's interpreter, on the plan's own arena and offsets.
 
 Interpreted and compiled kernels cannot share a process, so the kernels run in a child
-(`convc.runtime.interpreter_worker`). All buffers are shared memory: arrays are copied once into the input buffers and
+(`convc.runtime.interpreter_pool`). All buffers are shared memory: arrays are copied once into the input buffers and
 once out of the output buffers. The arena starts out filled with NaN, so that a read of something never written shows.
 """
 
@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import mmap
 import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from .. import errors
-from ..workers import read_message, write_message
 from .artifact import Artifact, load_weights
 from .dtypes import numpy_dtype
+from .interpreter_pool import Child, give_back, taken
 from .interpreter_worker import Buffer, Finished, Passed, Range, Reply, Setup, Step
 from .manifest import Argument, IntegerArgument, ProgramSpec, TensorMapArgument, TensorSpec
 from .tensor_maps import descriptor_type
@@ -32,11 +29,11 @@ class InterpreterExecutor:
     """Runs a program's kernels one after the other in Triton's interpreter; see `convc.runtime.executor.Executor`."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-        self._buffers: dict[str, _Shared] = {}
+        self._child: Child | None = None
+        self._shared: Shared | None = None
 
     def prepare(self, artifact: Artifact, program: ProgramSpec | None) -> None:
-        """Allocates the buffers, fills in the weights and starts the child.
+        """Allocates the buffers, fills in the weights and takes a child.
 
         Raises:
             DeviceError: the artifact has no program, or one with kernels in Gluon, or the child does not start.
@@ -49,27 +46,15 @@ class InterpreterExecutor:
         sizes = {"arena": program.arena_bytes, "weights": manifest.weights_bytes, "counters": program.counter_bytes}
         sizes |= {f"input:{i}": tensor_bytes(spec) for i, spec in enumerate(manifest.inputs)}
         sizes |= {f"output:{i}": tensor_bytes(spec) for i, spec in enumerate(manifest.outputs)}
-        for name, nbytes in sizes.items():
-            self._buffers[name] = _Shared(name, nbytes)
+        self._shared = Shared(sizes)
         self.buffer("arena")[:] = _POISON
         if manifest.weights:
-            load_weights(artifact, memoryview(self._buffers["weights"].memory))
-        self._start(artifact, program, sizes)
+            load_weights(artifact, self.buffer("weights").data)
+        self._start(artifact, program, self._shared)
 
-    def _start(self, artifact: Artifact, program: ProgramSpec, sizes: dict[str, int]) -> None:
-        environment = os.environ | {"TRITON_INTERPRET": "1"}
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (a pipe that nobody reads would block the child)
-        command = [sys.executable, "-m", "convc.runtime.interpreter_worker"]
-        self._process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._said,
-            env=environment,
-            pass_fds=[shared.descriptor for shared in self._buffers.values()],
-        )
+    def _start(self, artifact: Artifact, program: ProgramSpec, shared: Shared) -> None:
         setup = Setup(
-            buffers=[Buffer(name, self._buffers[name].descriptor, max(nbytes, 1)) for name, nbytes in sizes.items()],
+            buffers=shared.buffers,
             sources=[(kernel.name, artifact.text(kernel.source)) for kernel in program.kernels],
             parameters=[[p.type for p in kernel.parameters] for kernel in program.kernels],
             steps=[
@@ -81,7 +66,8 @@ class InterpreterExecutor:
                 for launch in program.launches
             ],
         )
-        self._ask(setup)
+        self._child, reply = taken(setup, shared.descriptor)
+        self._checked(reply)
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """One pass over all launches. Raises `DeviceError` where a kernel fails."""
@@ -104,7 +90,8 @@ class InterpreterExecutor:
 
         Returns the seconds of each. Raises `DeviceError` where a kernel fails.
         """
-        return self._ask(Range(first, last)).seconds
+        assert self._child is not None
+        return self._checked(self._child.ask(Range(first, last))).seconds
 
     def timer(self, launch: int, repeats: int) -> Callable[[], float]:
         """What measures one launch on the buffers as they are: microseconds of Triton's interpreter, of one run."""
@@ -112,54 +99,57 @@ class InterpreterExecutor:
 
     def buffer(self, name: str) -> np.ndarray:
         """The bytes of a buffer as they are now."""
-        return np.frombuffer(self._buffers[name].memory, np.uint8)
+        assert self._shared is not None
+        return self._shared.view(name)
 
     def _output(self, index: int, spec: TensorSpec) -> np.ndarray:
-        count = int(np.prod(spec.shape, dtype=np.int64))
-        memory = self._buffers[f"output:{index}"].memory
-        return np.frombuffer(memory, numpy_dtype(spec.dtype), count=count).reshape(spec.shape).copy()
+        return self.buffer(f"output:{index}").view(numpy_dtype(spec.dtype)).reshape(spec.shape).copy()
 
-    def _ask(self, message: Setup | Range) -> Finished:
-        assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
-        try:
-            write_message(self._process.stdin, message)
-            reply = read_message(self._process.stdout, Reply)
-        except OSError:
-            reply = None
+    def _checked(self, reply: Reply | None) -> Finished:
+        assert self._child is not None
         if isinstance(reply, Finished):
             return reply
         if reply is None:
-            self._said.seek(0)
-            said = self._said.read().decode(errors="replace").strip().splitlines()
-            raise errors.interpreter_failed(None, said[-1] if said else "the process ended")
+            raise errors.interpreter_failed(None, self._child.last_words())
         launch = self._program.launches[reply.step] if reply.step >= 0 else None
         raise errors.interpreter_failed(", ".join(launch.origins) if launch else None, reply.reason)
 
     def close(self) -> None:
-        """Ends the child and gives the buffers back."""
-        if self._process is not None:
-            for stream in (self._process.stdin, self._process.stdout):
-                if stream is not None:
-                    stream.close()
-            self._process.wait()
-            self._said.close()
-            self._process = None
-        for shared in self._buffers.values():
-            shared.close()
-        self._buffers = {}
+        """Gives the child and the buffers back."""
+        if self._child is not None:
+            give_back(self._child)
+            self._child = None
+        if self._shared is not None:
+            self._shared.close()
+            self._shared = None
 
 
-class _Shared:
-    """Anonymous memory that the child maps too; it starts out zero."""
+class Shared:
+    """Anonymous memory that a child maps too, cut into buffers; it starts out zero.
 
-    def __init__(self, name: str, nbytes: int) -> None:
-        self.descriptor = os.memfd_create(f"convc-{name}")
-        os.ftruncate(self.descriptor, max(nbytes, 1))
-        self.memory = mmap.mmap(self.descriptor, max(nbytes, 1))
+    sizes: the bytes of each buffer, by name. descriptor: of the whole memory.
+    """
+
+    def __init__(self, sizes: Mapping[str, int]) -> None:
+        self.buffers: list[Buffer] = []
+        end = 0
+        for name, nbytes in sizes.items():
+            self.buffers.append(Buffer(name, end, nbytes))
+            end += -(-max(nbytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.descriptor = os.memfd_create("convc")
+        os.ftruncate(self.descriptor, end)
+        self._memory = mmap.mmap(self.descriptor, end)
+        self._places = {buffer.name: buffer for buffer in self.buffers}
+
+    def view(self, name: str) -> np.ndarray:
+        """The bytes of a buffer."""
+        place = self._places[name]
+        return np.frombuffer(self._memory, np.uint8, place.nbytes, place.offset)
 
     def close(self) -> None:
         """The memory itself goes when the last view of it does."""
         os.close(self.descriptor)
+        del self._memory
 
 
 def _check_interpretable(program: ProgramSpec) -> None:

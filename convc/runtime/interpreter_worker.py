@@ -1,21 +1,23 @@
 """The process that runs emitted kernels in Triton's interpreter, on buffers in shared memory.
 
-It is told once which buffers, kernels and launches there are, and then to run them, any number of times.
-Run as ``python -m convc.runtime.interpreter_worker`` with
-``TRITON_INTERPRET=1``.
+It is told which buffers, kernels and launches there are, then to run them, any number of times, and at last to forget
+them; then comes the next network. Run as ``python -m convc.runtime.interpreter_worker`` with ``TRITON_INTERPRET=1`` and
+a Unix socket as standard input. In front of a `Setup` comes one byte with the descriptor of the buffers' memory.
 """
 
 from __future__ import annotations
 
 import importlib
+import linecache
 import mmap
 import os
-import sys
+import select
+import socket
 import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple, Union
+from typing import IO, Any, NamedTuple, Union
 
 import msgspec
 import numpy as np
@@ -23,12 +25,15 @@ import numpy as np
 from ..workers import load_function, read_message, write_message
 from .tensor_maps import descriptor_type
 
+IDLE_S = 60.0
+"""Seconds without a network after which the process ends."""
+
 
 class Buffer(msgspec.Struct):
-    """A named buffer, the file descriptor of its memory, and its bytes."""
+    """A named buffer: where it begins in the memory that all share, and its bytes."""
 
     name: str
-    descriptor: int
+    offset: int
     nbytes: int
 
 
@@ -51,7 +56,7 @@ class Step(msgspec.Struct):
 
 
 class Setup(msgspec.Struct):
-    """Everything that is told once: buffers, kernels (name, source) with their parameter types, and launches."""
+    """What is told of a network: buffers, kernels (name, source) with their parameter types, and launches."""
 
     buffers: list[Buffer]
     sources: list[tuple[str, str]]
@@ -59,21 +64,25 @@ class Setup(msgspec.Struct):
     steps: list[Step]
 
 
-class Range(msgspec.Struct):
+class Range(msgspec.Struct, tag="range"):
     """What to run: the launches from ``first`` to the one before ``last`` (−1: to the end)."""
 
     first: int = 0
     last: int = -1
 
 
+class Release(msgspec.Struct, tag="release"):
+    """The network is not needed any more."""
+
+
 class Finished(msgspec.Struct, tag="finished"):
-    """It ran; seconds per launch."""
+    """It is done; seconds per launch that ran."""
 
     seconds: list[float]
 
 
 class Broken(msgspec.Struct, tag="broken"):
-    """A launch failed (−1: the setup did)."""
+    """A launch failed (−1: the setup, or the release did)."""
 
     step: int
     reason: str
@@ -137,11 +146,13 @@ _ELEMENTS = {
 
 
 class Program:
-    """The kernels and launches of one network."""
+    """The kernels and launches of one network, on the memory of a descriptor, which is closed."""
 
-    def __init__(self, setup: Setup, folder: Path) -> None:
-        self.memories = {b.name: mmap.mmap(b.descriptor, b.nbytes) for b in setup.buffers}
-        self.bases = {name: _address(memory) for name, memory in self.memories.items()}
+    def __init__(self, setup: Setup, descriptor: int, folder: Path) -> None:
+        self.memory = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+        os.close(descriptor)
+        base = _address(self.memory)
+        self.bases = {buffer.name: base + buffer.offset for buffer in setup.buffers}
         self.setup = setup
         self.kernels = [load_function(folder / f"{name}.py", source, name) for name, source in setup.sources]
 
@@ -229,20 +240,43 @@ def bfloat16_bits(array: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(array), bits >> 16 | 0x40, rounded).astype(np.uint16)
 
 
+def forget() -> None:
+    """Drops what Python and Triton keep of the kernels' texts."""
+    from triton.runtime.interpreter import InterpretedFunction
+
+    InterpretedFunction.rewritten_fn.clear()
+    linecache.clearcache()
+
+
+def serve(connection: socket.socket, requests: IO[bytes], replies: IO[bytes]) -> bool:
+    """One network, from its setup to its release. Whether another one may come."""
+    if not select.select([connection], [], [], IDLE_S)[0]:
+        return False
+    descriptors = socket.recv_fds(connection, 1, 1)[1]
+    setup = read_message(requests, Setup)
+    if setup is None or not descriptors:
+        return False
+    with tempfile.TemporaryDirectory(prefix="convc-") as folder:
+        program = Program(setup, descriptors[0], Path(folder))
+        write_message(replies, Finished([]))
+        while isinstance(wanted := read_message(requests, Union[Range, Release]), Range):
+            write_message(replies, program.run(wanted))
+    if wanted is None:
+        return False
+    program.memory.close()
+    forget()
+    write_message(replies, Finished([]))
+    return True
+
+
 def main() -> None:
-    """Answers requests until standard input ends."""
+    """Answers requests until the other side closes."""
     mend_bfloat16()
     ignore_overlap()
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    with tempfile.TemporaryDirectory(prefix="convc-") as folder:
-        setup = read_message(sys.stdin.buffer, Setup)
-        if setup is None:
-            return
-        program = Program(setup, Path(folder))
-        write_message(replies, Finished([]))
-        while (wanted := read_message(sys.stdin.buffer, Range)) is not None:
-            write_message(replies, program.run(wanted))
+    connection = socket.socket(fileno=os.dup(0))
+    with connection, connection.makefile("rb") as requests, connection.makefile("wb") as replies:
+        while serve(connection, requests, replies):
+            pass
 
 
 if __name__ == "__main__":

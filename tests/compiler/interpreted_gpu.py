@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import mmap
-import os
 import sys
-import tempfile
 from pathlib import Path
 
-from convc.runtime import interpreter
 from convc.runtime.artifact import Artifact
-from convc.runtime.interpreter_worker import Buffer, Finished, Passed, Range, Reply, Setup, Step
+from convc.runtime.interpreter import Shared
+from convc.runtime.interpreter_pool import give_back, taken
+from convc.runtime.interpreter_worker import Finished, Passed, Range, Setup, Step
 from convc.runtime.manifest import KernelSpec, ProgramSpec
-from convc.workers import read_message, write_message
 
 sys.path.append(str(Path(__file__).parent.parent / "runtime"))
 from fake_driver import FakeDriver, LaunchRecord
@@ -29,16 +26,17 @@ class InterpretedGpu(FakeDriver):
         self._sources = {kernel.name: artifact.text(kernel.source) for kernel in program.kernels}
 
     def _interpret(self, record: LaunchRecord) -> None:
-        """All allocations are copied into shared memory, one worker runs the launch, and they are copied back."""
+        """All allocations are copied into shared memory, a child runs the launch, and they are copied back."""
         kernel = self._kernels[record.name]
-        shared = {str(pointer): _shared(pointer, a.nbytes) for pointer, a in self.allocations.items()}
-        buffers = [Buffer(name, fd, len(memory)) for name, (fd, memory) in shared.items()]
+        shared = Shared({str(pointer): a.nbytes for pointer, a in self.allocations.items()})
+        for pointer, allocation in self.allocations.items():
+            ctypes.memmove(shared.view(str(pointer)).ctypes.data, pointer, allocation.nbytes)
         step = Step(0, record.grid, self._arguments(kernel, record))
         types = [[parameter.type for parameter in kernel.parameters]]
-        run_once(Setup(buffers, [(kernel.name, self._sources[kernel.name])], types, [step]))
-        for name, (descriptor, memory) in shared.items():
-            ctypes.memmove(int(name), memory[:], len(memory))
-            os.close(descriptor)
+        run_once(Setup(shared.buffers, [(kernel.name, self._sources[kernel.name])], types, [step]), shared.descriptor)
+        for pointer, allocation in self.allocations.items():
+            ctypes.memmove(pointer, shared.view(str(pointer)).ctypes.data, allocation.nbytes)
+        shared.close()
 
     def _arguments(self, kernel: KernelSpec, record: LaunchRecord) -> list[Passed]:
         """What was passed, one for each parameter: a descriptor is a map, a shape and strides."""
@@ -59,25 +57,10 @@ class InterpretedGpu(FakeDriver):
         return str(base), address - base
 
 
-def _shared(pointer: int, nbytes: int) -> tuple[int, mmap.mmap]:
-    descriptor = os.memfd_create("device")
-    os.ftruncate(descriptor, nbytes)
-    memory = mmap.mmap(descriptor, nbytes)
-    memory[:] = ctypes.string_at(pointer, nbytes)
-    return descriptor, memory
-
-
-def run_once(setup: Setup) -> None:
-    """One worker, one launch."""
-    command = [sys.executable, "-m", "convc.runtime.interpreter_worker"]
-    with tempfile.TemporaryFile() as said:
-        pipe = interpreter.subprocess.PIPE
-        descriptors = [buffer.descriptor for buffer in setup.buffers]
-        process = interpreter.subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=said, pass_fds=descriptors)
-        for message in (setup, Range()):
-            write_message(process.stdin, message)
-            reply = read_message(process.stdout, Reply)
-            assert isinstance(reply, Finished), reply
-        process.stdin.close()
-        process.stdout.close()
-        process.wait()
+def run_once(setup: Setup, memory: int) -> None:
+    """A child, one launch."""
+    child, reply = taken(setup, memory)
+    assert isinstance(reply, Finished), reply
+    reply = child.ask(Range())
+    assert isinstance(reply, Finished), reply
+    give_back(child)
