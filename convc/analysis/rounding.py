@@ -10,6 +10,7 @@ and Stability of Numerical Algorithms*, §3.3), from the unit roundoffs u₃₂ 
   (W. Hoeffding, 1963; the same probability);
 - an elementwise function passes on how far its value moves when its operands move by their errors, and adds its own
   units in the last place;
+- a conversion to an integer may end on the next one where its operand is that close to it;
 - the store rounds once: u·|y|.
 
 The bound of a kernel is the largest over its elements.
@@ -28,12 +29,15 @@ from .bounds import UNITS, reduction_length
 LAMBDA = 8.0
 """Standard deviations: 2·exp(−λ²/2) = 2.5e-14 for each sum, one in forty million kernels of a million sums."""
 U32 = DType.FP32.epsilon
+LARGEST_WHOLE = 2.0**24
+"""Whole numbers up to this one are all in fp32: sums and bounds of them are exact."""
+_KEEP_WHOLE = frozenset(("Add", "Sub", "Neg", "Abs", "Max", "Min", "Relu", "Clip", "Copy"))
 FUNCTION_UNITS = 16.0
 """Unit roundoffs of an elementwise function: up to four functions of the GPU in its text, each within two units in the
 last place (CUDA C++ Programming Guide, mathematical functions), each of which is two unit roundoffs."""
 
 _ARITHMETIC = ("Add", "Sub", "Mul", "Neg", "Abs", "Max", "Min", "Floor", "Ceil", "Sign", "Where", "Copy")
-_ROUNDED_ONCE = frozenset((*_ARITHMETIC, "Relu", "LeakyRelu", "PRelu", "Clip"))
+_ROUNDED_ONCE = frozenset((*_ARITHMETIC, "Relu", "LeakyRelu", "PRelu", "Clip", "Round"))
 """Functions that are at most two correctly rounded operations: they do not amplify the rounding of their operands."""
 
 
@@ -74,7 +78,8 @@ def carried(graph: Graph, node: Node, operands: Sequence[Known], mode: str) -> l
     values = evaluate(graph, node, [operand.value for operand in operands])
     unit = UNITS[mode]
     if not node.outputs[0].dtype.is_float:
-        return [Known(value) for value in values]
+        inexact = node.op == "Cast" and not operands[0].exact
+        return [Known(value, _jumps(operands[0]) if inexact else 0.0) for value in values]
     rule = _BY_KIND.get(node.kind, _elementwise)
     with np.errstate(all="ignore"):
         errors = [rule(graph, node, operands, value, unit) for value in values]
@@ -153,11 +158,15 @@ def _softmax(graph: Graph, node: Node, operands: Sequence[Known], value: np.ndar
 # -- elementwise ------------------------------------------------------------------------------------------------------
 def _elementwise(graph: Graph, node: Node, operands: Sequence[Known], value: np.ndarray, unit: float) -> np.ndarray:
     once = node.op in _ROUNDED_ONCE
+    if node.op == "Cast" and operands[0].value.dtype.kind != "f":
+        return operands[0].errors
     if node.op == "Cast":
         return DType(node.attributes["dtype"]).epsilon * np.abs(value) + _displaced(graph, node, operands, value)
     own = 0.0 if once else FUNCTION_UNITS * U32
     scale = np.abs(value) if once else np.maximum(np.abs(value), 1.0)
     rounding = (2.0 if once else FUNCTION_UNITS) * U32 * scale
+    if node.op == "Round" or (node.op in _KEEP_WHOLE and all(map(_whole, operands))):
+        rounding = np.where(np.abs(value) <= LARGEST_WHOLE, 0.0, rounding)
     return rounding + _displaced(graph, node, operands, value, own)
 
 
@@ -178,6 +187,19 @@ def _displaced(
             furthest = np.fmax(furthest, np.where(np.isfinite(value), difference, 0.0))
         total += furthest
     return total
+
+
+def _whole(x: Known) -> bool:
+    """Whether a value is of whole numbers, whatever its error does."""
+    return bool((np.rint(x.value) == x.value).all() and (np.rint(x.errors) == x.errors).all())
+
+
+def _jumps(x: Known) -> np.ndarray:
+    """How many integers further a conversion may end when its operand moves by its error."""
+    if x.value.dtype.kind != "f":
+        return x.errors
+    least, most = np.trunc(x.value - x.errors), np.trunc(x.value + x.errors)
+    return np.maximum(most - np.trunc(x.value), np.trunc(x.value) - least)
 
 
 _Rule = Callable[[Graph, Node, Sequence[Known], np.ndarray, float], np.ndarray]
@@ -213,6 +235,6 @@ def stored_bound(known: Known, dtype: DType) -> np.ndarray:
     """What may be in memory for a value: the store's rounding, and half of the smallest number that it can hold (of
     the smallest normal one for the wide exponents, whose subnormals a GPU may flush)."""
     if not dtype.is_float:
-        return np.zeros(known.value.shape)
+        return known.errors
     least = {DType.FP16: 2.0**-25, DType.FP64: 0.0}.get(dtype, 2.0**-126)
     return known.errors + dtype.epsilon * (np.abs(known.value) + known.errors) + least

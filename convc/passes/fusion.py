@@ -126,8 +126,9 @@ class _Fuser:
             return "it already belongs to another kernel"
         if node.outputs[0].shape != shape:
             return "the result is broadcast to a larger shape"
-        if not node.outputs[0].dtype.is_float:
-            return f"its result is {node.outputs[0].dtype}"
+        dtype = node.outputs[0].dtype
+        if not dtype.is_float and not (node.op == "Cast" and dtype.fits_fp32):
+            return f"its result is {dtype}"
         if len(self._externals([*inside, node.id])) > MAX_EXTERNAL_OPERANDS:
             return f"the kernel would read more than {MAX_EXTERNAL_OPERANDS} tensors"
         return None

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiled import Arrays, Builder, inputs_of
-from small_networks import KERNELS, NETWORKS, kernel_case
+from compiled import Arrays, Builder, conv, inputs_of
+from small_networks import KERNELS, NETWORKS, kernel_case, weights
 
 from convc import errors
 from convc.analysis.kernel_check import KernelCheck, check_kernels
@@ -89,6 +89,28 @@ def test_bounds_are_near_the_rounding_of_the_store() -> None:
     for check in checked(plan_of(graph, "fp16"), inputs_of(graph)):
         largest = check.max_abs / check.rel_l2  # at least as large as the root of the sum of squares over √size
         assert check.bound < 16 * DType.FP16.epsilon * largest
+
+
+def quantised_convolution() -> Graph:
+    """Conv, rounded to whole numbers, kept within a byte: once as int8, and once as a real number again.
+
+    Of whole inputs some sums lie halfway between two numbers.
+    """
+    b = Builder("quantised")
+    wide = conv(b, b.input(np.zeros((1, 8, 6, 6), np.float32)), weights(8, 8, 3, 3) * 2.5)
+    whole = b.add("Clip", b.add("Add", b.add("Round", wide), b.constant(3.0)), min=-128.0, max=127.0)
+    narrow = b.output(b.add("Cast", whole, dtype=DType.INT8))
+    b.output(b.add("Mul", b.add("Cast", narrow, dtype=DType.FP32), b.constant(0.25)))
+    return b.graph
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_a_quantised_result_may_be_one_step_off_and_no_more(dtype: str) -> None:
+    graph = quantised_convolution()
+    inputs = {name: np.rint(3 * array) for name, array in inputs_of(graph).items()}
+    checks = checked(plan_of(graph, dtype, disable=APART), inputs)
+    assert departing(checks) == []
+    assert checks[0].bound == 1.0
 
 
 SABOTAGE: dict[str, tuple[str, str]] = {

@@ -61,8 +61,9 @@ class Builder:
 
     @property
     def compute(self) -> DType:
-        """Element type of tensor-core operands."""
-        return stored(self.graph.type(self.region.output).dtype, self.mode)
+        """Element type of tensor-core operands: the anchor's, whatever its result is converted to behind it."""
+        value = self.region.output if self.region.anchor is None else Value(self.region.anchor)
+        return stored(self.graph.type(value).dtype, self.mode)
 
     def shape(self, value: Value) -> tuple[int, ...]:
         return tuple(int(dim) for dim in self.graph.type(value).shape)  # type: ignore[arg-type]
