@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ import onnx
 from onnx.backend.base import Backend, BackendRep
 
 from . import errors
-from .api import present_target
+from .analysis.devices import target_for
 from .compiler import compile_plan
 from .frontends.onnx import declared_inputs, import_onnx
 from .ir import Dim, Graph, TensorType
 from .planner import Options, make_plan
+from .runtime.devices import parse_device
 from .runtime.network import CompiledNetwork
 from .runtime.numpy_executor import GraphRunner
 
@@ -37,27 +39,26 @@ def _numpy(graph: Graph) -> Run:
     return lambda feeds: runner.run(dict(feeds))
 
 
-def _compiled(target: str, device: str) -> Callable[[Graph], Run]:
+def _compiled(graph: Graph, device: str) -> Run:
     """Kernels in IEEE fp32."""
-
-    def ready(graph: Graph) -> Run:
-        plan = make_plan(graph, Options((target,), dtype="fp32"))
-        engine = CompiledNetwork(compile_plan(plan)).engine(device)
-        return lambda feeds: list(engine.run(feeds).values())
-
-    return ready
+    plan = make_plan(graph, Options((target_for(device),), dtype="fp32"))
+    engine = CompiledNetwork(compile_plan(plan)).engine(device)
+    return lambda feeds: list(engine.run(feeds).values())
 
 
-def _gpu(graph: Graph) -> Run:
-    return _compiled(present_target(), "cuda")(graph)
+DEVICES = {"CPU": "numpy", "CUDA": "cuda", "INTERPRETER": "interpreter"}
+"""Devices by ONNX's names, and ``INTERPRETER``: the emitted kernels without a GPU. ``CUDA:N`` is GPU number N."""
 
 
-DEVICES: dict[str, Callable[[Graph], Run]] = {
-    "CPU": _numpy,
-    "CUDA": _gpu,
-    "INTERPRETER": _compiled("interpreter", "interpreter"),
-}
-"""Devices by ONNX's names, and ``INTERPRETER``: the emitted kernels without a GPU."""
+def _device(name: str) -> str:
+    """The device of one of ONNX's names. Raises `UsageError`."""
+    kind, colon, ordinal = name.partition(":")
+    if kind in DEVICES:
+        with suppress(errors.UsageError):
+            device = f"{DEVICES[kind]}{colon}{ordinal}"
+            parse_device(device)
+            return device
+    raise errors.one_of(name, (*DEVICES, "CUDA:N"), "device")
 
 
 class PreparedModel(BackendRep):
@@ -67,7 +68,7 @@ class PreparedModel(BackendRep):
     """
 
     def __init__(self, model: onnx.ModelProto, device: str) -> None:
-        self.model, self._ready = model, DEVICES[device]
+        self.model, self._place = model, _device(device)
         self.inputs = declared_inputs(model)
         self._deciding: set[str] = set()
         self._kept: OrderedDict[tuple[Any, ...], tuple[Run, list[str]]] = OrderedDict()
@@ -120,6 +121,9 @@ class PreparedModel(BackendRep):
         self._kept.move_to_end(key)
         return self._kept[key]
 
+    def _ready(self, graph: Graph) -> Run:
+        return _numpy(graph) if self._place == "numpy" else _compiled(graph, self._place)
+
     def _key(self, feeds: Feeds) -> tuple[Any, ...]:
         values = (feeds[name].tobytes() for name in sorted(self._deciding))
         return (*(feeds[name].shape for name in self.inputs), *values)
@@ -171,8 +175,6 @@ class ConvcBackend(Backend):
     @classmethod
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> PreparedModel:
         """A model for a device: ``CPU`` (the numpy executor), ``CUDA`` or ``INTERPRETER``. Raises `ConvcError`."""
-        if device not in DEVICES:
-            raise errors.one_of(device, DEVICES, "device")
         return PreparedModel(model, device)
 
     @classmethod
@@ -198,8 +200,11 @@ class ConvcBackend(Backend):
     @classmethod
     def supports_device(cls, device: str) -> bool:
         """Whether it can run here: ``CUDA`` needs a GPU that kernels can be compiled for."""
-        kind = device.partition(":")[0]
-        return kind in DEVICES and (kind != "CUDA" or present_target() != "interpreter")
+        try:
+            place = _device(device)
+        except errors.UsageError:
+            return False
+        return not place.startswith("cuda") or target_for(place) != "interpreter"
 
 
 def _info(name: str, array: np.ndarray) -> onnx.ValueInfoProto:

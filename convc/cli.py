@@ -94,7 +94,7 @@ def run(
     if output is not None:
         require_writable(output)
     with progress_bar() as progress:
-        network = models.open_network(model, choices_of(given), models.target_for(device), progress=progress)
+        network = models.open_network(model, choices_of(given), device, progress=progress)
     values = arrays.random_inputs(network.inputs, seed) | arrays.given_inputs(inputs, network.inputs)
     with network.engine(device) as engine:
         results, ran = reports.ran(engine, values, batches)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from . import errors
+from .codegen.cache import KernelCache
 from .codegen.emit import EmittedKernel, emit, is_aligned
 from .codegen.expressions import NoText
 from .codegen.fingerprint import fingerprint
@@ -242,8 +243,10 @@ def divide(canonical: Graph, options: Options) -> FusedGraph:
     return fuse(canonical, options.switches, options.chooser)
 
 
-def make_plan(graph: Graph, options: Options) -> Plan:
+def make_plan(graph: Graph, options: Options, cache: KernelCache | None = None) -> Plan:
     """All stages up to kernel text; for no target, as the numpy executor needs it, those up to the fused graph.
+
+    cache: where the kernels will come from, by default the user's; measured tiles hold for its version of Triton.
 
     Raises:
         UnsupportedModelError: operators without a kernel. ShapeError: unbound dimensions.
@@ -258,24 +261,29 @@ def make_plan(graph: Graph, options: Options) -> Plan:
     work = lower(fused, layouts, options.dtype)
     on = options.switches.feature
     machines = (replace(target(name), descriptors=on("descriptors"), im2col=on("im2col")) for name in options.targets)
-    programs = tuple(_plan_target(work, fused, layouts, machine, options) for machine in machines)
+    programs = tuple(_plan_target(work, fused, layouts, machine, options, cache) for machine in machines)
     return Plan(options, fused, layouts, programs, journal)
 
 
-def _measured(machine: Target, options: Options) -> Measured | None:
+def _measured(machine: Target, options: Options, cache: KernelCache | None) -> Measured | None:
     """The measured tiles that a target's plan is to use."""
     tables = tables_of(machine) if options.tuned else []
     if not tables:
         return None
     try:
-        triton = open_cache().triton
-    except errors.CompileError:
-        return None  # without Triton nothing is compiled here, and no table is for it
+        triton = (cache or open_cache()).triton
+    except (errors.CompileError, errors.UsageError):
+        return None  # without Triton, or with a broken pack, nothing is compiled here: compiling says so
     return measured_of(machine, tables, triton, fingerprint())
 
 
 def _plan_target(
-    work: Sequence[Work], fused: FusedGraph, layouts: Layouts, machine: Target, options: Options
+    work: Sequence[Work],
+    fused: FusedGraph,
+    layouts: Layouts,
+    machine: Target,
+    options: Options,
+    cache: KernelCache | None,
 ) -> TargetPlan:
     launches, declines = arrange(work, fused, machine, options.switches, options.chooser)
     schedule: list[Entry] = [*launches]
@@ -284,7 +292,7 @@ def _plan_target(
         declines = [*declines, *others]
     if machine.has_im2col:
         schedule = walking(schedule, machine)
-    if (measured := _measured(machine, options)) is not None:
+    if (measured := _measured(machine, options, cache)) is not None:
         schedule = with_measured_tiles(schedule, machine, measured)
     return assemble(schedule, layouts, machine, options, declines)
 

@@ -78,7 +78,7 @@ def make(case: Case, kernels: KernelCache, folder: Path) -> Path:
     file = file_of(case, folder)
     if not file.exists() and not failure_of(case, folder).exists():
         try:
-            compile_plan(case.plan(), kernels).save(file)
+            compile_plan(case.plan(cache=kernels), kernels).save(file)
         except errors.ConvcError as error:
             failure_of(case, folder).write_text(str(error), encoding="utf-8")
     return file

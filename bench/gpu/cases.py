@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
+from convc.codegen.cache import KernelCache
 from convc.frontends import zoo
 from convc.ir import DType, Graph, TensorType, Value
 from convc.passes import Switches
@@ -88,8 +89,9 @@ class Case:
     def options(self) -> Options:
         return Options((TARGET,), self.dtype, self.batch, VARIANTS[self.variant].switches)
 
-    def plan(self, weights: str = "random") -> Plan:
-        return make_plan(graph_of(self.network, self.dtype, weights), self.options)
+    def plan(self, weights: str = "random", cache: KernelCache | None = None) -> Plan:
+        """Its plan for the kernels of a cache, by default the user's."""
+        return make_plan(graph_of(self.network, self.dtype, weights), self.options, cache)
 
 
 @cache

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from convc.codegen.cache import KernelCache
 from convc.ir import Graph
 from convc.passes import Switches
 from convc.planner import Options, Plan, make_plan
@@ -30,11 +31,12 @@ class Family:
     def name(self) -> str:
         return f"{self.graph}-{self.dtype}-{self.variant}"
 
-    def plan(self) -> Plan:
-        """Its plan; nothing is cut into parts of the batch, so that every tensor is in memory as a whole."""
+    def plan(self, cache: KernelCache | None = None) -> Plan:
+        """Its plan for the kernels of a cache, by default the user's; nothing is cut into parts of the batch, so that
+        every tensor is in memory as a whole."""
         variant = VARIANTS[self.variant]
         switches = Switches.parse(variant.opt, (*variant.disable, "l2-slices"), None, variant.enable)
-        return make_plan(build(self.graph), Options((TARGET,), self.dtype, 1, switches))
+        return make_plan(build(self.graph), Options((TARGET,), self.dtype, 1, switches), cache)
 
 
 def graphs() -> list[str]:

@@ -47,7 +47,7 @@ def families(setting: Setting) -> None:
     for family in all_families():
         if setting.todo(family.name):
             with setting.measuring(family.name) as found:
-                plan = settled(family.plan(), setting.kernels)
+                plan = settled(family.plan(setting.kernels), setting.kernels)
                 network = CompiledNetwork(compile_plan(plan, setting.kernels))
                 arrays = drawn(plan, 0)
                 found |= told(list(check_kernels(plan, network, CudaExecutor(), arrays)))
@@ -112,7 +112,7 @@ def compared_bits(setting: Setting, found: Mapping[str, Any], artifact: Artifact
 def stepped(setting: Setting, case: Case) -> dict[str, Any]:
     """Launches against float64, as many as time allows. The batch is not cut into parts, so that every tensor is in
     memory as a whole."""
-    plan = settled(case.plan(), setting.kernels)
+    plan = settled(case.plan(cache=setting.kernels), setting.kernels)
     compiled = CompiledNetwork(compile_plan(plan, setting.kernels))
     checks = []
     for check in check_kernels(plan, compiled, CudaExecutor(), drawn(plan, 0)):

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from .. import errors
-from ..api import present_target, targets_of
+from ..api import targets_of
 from ..ir import Graph, print_graph
 from ..passes import RULES, Switches
-from ..planner import Options, Plan, bind_batch, make_plan
+from ..planner import Plan, bind_batch, make_plan
 from ..targets import Target, target
 from .arrays import random_inputs
 from .comparison import compare
-from .models import DEFAULT_POLICY, Choices, Progress, compile_network, is_compiled, read_graph, resolved_device
+from .devices import resolved_device, target_for
+from .models import Choices, Progress, compile_network, is_compiled, read_graph
 from .verify import reference_model, reference_outputs
 
 DEFAULT_TARGET = "sm_90"
@@ -174,26 +175,26 @@ def ablate(
     """
     if is_compiled(model):
         raise errors.compiled_already(model)
-    machine = _one_target(choices.target)
-    batch, dtype, policy = choices.batch or 1, choices.dtype or "fp16", choices.policy or DEFAULT_POLICY
-    graph = read_graph(model, choices.batch)
     device = resolved_device(device) if device is not None else None
-    trial = Trial(model, graph, batch, dtype, device, machine, seed)
+    machine = _one_target(choices.target, device)
+    options = choices.options(machine.name, "fp16", targets=(machine.name,))
+    graph = read_graph(model, choices.batch)
+    trial = Trial(model, graph, options.batch, options.dtype, device, machine, seed)
     rows, plans = [], {}
     wanted = configurations()
     for done, configuration in enumerate(wanted):
         if progress:
             progress(done, len(wanted))
-        plan = make_plan(graph, Options((machine.name,), dtype, batch, configuration.switches, policy=policy))
+        plan = make_plan(graph, replace(options, switches=configuration.switches))
         plans[configuration.name] = plan
         rows.append(trial.row(configuration, plan))
-    return Ablation(model, machine, dtype, batch, device, tuple(rows), plans["all"])
+    return Ablation(model, machine, options.dtype, options.batch, device, tuple(rows), plans["all"])
 
 
-def _one_target(given: str | None) -> Target:
-    """The target asked for; else the GPU that is present, else the default."""
+def _one_target(given: str | None, device: str | None) -> Target:
+    """The target asked for; else that of the GPU asked for, of the one that is present, or the default."""
     if given is None:
-        found = present_target()
+        found = target_for(device if device is not None and device.startswith("cuda") else "auto")
         return target(DEFAULT_TARGET if found == "interpreter" else found)
     names = targets_of(given)
     if len(names) != 1:
@@ -239,7 +240,7 @@ class Trial:
         if self.device is not None:
             yield self.device
         timed = self.device is not None and self.device.startswith("cuda")
-        if not timed and not self.target.is_interpreter and present_target() == self.target.name:
+        if not timed and not self.target.is_interpreter and target_for("cuda") == self.target.name:
             yield "cuda"
 
     def _ran(self, plan: Plan) -> tuple[float | None, float | None]:
@@ -259,7 +260,7 @@ class Trial:
 
     def _run(self, plan: Plan, device: str) -> tuple[float | None, float | None]:
         """Measured microseconds and the largest error on a device."""
-        name = present_target() if device.startswith("cuda") else "interpreter"
+        name = target_for(device) or "interpreter"
         if name != plan.options.targets[0]:
             plan = make_plan(self.graph, replace(plan.options, targets=(name,)))
         network = compile_network(plan)

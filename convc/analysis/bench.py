@@ -14,17 +14,18 @@ from typing import Any
 import numpy as np
 
 from .. import errors
-from ..api import present_target
 from ..passes import Switches
 from ..planner import Options, make_plan
+from ..runtime.devices import parse_device
 from ..runtime.engine import Engine
 from ..runtime.network import CompiledNetwork, load
 from ..targets import TARGETS, Target, target
 from . import figures, reports
 from .ablate import DECIMALS, DEFAULT_TARGET
 from .arrays import random_inputs
+from .devices import resolved_device, target_for
 from .figures import Launch
-from .models import DEFAULT_POLICY, Progress, compile_network, is_compiled, read_graph, resolved_device
+from .models import DEFAULT_POLICY, Progress, compile_network, is_compiled, read_graph
 
 REPEATS = {"cuda": 200, "interpreter": 3, "numpy": 10}
 
@@ -93,7 +94,7 @@ def _cases(request: Request, device: str, progress: Progress | None) -> Iterator
 def _targets(request: Request, device: str) -> tuple[str, str]:
     """What to compile for, and what to predict for: the GPU itself where one runs."""
     if device.startswith("cuda"):
-        return present_target(), present_target()
+        return target_for(device), target_for(device)
     return "interpreter", request.target or DEFAULT_TARGET
 
 
@@ -107,7 +108,7 @@ def _compiled_case(request: Request, device: str) -> Case:
     manifest = network.artifact.manifest
     programs = {program.target: program for program in network.programs if program.target in TARGETS}
     gpus = [name for name in programs if not target(name).is_interpreter]
-    chosen = present_target() if device.startswith("cuda") else next(iter(gpus), None)
+    chosen = target_for(device) if device.startswith("cuda") else next(iter(gpus), None)
     launches = figures.stored(programs[chosen]) if chosen in programs else []
     batch = next((spec.shape[0] for spec in manifest.inputs if spec.shape), 1)
     machine = target(chosen) if chosen in programs else None
@@ -118,7 +119,7 @@ def _row(case: Case, device: str, request: Request) -> dict[str, Any]:
     inputs = random_inputs(case.network.inputs, request.seed)
     on_gpu = device.startswith("cuda")
     with case.network.engine(device) as engine:
-        repeats = request.repeats or REPEATS[device.partition(":")[0]]
+        repeats = request.repeats or REPEATS[parse_device(device)[0]]
         times = engine.measure(inputs, repeats) if on_gpu else _wall_clock(engine, inputs, repeats)
         kernels = _kernels(case, engine, inputs) if request.per_kernel else None
     median = statistics.median(times)

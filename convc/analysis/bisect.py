@@ -11,8 +11,9 @@ from ..passes.slices import RULE as SLICES
 from ..planner import Plan, bind_batch
 from ..runtime.network import CompiledNetwork
 from .arrays import random_inputs
+from .devices import resolved_device, target_for
 from .kernel_check import check_kernels
-from .models import Choices, Progress, compile_network, is_compiled, make_plan, read_graph, resolved_device, target_for
+from .models import Choices, Progress, compile_network, is_compiled, make_plan, read_graph
 from .verify import check_against, reference_model
 
 

@@ -123,7 +123,7 @@ def look_at_tables() -> list[dict[str, Any]]:
             "target": table.target,
             "gpu": table.gpu,
             "problems": len(table.entries),
-            "used": (table.triton, table.templates) == now,
+            "used": table.is_of(*now),
         }
         for target in TARGETS.values()
         for table in tables_of(target)

@@ -9,16 +9,17 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..runtime.artifact import MAGIC
 from ..runtime.network import CompiledNetwork, load
+from .devices import resolved_device, target_for
 
 if TYPE_CHECKING:
     from ..ir import Graph
     from ..passes import Switches
-    from ..planner import Plan
+    from ..planner import Options, Plan
     from .verify import Verification
 
 LOG = logging.getLogger("convc")
@@ -47,6 +48,22 @@ class Choices:
         from ..passes import Switches
 
         return Switches.parse(self.opt or "fuse", self.disable or (), self.only, self.enable or ())
+
+    def options(self, target: str, dtype: str, **decided: Any) -> Options:
+        """What to plan for. target, dtype: where the user gave none. decided: fields of `Options` that a command
+        decides itself. Raises ``UsageError`` for unknown names."""
+        from ..api import targets_of
+        from ..planner import Options
+
+        given: dict[str, Any] = {
+            "targets": targets_of(self.target or target),
+            "dtype": self.dtype or dtype,
+            "batch": self.batch or 1,
+            "switches": self.switches,
+            "policy": self.policy or DEFAULT_POLICY,
+            "tuned": self.tuned is not False,
+        }
+        return Options(**given | decided)
 
     def refuse(self, file: str) -> None:
         """Raises `UsageError` where one is given, for a compiled network."""
@@ -89,18 +106,8 @@ def read_graph(model: str, batch: int | None) -> Graph:
 def make_plan(model: str, choices: Choices, target: str, dtype: str, verify_passes: bool = False) -> Plan:
     """The plan of a model; ``target`` and ``dtype`` are the defaults."""
     from .. import planner as planning
-    from ..api import targets_of
 
-    targets = targets_of(choices.target or target)
-    options = planning.Options(
-        targets,
-        choices.dtype or dtype,
-        choices.batch or 1,
-        choices.switches,
-        verify_passes,
-        choices.policy or DEFAULT_POLICY,
-        choices.tuned is not False,
-    )
+    options = choices.options(target, dtype, verify_passes=verify_passes)
     made = planning.make_plan(read_graph(model, choices.batch), options)
     for record in made.journal:
         LOG.info("%s", record)
@@ -115,28 +122,13 @@ def compile_network(plan: Plan, progress: Progress | None = None) -> CompiledNet
 
 
 def open_network(
-    model: str, choices: Choices, target: str, dtype: str = "fp16", progress: Progress | None = None
+    model: str, choices: Choices, device: str, dtype: str = "fp16", progress: Progress | None = None
 ) -> CompiledNetwork:
-    """A compiled network from its file, or of a model compiled now (``target``, ``dtype``: the defaults)."""
+    """A compiled network from its file, or of a model compiled now for a device (``dtype``: the default)."""
     if is_compiled(model):
         choices.refuse(model)
         return load(model)
-    return compile_network(make_plan(model, choices, target, dtype), progress)
-
-
-def target_for(device: str) -> str:
-    """The target to compile a model for that is run at once on a device: none (``""``) where no kernel is needed."""
-    kind = device.partition(":")[0]
-    return {"auto": "auto", "cuda": "auto", "numpy": ""}.get(kind, "interpreter")
-
-
-def resolved_device(device: str) -> str:
-    """``auto`` made concrete: ``cuda`` where there is a GPU that convc compiles for, else ``interpreter``."""
-    if device != "auto":
-        return device
-    from ..api import present_target
-
-    return "interpreter" if present_target() == "interpreter" else "cuda"
+    return compile_network(make_plan(model, choices, target_for(device), dtype), progress)
 
 
 def verify_model(

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from .. import errors
-from ..api import targets_of
 from ..ir import Graph, print_graph
 from ..passes import canonical_passes
 from ..planner import Options, Plan, divide, optimise
 from ..runtime.manifest import ProgramSpec
 from ..runtime.network import CompiledNetwork, load, traffic_bytes
 from ..runtime.numpy_executor import stored_graph
-from .models import DEFAULT_POLICY, Choices, is_compiled, make_plan, read_graph
+from .models import Choices, is_compiled, make_plan, read_graph
 from .picture import Step, draw
 
 FIRST, LAST = "import", "fuse"
@@ -52,13 +51,7 @@ def read_stage(model: str, choices: Choices, after: str | None, target: str, pic
     if after in (None, LAST) and pictured:
         plan = make_plan(model, choices, target, "fp16")
         return Stage(LAST, plan.graph, _title(plan.graph, LAST), planned_steps(plan))
-    options = Options(
-        targets_of(choices.target or target),
-        choices.dtype or "fp16",
-        choices.batch or 1,
-        choices.switches,
-        policy=choices.policy or DEFAULT_POLICY,
-    )
+    options = choices.options(target, "fp16")
     graph = graph_after(read_graph(model, choices.batch), options, after or LAST)
     return Stage(after or LAST, graph, _title(graph, after or LAST))
 

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from .. import errors
-from ..api import present_target, targets_of
+from ..api import targets_of
 from ..codegen.cache import KernelCache
 from ..codegen.fingerprint import fingerprint
 from ..codegen.packed import open_cache
@@ -31,17 +31,18 @@ from ..ir.plan import Tile
 from ..ir.problem import Problem
 from ..passes import Launch, Switches
 from ..passes.im2col_tiles import candidates
-from ..planner import Options, Plan, assemble, make_plan
+from ..planner import Plan, assemble, make_plan
 from ..runtime.artifact import write_file
 from ..runtime.engine import Engine
 from ..runtime.executor import Executor
 from ..runtime.network import CompiledNetwork
 from ..targets import Target
-from ..targets.tuned import Entry, Table, read_table, schedule_of, user_directory
+from ..targets.tuned import Entry, Table, measured_of, read_table, schedule_of, tables_of, user_directory
 from .ablate import DEFAULT_TARGET
 from .arrays import random_inputs
+from .devices import gpu_name, resolved_device, target_for
 from .kernel_check import check_kernels
-from .models import Choices, Progress, read_graph, resolved_device
+from .models import Choices, Progress, read_graph
 
 GROUPING = ("last-block", "l2-slices", "sibling-convolutions")
 """Rules that put several problems into a launch, or cut one into several."""
@@ -108,7 +109,7 @@ def plan_for(model: str, choices: Choices, target: str) -> Plan:
     """The network with every kernel in a launch of its own, under the cost model's tiles."""
     switches = choices.switches
     apart = Switches(switches.opt, tuple(sorted({*switches.disable, *GROUPING})), switches.only, switches.enable)
-    options = Options((target,), choices.dtype or "fp16", choices.batch or 1, apart, tuned=False)
+    options = choices.options(target, "fp16", targets=(target,), switches=apart, tuned=False)
     return make_plan(read_graph(model, choices.batch), options)
 
 
@@ -283,14 +284,11 @@ def _time(tuned: Tuned, engines: Sequence[Engine]) -> None:
 
 
 # -- the table --------------------------------------------------------------------------------------------------------
-def stored(target: Target, directory: Path) -> dict[str, Entry]:
-    """What the user's tables know of a target, for the versions of now."""
-    triton, found = open_cache().triton, dict[str, Entry]()
-    for path in sorted(directory.glob(f"{target.name}-*.json")):
-        table = read_table(path)
-        if table is not None and (table.triton, table.templates) == (triton, fingerprint()):
-            found |= table.entries
-    return found
+def stored(target: Target, directory: Path, gpu: str | None = None) -> Mapping[str, Entry]:
+    """What a folder's tables know of a GPU, for the versions of now. gpu: its name; None: as planning chooses."""
+    tables = [table for table in tables_of(target, [directory]) if gpu in (None, table.gpu)]
+    measured = measured_of(target, tables, open_cache().triton, fingerprint())
+    return measured.entries if measured is not None else {}
 
 
 def store(plan: Plan, problems: Sequence[Tuned], gpu: str, directory: Path) -> Path:
@@ -298,7 +296,7 @@ def store(plan: Plan, problems: Sequence[Tuned], gpu: str, directory: Path) -> P
     fresh = Table(plan.programs[0].target.name, gpu, open_cache().triton, fingerprint())
     path = directory / fresh.file_name
     old = read_table(path) if path.exists() else None
-    same = old is not None and (old.gpu, old.triton, old.templates) == (gpu, fresh.triton, fresh.templates)
+    same = old is not None and old.gpu == gpu and old.is_of(fresh.triton, fresh.templates)
     entries = dict(old.entries) if old is not None and same else {}
     entries |= {tuned.digest: entry for tuned in problems if (entry := tuned.entry()) is not None}
     table = msgspec.structs.replace(fresh, entries=dict(sorted(entries.items())))
@@ -338,10 +336,9 @@ def place_and_target(device: str, target: str | None, prepare: bool) -> tuple[st
             raise errors.one_target(names)
         return device, names[0]
     device = resolved_device(device)
-    if device == "numpy":
+    own = target_for(device)
+    if not own:
         raise errors.no_clock(device)
-    kind, _, ordinal = device.partition(":")
-    own = present_target(int(ordinal) if ordinal.isdigit() else 0) if kind == "cuda" else "interpreter"
     if target not in (None, own):
         raise errors.other_target(target, own, device)
     return device, own
@@ -356,7 +353,9 @@ def tune(request: Request, progress: Progress | None = None, place: Place | None
     """
     plan = plan_for(request.model, request.choices, request.target)
     directory = request.directory or user_directory()
-    known = {} if request.again else stored(plan.programs[0].target, directory)
+    machine = plan.programs[0].target
+    gpu = None if request.prepare else gpu_name(request.device) or machine.device
+    known = {} if request.again else stored(machine, directory, gpu)
     problems = problems_of(plan, request.candidates, known)
     kernels = compile_candidates(plan, problems, progress=progress)
     report: dict[str, Any] = {"model": request.model, "target": request.target, "kernels": kernels}

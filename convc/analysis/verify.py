@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from .. import errors
-from ..api import Model, graph_of
+from ..api import Model, graph_of, targets_of
 from ..compiler import compile_plan
 from ..frontends.export import export_onnx
 from ..ir import Graph
@@ -24,6 +24,7 @@ from ..runtime.network import CompiledNetwork
 from .arrays import random_inputs
 from .bounds import output_bounds
 from .comparison import OutputCheck, compare
+from .devices import resolved_device, target_for
 from .models import DEFAULT_POLICY
 
 
@@ -87,16 +88,14 @@ def verify(
 ) -> Verification:
     """Compiles a model for a device and compares one run on seeded inputs with ONNX Runtime.
 
-    device: ``numpy``, ``interpreter`` or ``cuda``.
+    device: ``numpy``, ``interpreter``, ``cuda``, ``cuda:N`` or ``auto``.
 
     Raises:
         ConvcError: the model cannot be compiled, run or referred.
     """
-    graph = graph_of(model, batch)
-    target = {"cuda": "auto", "numpy": ""}.get(device, "interpreter")
-    from ..api import targets_of
-
-    plan = make_plan(graph, Options(targets_of(target), dtype, batch, Switches.parse(opt, disable), policy=policy))
+    device, graph = resolved_device(device), graph_of(model, batch)
+    targets = targets_of(target_for(device))
+    plan = make_plan(graph, Options(targets, dtype, batch, Switches.parse(opt, disable), policy=policy))
     network = CompiledNetwork(compile_plan(plan))
     reference = reference_model(model if not hasattr(model, "__fspath__") else str(model), bind_batch(graph, batch))
     return verify_compiled(network, plan, reference, device, seed)

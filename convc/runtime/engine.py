@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 from .. import errors
 from .artifact import Artifact, read
 from .bound import BoundNetwork
+from .devices import parse_device
 from .executor import Executor
 from .inputs import InputBinder
 from .manifest import ProgramSpec, TensorSpec
@@ -26,7 +26,6 @@ _EXECUTORS = {
     "interpreter": ("convc.runtime.interpreter", "InterpreterExecutor"),
     "numpy": ("convc.runtime.numpy_executor", "NumpyExecutor"),
 }
-DEVICES = ("auto", *_EXECUTORS)
 
 
 class Engine:
@@ -195,11 +194,9 @@ def _chosen(artifact: Artifact, device: str | Executor, target: str | None) -> C
         return type(device).__name__, device, _program(device, artifact, target)
     if device == "auto":
         return _automatic(artifact, target)
-    kind, _, ordinal = device.partition(":")
-    if kind not in _EXECUTORS or (ordinal and (kind != "cuda" or not re.fullmatch(r"\d{1,3}", ordinal))):
-        raise errors.one_of(device, (*DEVICES, "cuda:N"), "device")
-    executor = _executor(kind, *([int(ordinal or 0)] if kind == "cuda" else []))
-    return (f"cuda:{int(ordinal or 0)}" if kind == "cuda" else kind), executor, _program(executor, artifact, target)
+    kind, ordinal = parse_device(device)
+    executor = _executor(kind, *([ordinal] if kind == "cuda" else []))
+    return (f"cuda:{ordinal}" if kind == "cuda" else kind), executor, _program(executor, artifact, target)
 
 
 def _automatic(artifact: Artifact, target: str | None) -> Choice:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import convc
+import convc.api
 from convc.analysis import ablate, ablation_page, bench
 from convc.analysis.figures import planned, roofline_us
 from convc.analysis.models import Choices
@@ -51,8 +51,8 @@ class TimedNetwork:
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convc.api, "present_target", lambda ordinal=0: "sm_90")
     for module in (ablate, bench):
-        monkeypatch.setattr(module, "present_target", lambda: "sm_90")
         monkeypatch.setattr(module, "compile_network", lambda plan, progress=None: TimedNetwork(plan))
 
 

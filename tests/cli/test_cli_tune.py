@@ -112,12 +112,6 @@ def test_what_cannot_be_tuned(run: Run, options: tuple[str, ...], words: str) ->
     assert done.status == 2 and words in done.err
 
 
-def test_kernels_are_for_the_gpu_of_that_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "present_target", lambda ordinal: ("sm_80", "sm_90")[ordinal])
-    for device, target in (("cuda", "sm_80"), ("cuda:0", "sm_80"), ("cuda:1", "sm_90")):
-        assert tuning.place_and_target(device, None, prepare=False) == (device, target)
-
-
 def test_a_compiled_network(run: Run, artifact: Path) -> None:
     assert run("tune", artifact).status == 2
 

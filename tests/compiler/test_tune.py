@@ -19,7 +19,7 @@ from convc import errors
 from convc.analysis.tune import Candidate, Tuned, compile_candidates, measure, problems_of, variant
 from convc.codegen.cache import KernelCache
 from convc.codegen.fingerprint import fingerprint
-from convc.codegen.packed import open_cache
+from convc.codegen.packed import LABEL, open_cache
 from convc.compiler import compile_plan
 from convc.ir.digest import problem_digest
 from convc.passes import Switches
@@ -223,15 +223,47 @@ def test_what_ships_is_for_a_target_and_can_be_read() -> None:
 def test_the_fingerprint_is_that_of_the_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import convc.codegen.fingerprint as module
 
-    for name, text in (("emit.py", "1"), ("worker.py", "2"), ("templates/a.j2", "3")):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "fingerprint.py"))
-    before = fingerprint.__wrapped__()
-    (tmp_path / "worker.py").write_text("changed")
-    assert fingerprint.__wrapped__() == before
-    (tmp_path / "templates/a.j2").write_text("changed")
-    assert fingerprint.__wrapped__() != before
+    for name in ("codegen/emit.py", "codegen/worker.py", "codegen/templates/a.j2", "ir/ops/pool.py", "passes/fuse.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_text("text")
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "codegen" / "fingerprint.py"))
+    for name, writes in (
+        ("codegen/worker.py", False),
+        ("passes/fuse.py", False),
+        ("codegen/templates/a.j2", True),
+        ("ir/ops/pool.py", True),
+    ):
+        before = fingerprint.__wrapped__()
+        (tmp_path / name).write_text("changed")
+        assert (fingerprint.__wrapped__() != before) == writes, name
+
+
+class _Elsewhere(KernelCache):
+    """A cache whose kernels another version of Triton makes."""
+
+    triton = "0.1"
+
+
+def test_measured_tiles_are_for_the_cache_that_is_compiled_with(folder: Path) -> None:
+    options, problem = Options(("sm_90",), "fp16", switches=APART), convolutions(planned(network()))[0]
+    write(folder, table_for(problem, 3, triton="0.1"))
+
+    def reasons(plan: Plan) -> str:
+        return " ".join(launch.tile_reason for launch in plan.programs[0].launches)
+
+    assert "measured" not in reasons(make_plan(network().graph, options))
+    assert "measured" in reasons(make_plan(network().graph, options, _Elsewhere(folder)))
+
+
+def test_a_broken_pack_is_told_of_when_something_is_compiled(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(folder, table_for(convolutions(planned(network()))[0], 3))
+    (tmp_path / LABEL).write_text("{")
+    monkeypatch.setenv("CONVC_CACHE_DIR", str(tmp_path))
+    plan = planned(network(), tuned=True)
+    with pytest.raises(errors.UsageError, match="no pack of compiled kernels"):
+        compile_plan(plan)
 
 
 # -- candidates
@@ -426,6 +458,23 @@ def test_tables_grow_and_forget_other_versions(folder: Path) -> None:
     write(folder, table_for(first.problem, templates="old"))
     tuning.store(plan, [second], "NVIDIA H200", folder)
     assert read_table(path).entries.keys() == {second.digest}  # type: ignore[union-attr]
+
+
+def test_what_is_known_is_known_of_one_gpu(folder: Path) -> None:
+    """Another GPU's times say nothing of this one, nor does a table for another target."""
+    problem = convolutions(planned(network()))[0]
+    digest = problem_digest(problem)
+    for number, gpu in enumerate(("NVIDIA H100 PCIe", "NVIDIA H200")):
+        write(folder, table_for(problem, number, gpu=gpu))
+    strange = table_for(problem, 2, machine="sm_80", gpu="NVIDIA GH200")
+    write(folder, strange).rename(folder / "sm_90-nvidia-gh200.json")
+    tiles = [schedule_of(tile) for tile in ranked(problem, target("sm_90"))]
+
+    def known(gpu: str | None) -> list[int]:
+        entries = tuning.stored(target("sm_90"), folder, gpu)
+        return [tiles.index(entries[digest].tile)] if entries else []
+
+    assert [known(gpu) for gpu in ("NVIDIA H100 PCIe", "NVIDIA H200", "NVIDIA GH200", None)] == [[0], [1], [], [1]]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

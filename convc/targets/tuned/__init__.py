@@ -52,6 +52,10 @@ class Table(msgspec.Struct, frozen=True):
     entries: dict[str, Entry] = {}
     format: int = FORMAT
 
+    def is_of(self, triton: str | None, templates: str) -> bool:
+        """Whether it was measured with these versions."""
+        return (self.triton, self.templates) == (triton, templates)
+
     @property
     def file_name(self) -> str:
         words = re.sub(r"[^a-z0-9]+", "-", self.gpu.lower()).strip("-")
@@ -113,7 +117,7 @@ def tables_of(target: Target, directories: Iterable[Path] | None = None) -> list
 def measured_of(target: Target, tables: Iterable[Table], triton: str, templates: str) -> Measured | None:
     """The tiles that were measured for a target, None where there are none: those of the GPU that the target describes,
     else those of the first one in the alphabet. Where two tables of that GPU know a problem, the first one counts."""
-    valid = [table for table in tables if (table.triton, table.templates) == (triton, templates)]
+    valid = [table for table in tables if table.is_of(triton, templates)]
     if not valid:
         return None
     gpu = min((table.gpu for table in valid), key=lambda name: (target.device not in name, name))
