@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,20 +31,27 @@ MOST_KEPT = 32
 """Specialisations of one model that are kept; the one that was not used for longest goes first."""
 
 Feeds = Mapping[str, np.ndarray]
-Run = Callable[[Feeds], Sequence[np.ndarray]]
 
 
-def _numpy(graph: Graph) -> Run:
+@dataclass(frozen=True)
+class Ready:
+    """A network of fixed shapes on a device: how to run it, and how to give back what it holds there."""
+
+    run: Callable[[Feeds], Sequence[np.ndarray]]
+    close: Callable[[], None] = lambda: None
+
+
+def _numpy(graph: Graph) -> Ready:
     """The operators' own definitions, in the precision of the model."""
     runner = GraphRunner(graph)
-    return lambda feeds: runner.run(dict(feeds))
+    return Ready(lambda feeds: runner.run(dict(feeds)))
 
 
-def _compiled(graph: Graph, device: str) -> Run:
+def _compiled(graph: Graph, device: str) -> Ready:
     """Kernels in IEEE fp32."""
     plan = make_plan(graph, Options((target_for(device),), dtype="fp32"))
     engine = CompiledNetwork(compile_plan(plan)).engine(device)
-    return lambda feeds: list(engine.run(feeds).values())
+    return Ready(lambda feeds: list(engine.run(feeds).values()), engine.close)
 
 
 DEVICES = {"CPU": "numpy", "CUDA": "cuda", "INTERPRETER": "interpreter"}
@@ -71,7 +79,7 @@ class PreparedModel(BackendRep):
         self.model, self._place = model, _device(device)
         self.inputs = declared_inputs(model)
         self._deciding: set[str] = set()
-        self._kept: OrderedDict[tuple[Any, ...], tuple[Run, list[str]]] = OrderedDict()
+        self._kept: OrderedDict[tuple[Any, ...], tuple[Ready, list[str]]] = OrderedDict()
         if all(type.is_static for type in self.inputs.values()):
             self._refuse_early()
 
@@ -89,8 +97,13 @@ class PreparedModel(BackendRep):
         Raises `InputError` for arrays that do not fit, `UnsupportedModelError` as the class.
         """
         feeds = self._by_name(inputs)
-        run, constant = self._specialised(feeds)
-        return tuple(run({name: array for name, array in feeds.items() if name not in constant}))
+        ready, constant = self._specialised(feeds)
+        return tuple(ready.run({name: array for name, array in feeds.items() if name not in constant}))
+
+    def close(self) -> None:
+        """Gives back what the device holds; a later run prepares anew."""
+        while self._kept:
+            self._kept.popitem()[1][0].close()
 
     def _by_name(self, inputs: Any) -> dict[str, np.ndarray]:
         if isinstance(inputs, Mapping):
@@ -109,7 +122,7 @@ class PreparedModel(BackendRep):
             _check(name, self.inputs[name], array)
         return given
 
-    def _specialised(self, feeds: Feeds) -> tuple[Run, list[str]]:
+    def _specialised(self, feeds: Feeds) -> tuple[Ready, list[str]]:
         """What runs for these sizes and deciding values, and which inputs it holds as constants."""
         key = self._key(feeds)
         if key not in self._kept:
@@ -117,11 +130,11 @@ class PreparedModel(BackendRep):
             key = self._key(feeds)
             self._kept[key] = (self._ready(graph), constant)
             if len(self._kept) > MOST_KEPT:
-                self._kept.popitem(last=False)
+                self._kept.popitem(last=False)[1][0].close()
         self._kept.move_to_end(key)
         return self._kept[key]
 
-    def _ready(self, graph: Graph) -> Run:
+    def _ready(self, graph: Graph) -> Ready:
         return _numpy(graph) if self._place == "numpy" else _compiled(graph, self._place)
 
     def _key(self, feeds: Feeds) -> tuple[Any, ...]:
@@ -195,7 +208,8 @@ class ConvcBackend(Backend):
         graph = onnx.helper.make_graph([node], node.name or node.op_type, infos, results)
         opsets = [onnx.helper.make_opsetid(node.domain, opset)]
         model = onnx.helper.make_model(graph, opset_imports=opsets)
-        return cls.prepare(model, device).run(arrays)
+        with closing(cls.prepare(model, device)) as prepared:
+            return prepared.run(arrays)
 
     @classmethod
     def supports_device(cls, device: str) -> bool:

@@ -18,6 +18,7 @@ The official runner counts a backend's "not supposed to implement it" as a pass;
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import sys
 import time
@@ -153,10 +154,10 @@ def run(case: Case, test: Any, device: str = "CPU") -> Result:
 def _outcome(test: Any, device: str) -> tuple[str, str]:
     try:
         model, data = opened(test)
-        prepared = backend.prepare(model, device)
-        for inputs, outputs in data:
-            found = prepared.run(inputs)
-            Runner.assert_similar_outputs(outputs, list(found), test.rtol, test.atol)
+        with contextlib.closing(backend.prepare(model, device)) as prepared:
+            for inputs, outputs in data:
+                found = prepared.run(inputs)
+                Runner.assert_similar_outputs(outputs, list(found), test.rtol, test.atol)
     except AssertionError as error:
         return "wrong", " ".join(str(error).split())
     except errors.UnsupportedModelError as error:

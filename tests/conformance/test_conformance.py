@@ -11,6 +11,7 @@ from conformance import LEAST, Case, Result, failures, recorded, regressions, ru
 from onnx import TensorProto, helper
 
 from convc import backend, errors
+from convc.runtime.interpreter_pool import idle
 
 PROMISED = [case for case in recorded().values() if case.tier in LEAST]
 
@@ -106,3 +107,27 @@ def test_devices() -> None:
     x = np.array([[-1.0, 2.0]], np.float32)
     (y,) = backend.run_node(node, [x], "INTERPRETER")
     np.testing.assert_array_equal(y, np.maximum(x, 0))
+
+
+def test_closing_gives_back_what_the_device_holds() -> None:
+    prepared = backend.prepare(RESHAPED, "INTERPRETER")
+    x = np.arange(6, dtype=np.float32).reshape(1, 6)
+    for shape in ([2, 3], [3, 2], [2, 3]):
+        (y,) = prepared.run([x, np.array(shape), np.float32(2)])
+        np.testing.assert_array_equal(y, 2 * x.reshape(shape))
+        if shape == [3, 2]:
+            prepared.close()
+            assert not prepared._kept and len(idle()) == 2
+    prepared.close()
+
+
+def test_what_is_not_kept_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[int] = []
+    ready = lambda graph: backend.Ready(lambda feeds: [], lambda: closed.append(1))  # noqa: E731
+    monkeypatch.setattr(backend, "_numpy", ready)
+    prepared = backend.prepare(RESHAPED)
+    for rows in range(1, backend.MOST_KEPT + 4):
+        prepared.run([np.zeros((rows, 6), np.float32), np.array([-1, 2]), np.float32(1)])
+    assert len(closed) == 3
+    prepared.close()
+    assert len(closed) == backend.MOST_KEPT + 3
