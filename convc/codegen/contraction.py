@@ -1,8 +1,8 @@
 """Implicit matrix product: convolutions of any stride, dilation and grouping, and matrix products.
 
 The main loop is flat over window positions and channel blocks, with counters that carry over instead of divisions.
-Whether a tap reads inside the input is a bit per row, computed once before the loop. With few channels a step covers
-one line of the filter, taps and channels together.
+Whether a tap reads inside the input is a bit per row, computed once before the loop (within it where a window has more
+positions than a word has bits). With few channels a step covers one line of the filter, taps and channels together.
 """
 
 from __future__ import annotations
@@ -146,11 +146,15 @@ def _described(loop: Loop, tap: Tap) -> dict[str, Any]:
         "size": tap.size,
         "position": scaled(tap.name, tap.dilation),
         "limit": tap.limit,
-        "bits": "int32" if tap.size <= 31 else "int64",
-        "flat": tap is loop.flat,
+        "bits": "" if tap is loop.flat or _is_long(tap) else "int32" if tap.size <= 31 else "int64",
         "masked": tap.masked,
         "start": start_of(loop.problem, tap) if tap.masked else "",
     }
+
+
+def _is_long(tap: Tap) -> bool:
+    """Whether a window has more positions than a word has bits: then a step finds out whether its own lies inside."""
+    return tap.size > 63
 
 
 def start_of(problem: Any, tap: Tap) -> str:
@@ -220,10 +224,14 @@ def _load(base: str, moves: list[str], mask: str) -> str:
 def _x_mask(loop: Loop) -> tuple[list[str], str]:
     """Lines before the load, and its mask: taps inside the input, channels that exist."""
     masked = [tap for tap in loop.outer if tap.masked]
-    bits = " & ".join(f"({tap.name}_inside >> {tap.name})" for tap in masked)
-    if not loop.is_loop:
-        bits = " & ".join(f"{tap.name}_inside" for tap in masked)
-    lines = [f"inside = (({bits}) & 1) != 0"] if masked else []
+    counted = [tap for tap in masked if not _is_long(tap)]
+    bits = " & ".join(f"({tap.name}_inside >> {tap.name})" if loop.is_loop else f"{tap.name}_inside" for tap in counted)
+    lines = [f"inside = (({bits}) & 1) != 0"] if counted else []
+    for tap in masked:
+        if _is_long(tap):
+            lines.append(f"{tap.name}_at = {tap.name}_start + {scaled(tap.name, tap.dilation)}")
+            within = f"({tap.name}_at >= 0) & ({tap.name}_at < {tap.limit})"
+            lines.append(f"inside = inside & {within}" if len(lines) > 1 else f"inside = {within}")
     masks = ["inside[:, None]"] if masked else []
     if loop.flat and loop.flat.masked:
         masks.append("line_inside")

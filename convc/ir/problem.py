@@ -318,6 +318,8 @@ class AxisReduction(Problem):
 
 FLAT_DEPTH = 16
 """Below so many channels, one step of the main loop covers the innermost window dimension and the channels."""
+FLAT_LENGTH = 256
+"""Not where these are more elements, though: a block of 16 rows would not have the registers for their addresses."""
 
 
 @dataclass(frozen=True)
@@ -341,7 +343,7 @@ class Steps:
 
 def steps_of(problem: Contraction) -> Steps:
     """How the main loop of a contraction is cut."""
-    if problem.taps and problem.depth < FLAT_DEPTH:
-        last = problem.taps[-1].size
+    last = problem.taps[-1].size if problem.taps else 0
+    if problem.taps and problem.depth < FLAT_DEPTH and last * problem.depth <= FLAT_LENGTH:
         return Steps(True, problem.tap_count // last, last * problem.depth)
     return Steps(False, problem.tap_count, problem.depth)

@@ -163,6 +163,8 @@ def reason(problem: Contraction | ChainedContraction, tile: Tile, target: Target
 def _candidates(problem: Contraction, steps: Steps, target: Target) -> Iterator[Tile]:
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
     low, high = _row_range(rows, target)
+    if _is_gathered(problem, steps):
+        low = min(low, max(MIN_DOT, _most_gathered(problem) // min(_depths(problem, steps, target))))
     depths = {depth: descriptor_tiles.form(problem, depth, target) for depth in _depths(problem, steps, target)}
     widest = min(ceil_power(cols), 2048 if target.is_interpreter else 256)
     for block_rows in powers(MIN_DOT if problem.normalise else low, high):
@@ -205,9 +207,7 @@ def _fitting(problem: Contraction, steps: Steps, target: Target, rows: int, cols
     """Tiles of this block size, with pointers, that the target's limits allow."""
     gathered = rows * depth if _is_gathered(problem, steps) else 0
     warps = 8 if rows * cols >= 128 * 128 or gathered > GATHERED_PER_THREAD * 128 else 4
-    overlaps = isinstance(problem, PooledContraction) and problem.overlaps
-    most = GATHERED_FOR_WINDOWS if overlaps else GATHERED_PER_THREAD
-    if rows * cols > _accumulator_limit(problem) or gathered > most * 256:
+    if rows * cols > _accumulator_limit(problem) or gathered > _most_gathered(problem):
         return
     for stages in (4, 3, 2):
         if stages * depth * (rows + cols) * problem.compute.itemsize + 4096 <= min(target.shared_bytes, 160 * 1024):
@@ -227,6 +227,12 @@ def _is_gathered(problem: Contraction, steps: Steps) -> bool:
     """Whether x goes through registers: its channels are not neighbours in memory, a step crosses taps, or a prologue
     computes on it."""
     return steps.flat or problem.x_depth != 1 or bool(problem.prologue)
+
+
+def _most_gathered(problem: Contraction) -> int:
+    """Most elements of x that the 8 warps of a block address one by one."""
+    overlaps = isinstance(problem, PooledContraction) and problem.overlaps
+    return (GATHERED_FOR_WINDOWS if overlaps else GATHERED_PER_THREAD) * 256
 
 
 def _accumulator_limit(problem: Contraction) -> int:

@@ -15,6 +15,7 @@ from compiled import Builder, conv, evaluate, integers, run, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import convc
 from convc.analysis.verify import reference_outputs
 from convc.errors import UnsupportedModelError
 from convc.frontends.export import export_onnx
@@ -101,6 +102,22 @@ def test_a_convolution_with_a_single_result() -> None:
         x = b.input(integers(np.random.default_rng(0), (1, 3, *spatial)))
         b.output(conv(b, x, integers(np.random.default_rng(1), (1, 3, *spatial))))
     same(run(b.graph, b.inputs), expected(b))
+
+
+LONG = ((1, 80, 0, 16), (1, 80, 38, 4), (2, 200, 0, 4), (1, 300, 150, 10), (3, 90, 40, 2), (20, 70, 35, 3))
+"""Channels, window, padding and step of convolutions over signals."""
+
+
+def test_long_windows() -> None:
+    """More positions than a word has bits, and lines of the filter longer than a block has registers for."""
+    b, random = Builder(), np.random.default_rng(0)
+    for channels, size, pad, step in LONG:
+        x = b.input(integers(random, (1, channels, 700), 1))
+        b.output(conv(b, x, integers(random, (24, channels, size), 1), pads=(pad, pad), strides=(step,)))
+    depthwise = integers(random, (6, 1, 90), 1)
+    b.output(conv(b, b.input(integers(random, (1, 6, 300), 1)), depthwise, pads=(45, 45), groups=6))
+    same(run(b.graph, b.inputs), expected(b))
+    convc.plan(b.graph, "sm_90")
 
 
 pools = st.fixed_dictionaries(
