@@ -84,3 +84,23 @@ def test_products_of_matrices() -> None:
         opset=10,
         result=TensorProto.INT32,
     )
+
+
+def test_rows_of_a_product_have_scales_of_their_own() -> None:
+    """With as many rows as columns, a scale laid along the wrong axis still broadcasts.
+
+    ONNX Runtime takes one number alone for the left side and the result, so the expectation is ONNX's definition:
+    y = saturate(round(Σ (a - za)(b - zb) · sa · sb / sy) + zy), with sa, sy one a row and sb one a column. The scales are
+    powers of 2: their products and quotients are exact, whatever the order.
+    """
+    a, b = drawn(np.uint8, 3, 3), drawn(np.int8, 3, 3)
+    sa, sb, sy = f32(2**-6, 2**-4, 2**-7), f32(2**-5, 2**-6, 2**-3), f32(2**-3, 2**-5, 2**-4)
+    za, zb, zy = np.array([5, 100, 17], np.uint8), np.array([1, -3, 20], np.int8), np.array([7, 99, 128], np.uint8)
+    total = (a.astype(int) - za[:, None]) @ (b.astype(int) - zb)
+    real = total * sa[:, None].astype(float) * sb / sy[:, None]
+    wanted = np.clip(np.rint(real) + zy[:, None], 0, 255).astype(np.uint8)
+    assert len(np.unique(wanted)) > 3, "not all saturated"
+    form = {"exact": True, "opset": 21, "result": TensorProto.UINT8, "expected": [wanted]}
+    one("QLinearMatMul", a, constants=[sa, za, b, sb, zb, sy, zy], **form)
+    spelt_out = [sa[:, None], za[:, None], b, sb[None], zb[None], sy[:, None], zy[:, None]]
+    one("QLinearMatMul", a, constants=spelt_out, **form)

@@ -1,10 +1,13 @@
 """Quantised operators, by the arithmetic that they stand for.
 
-Products of 8-bit integers are summed in fp64, which holds every sum exactly that int32 does; conversions to and from
-real numbers are in the scale's type, rounded to the nearest, halves to even.
+Products of 8-bit integers are summed in fp64, which holds every sum exactly that int32 does. Integers become real
+numbers in fp32; real numbers are divided by the scale in the type that ``precision`` names (else their own), rounded to
+the nearest, halves to even, and kept within the bounds of the integers.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -104,16 +107,24 @@ def dynamic_quantize(call: Call) -> list[Operand]:
 
 
 # -- products of integers ---------------------------------------------------------------------------------------------
+def _placed(call: Call, parameter: Operand, trailing: int) -> Operand:
+    """A scale or zero point so that it broadcasts: one number, or a vector that stands ``trailing`` axes from the end.
+
+    Of a matrix product's left side and result a vector has one number for each row (``trailing`` 1), of its right side
+    one for each column (0); of a convolution's weights and result one for each filter. Anything of more axes is as wide
+    as the tensor already.
+    """
+    shape = call.shape(parameter)
+    if len(shape) > 1:
+        return parameter
+    single = not shape or shape[0] == 1
+    return call.reshape(parameter, () if single else (shape[0], *(1,) * trailing))
+
+
 def exact(call: Call, x: Operand, zero: Operand | None, trailing: int = 0) -> Operand:
-    """x - zero point in fp64; a zero point that is a vector stands ``trailing`` axes from the end."""
+    """x - zero point in fp64."""
     wide = call.cast(x, DType.FP64)
-    if zero is None:
-        return wide
-    shape = call.shape(zero)
-    if len(shape) <= 1:
-        single = not shape or shape[0] == 1
-        zero = call.reshape(zero, () if single else (shape[0], *(1,) * trailing))
-    return call.emit("Sub", wide, call.cast(zero, DType.FP64))
+    return wide if zero is None else call.emit("Sub", wide, call.cast(_placed(call, zero, trailing), DType.FP64))
 
 
 @adapter("MatMulInteger")
@@ -130,36 +141,31 @@ def conv_integer(call: Call) -> Operand:
     return call.cast(conv_of(call, x, exact(call, w, call.input(3), len(call.shape(w)) - 1)), DType.INT32)
 
 
-def _requantized(call: Call, total: Operand, factor: Operand, position: int) -> Operand:
-    """A sum of products · factor, as the quantised result whose zero point is the input at ``position``."""
-    zero = call.required(position)
+def _requantized(call: Call, total: Operand, trailing: Sequence[int]) -> Operand:
+    """A sum of products · scale(a) · scale(b) / scale(y) in fp32, as the quantised result.
+
+    The three scales are the inputs 1, 4 and 6, the result's zero point is 7; ``trailing`` places the three (`_placed`).
+    """
+    scales = (call.cast(call.required(position), DType.FP32) for position in (1, 4, 6))
+    a, b, y = (_placed(call, scale, axes) for scale, axes in zip(scales, trailing, strict=True))
+    factor = call.emit("Div", call.emit("Mul", a, b), y)
+    zero = call.required(7)
     scaled = call.emit("Mul", call.cast(call.cast(total, DType.INT32), DType.FP32), factor)
-    return quantized(call, scaled, call.type(zero).dtype, call.reshape(zero, ()) if call.type(zero).size == 1 else zero)
-
-
-def _factor(call: Call, a: int, b: int, y: int) -> Operand:
-    """scale(a) · scale(b) / scale(y) in fp32."""
-    scales = [call.cast(call.required(position), DType.FP32) for position in (a, b, y)]
-    single = [call.reshape(s, ()) if call.type(s).size == 1 else s for s in scales]
-    return call.emit("Div", call.emit("Mul", single[0], single[1]), single[2])
+    return quantized(call, scaled, call.type(zero).dtype, _placed(call, zero, trailing[2]))
 
 
 @adapter("QLinearMatMul")
 def qlinear_matmul(call: Call) -> Operand:
     a = exact(call, call.x, call.required(2), trailing=1)
     b = exact(call, call.required(3), call.required(5))
-    return _requantized(call, call.emit("MatMul", a, b), _factor(call, 1, 4, 6), 7)
+    return _requantized(call, call.emit("MatMul", a, b), (1, 0, 1))
 
 
 @adapter("QLinearConv")
 def qlinear_conv(call: Call) -> Operand:
-    w = call.required(3)
-    behind = len(call.shape(w)) - 1
-    x = exact(call, call.x, call.required(2))
-    bias = call.input(8)
+    w, bias = call.required(3), call.input(8)
+    spatial = len(call.shape(w)) - 2
     wide = None if bias is None else call.cast(bias, DType.FP64)
-    total = conv_of(call, x, exact(call, w, call.required(5), behind), wide)
-    factor = _factor(call, 1, 4, 6)
-    if call.shape(factor):
-        factor = call.reshape(factor, (call.shape(factor)[0], *(1,) * (behind - 1)))
-    return _requantized(call, total, factor, 7)
+    filters = exact(call, w, call.required(5), spatial + 1)
+    total = conv_of(call, exact(call, call.x, call.required(2)), filters, wide)
+    return _requantized(call, total, (0, spatial, spatial))
