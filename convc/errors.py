@@ -892,9 +892,9 @@ def not_broadcastable(op: str, shapes: Sequence[object]) -> ShapeError:
     return ShapeError(f"{op} expects shapes that broadcast together, found {' and '.join(map(_listed, shapes))}")
 
 
-def not_divisible(op: str, what: str, groups: int, found: object) -> ShapeError:
-    """Channels or filters that the number of groups does not divide."""
-    return ShapeError(f"{op} expects groups={groups} to divide the {what}, found {found} {what}")
+def not_divisible(op: str, what: str, groups: int, found: object, name: str = "groups") -> ShapeError:
+    """Channels or filters that a number of groups, the attribute ``name``, does not divide."""
+    return ShapeError(f"{op} expects {name}={groups} to divide the {what}, found {found} {what}")
 
 
 def wrong_attribute(op: str, name: str, expected: str, found: object) -> ShapeError:

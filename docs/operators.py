@@ -97,7 +97,7 @@ def accepted(operator: Operator) -> str:
 
 
 def _takes(operator: Operator, dtype: DType) -> bool:
-    shapes, attributes = _sample(operator)
+    shapes, attributes = sample(operator)
     dtypes = [DType.INT64 if INDEX_INPUT.get(operator.name) == i else dtype for i in range(len(shapes))]
     if operator.name == "Where":
         dtypes[0] = DType.BOOL
@@ -111,7 +111,7 @@ def _takes(operator: Operator, dtype: DType) -> bool:
     return True
 
 
-def _sample(operator: Operator) -> tuple[list[tuple[int, ...]], dict[str, Any]]:
+def sample(operator: Operator) -> tuple[list[tuple[int, ...]], dict[str, Any]]:
     if operator.name in SAMPLES:
         return SAMPLES[operator.name]
     if operator.kind is Kind.REDUCTION:

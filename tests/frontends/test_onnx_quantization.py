@@ -90,8 +90,8 @@ def test_rows_of_a_product_have_scales_of_their_own() -> None:
     """With as many rows as columns, a scale laid along the wrong axis still broadcasts.
 
     ONNX Runtime takes one number alone for the left side and the result, so the expectation is ONNX's definition:
-    y = saturate(round(Σ (a - za)(b - zb) · sa · sb / sy) + zy), with sa, sy one a row and sb one a column. The scales are
-    powers of 2: their products and quotients are exact, whatever the order.
+    y = saturate(round(Σ (a - za)(b - zb) · sa · sb / sy) + zy), with sa, sy one a row and sb one a column. The scales
+    are powers of 2: their products and quotients are exact, whatever the order.
     """
     a, b = drawn(np.uint8, 3, 3), drawn(np.int8, 3, 3)
     sa, sb, sy = f32(2**-6, 2**-4, 2**-7), f32(2**-5, 2**-6, 2**-3), f32(2**-3, 2**-5, 2**-4)

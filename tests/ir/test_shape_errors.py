@@ -16,6 +16,8 @@ POOL = {"kernel_shape": (3, 3), "strides": (1, 1), "pads": (0, 0, 0, 0), "dilati
 W = (6, 4, 3, 3)
 CONV_ALONE = {name: value for name, value in CONV.items() if name != "groups"}
 TRANSPOSED = {**CONV_ALONE, "output_padding": (0, 0)}
+DEFORMED = [TensorType(DType.FP32, shape) for shape in (X, W, (1, 18, 6, 6))]
+NAN = float("nan")
 REGION = {"output_height": 2, "output_width": 2}
 KEPT = {"count": Dim.symbol("count"), "most": 3}
 
@@ -88,6 +90,8 @@ CASES: list[tuple[str, list[TensorType], dict[str, Any], str]] = [
     ("BatchNormalization", [t(*X)] + [t(4)] * 4, {"epsilon": None}, "epsilon to be a number"),
     ("LRN", [t(*X)], {"size": 0}, "size to be an integer >= 1"),
     ("LRN", [t(*X)], {"size": 3, "alpha": "a"}, "alpha"),
+    ("LRN", [t(*X)], {"size": 3, "beta": NAN}, "beta to be a finite number above 0, found nan"),
+    ("LRN", [t(*X)], {"size": 3, "alpha": 0.0}, "alpha to be a finite number above 0, found 0.0"),
     ("LRN", [t(4)], {"size": 3}, "rank 2 or more"),
     ("LRN", [integer(*X)], {"size": 3}, "found int64"),
     ("Softmax", [t(2, 3)], {"axis": 2}, r"axis to be in 0..1, found 2"),
@@ -165,11 +169,29 @@ CASES: list[tuple[str, list[TensorType], dict[str, Any], str]] = [
     ("Resize", [t(2, 3)], {"sizes": (2, 0)}, "dimension 1 of sizes to be >= 1, found 0"),
     ("Resize", [t(2, 3)], {"sizes": (2, 0), "scales": (1.0, 0.0)}, "scales to be numbers above 0"),
     ("Resize", [t(2, 3)], {"sizes": (2, 3), "scales": (1.0, float("nan"))}, "scales to be numbers above 0"),
+    ("Resize", [t(2)], {"sizes": (2,), "crop": (0.0, NAN)}, "crop to be finite numbers"),
     ("GridSample", [t(*X), t(1, 2, 2, 3)], {}, "last dimension of its grid to be 2, found 3"),
     ("GridSample", [t(*X), t(2, 2, 2, 2)], {}, "batch of its grid to be 1, found 2"),
     ("RoiAlign", [t(*X), t(3, 5), integer(3)], REGION, "to be 4, found 5"),
     ("RoiAlign", [t(*X), t(3, 4), t(3)], REGION, "batch indices of type"),
     ("DeformConv", [t(*X), t(6, 4, 3, 3), t(1, 17, 6, 6)], CONV_ALONE, "channels of its offsets to be 18, found 17"),
+    ("GridSample", [t(1, 4, 8, 0), t(1, 2, 2, 2)], {}, "dimension 3 of its input to be >= 1, found 0"),
+    ("RoiAlign", [t(*X), t(3, 4), integer(2)], REGION, "batch indices .one per region. to be 3, found 2"),
+    ("RoiAlign", [t(*X), t(3, 4), integer(3)], {**REGION, "spatial_scale": NAN}, "a finite number, found nan"),
+    (
+        "RoiAlign",
+        [t(*X), t(3, 4), integer(3)],
+        {**REGION, "sampling_ratio": -1},
+        "sampling_ratio to be .* >= 0",
+    ),
+    ("DeformConv", [*DEFORMED, t(6, 1)], CONV_ALONE, "a bias of rank 1"),
+    ("DeformConv", [*DEFORMED, t(5)], CONV_ALONE, "bias length .* to be 6, found 5"),
+    ("DeformConv", [*DEFORMED[:2], t(2, 18, 6, 6)], CONV_ALONE, "batch of its offsets to be 1, found 2"),
+    ("DeformConv", [*DEFORMED[:2], t(1, 18, 5, 6)], CONV_ALONE, "height of its offsets to be 6, found 5"),
+    ("DeformConv", [*DEFORMED, t(6), t(2, 9, 6, 6)], CONV_ALONE, "batch of its mask to be 1, found 2"),
+    ("DeformConv", [*DEFORMED, t(6), t(1, 8, 6, 6)], CONV_ALONE, "channels of its mask to be 9, found 8"),
+    ("DeformConv", [*DEFORMED, t(6), t(1, 9, 6, 7)], CONV_ALONE, "width of its mask to be 6, found 7"),
+    ("DeformConv", DEFORMED, {**CONV_ALONE, "offset_groups": 3}, "offset_groups=3 to divide the input channels"),
     # picking
     ("GatherElements", [t(2, 3), integer(2)], {"axis": 0}, "indices of rank 2"),
     ("GatherElements", [t(2, 3), t(2, 3)], {"axis": 0}, "indices of type int32 or int64"),
@@ -187,6 +209,9 @@ CASES: list[tuple[str, list[TensorType], dict[str, Any], str]] = [
     # detection and algebra
     ("NonMaxSuppression", [t(1, 5, 3), t(1, 2, 5)], KEPT, "last dimension of its boxes to be 4, found 3"),
     ("NonMaxSuppression", [t(1, 5, 4), t(1, 2, 6)], KEPT, "boxes of its scores to be 5, found 6"),
+    ("NonMaxSuppression", [t(1, 5, 4), t(1, 2, 5)], {**KEPT, "overlap": 1.5}, r"overlap to be in 0..1, found 1.5"),
+    ("NonMaxSuppression", [t(1, 5, 4), t(1, 2, 5)], {**KEPT, "least_score": NAN}, "least_score .* found nan"),
+    ("Einsum", [t(2, 3)], {"equation": 1}, "equation to be text"),
     ("Einsum", [t(2, 3)], {"equation": "ij,jk->ik"}, "with 1 operands"),
     ("Einsum", [t(2, 3), t(4, 5)], {"equation": "ij,jk->ik"}, "axis j to be 3, found 4"),
     ("Einsum", [t(2, 3)], {"equation": "ij->ik"}, "labels of the operands"),

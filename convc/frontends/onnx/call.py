@@ -18,6 +18,7 @@ from . import symbolic
 from .attributes import Schema
 from .builder import Builder, Operand
 from .registry import UnsupportedForm
+from .tensors import DTYPES, type_name
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,41 @@ class Call:
         if name in self.attributes:
             return self.attributes[name]
         return self.schema.defaults.get(name, default)
+
+    def flag(self, name: str, default: int = 0) -> bool:
+        """An attribute that is 0 or 1.
+
+        Raises:
+            ShapeError: another number, which implementations read differently.
+        """
+        value = self.attr(name, default)
+        if value not in (0, 1):
+            raise errors.wrong_attribute(self.op, name, "0 or 1", value)
+        return bool(value)
+
+    def choice(self, name: str, choices: Sequence[str]) -> str:
+        """An attribute that names one of a few things; the first of them where it is left out.
+
+        Raises:
+            ShapeError: another name.
+        """
+        value: str = self.attr(name, choices[0])
+        if value not in choices:
+            raise errors.wrong_attribute(self.op, name, f"one of {', '.join(choices)}", value)
+        return value
+
+    def dtype(self, name: str, default: DType | None = None) -> DType:
+        """An attribute that is ONNX's number of an element type; ``default`` where it is 0 or left out.
+
+        Raises:
+            UnsupportedForm: an element type that convc does not have.
+        """
+        code = self.attr(name, 0)
+        if not code and default is not None:
+            return default
+        if code not in DTYPES:
+            raise UnsupportedForm(errors.FORM_DTYPE.format(dtype=type_name(code)))
+        return DTYPES[code]
 
     # -- operands -----------------------------------------------------------------------------------------------------
     def input(self, position: int) -> Operand | None:
@@ -101,10 +137,7 @@ class Call:
     def integers(self, position: int, what: str) -> tuple[int, ...] | None:
         """The known plain integers at an optional input."""
         sizes = self.sizes(position, what)
-        for size in sizes or ():
-            if isinstance(size, Dim):
-                raise symbolic.undecided(what, size)
-        return sizes  # type: ignore[return-value]
+        return None if sizes is None else tuple(symbolic.number(what, size) for size in sizes)
 
     def integers_or_attr(self, name: str, position: int, since: int) -> tuple[int, ...] | None:
         """Integers that are an attribute before opset ``since`` and an input from then on."""

@@ -13,7 +13,6 @@ from convc.ir.types import DType
 from .builder import Operand
 from .call import Call
 from .registry import UnsupportedForm, adapter
-from .tensors import DTYPES, type_name
 
 
 @adapter(
@@ -115,7 +114,7 @@ def thresholded_relu(call: Call) -> Operand:
 @adapter("Mod")
 def modulo(call: Call) -> Operand:
     a, b = call.operands
-    return call.emit("Mod", a, b, fmod=bool(call.attr("fmod", 0)))
+    return call.emit("Mod", a, b, fmod=call.flag("fmod"))
 
 
 @adapter("BitShift")
@@ -126,7 +125,7 @@ def bit_shift(call: Call) -> Operand:
 
 @adapter("IsInf")
 def is_infinite(call: Call) -> Operand:
-    negative, positive = (bool(call.attr(name)) for name in ("detect_negative", "detect_positive"))
+    negative, positive = (call.flag(name) for name in ("detect_negative", "detect_positive"))
     return call.emit("IsInf", call.x, negative=negative, positive=positive)
 
 
@@ -170,10 +169,7 @@ def dropout(call: Call) -> list[Operand]:
 
 @adapter("Cast")
 def cast(call: Call) -> Operand:
-    code = call.attr("to")
-    if code not in DTYPES:
-        raise UnsupportedForm(errors.FORM_DTYPE.format(dtype=type_name(code)))
-    return call.cast(call.x, DTYPES[code])
+    return call.cast(call.x, call.dtype("to"))
 
 
 @adapter("CastLike")

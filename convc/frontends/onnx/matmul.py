@@ -20,6 +20,6 @@ def gemm(call: Call) -> Operand:
         *call.operands,
         alpha=call.attr("alpha"),
         beta=call.attr("beta"),
-        trans_a=bool(call.attr("transA")),
-        trans_b=bool(call.attr("transB")),
+        trans_a=call.flag("transA"),
+        trans_b=call.flag("transB"),
     )

@@ -139,12 +139,11 @@ def _equal_parts(call: Call, extent: DimLike) -> Sequence[DimLike]:
     count = call.attr("num_outputs", len(call.used))
     if count != len(call.used) or count < 1:
         raise errors.attribute_length("num_outputs", len(call.used), count)
-    if isinstance(extent, Dim):
-        raise symbolic.undecided("parts", extent)
-    size = -(-extent // count)
-    if (call.opset < 18 and extent % count) or size * (count - 1) > extent:
-        raise errors.split_misfit([size] * count, extent)
-    return [size] * (count - 1) + [extent - size * (count - 1)]
+    whole = symbolic.number("parts", extent)
+    size = -(-whole // count)
+    if (call.opset < 18 and whole % count) or size * (count - 1) > whole:
+        raise errors.split_misfit([size] * count, whole)
+    return [size] * (count - 1) + [whole - size * (count - 1)]
 
 
 # -- padding and repetition --------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def batch_normalization(call: Call) -> list[Operand]:
 def _trains(call: Call) -> bool:
     """Opset 14 has an attribute; before, training shows in the outputs, as ``is_test`` is often left at its default."""
     if call.opset >= 14:
-        return bool(call.attr("training_mode"))
+        return call.flag("training_mode")
     if any(call.used[1:]):
         raise UnsupportedForm(errors.FORM_TRAINING)
     return False

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from convc import errors
-from convc.ir.dims import Dim, DimLike
+from convc.ir.dims import DimLike, product
 from convc.ir.types import DType
 
 from . import symbolic
 from .builder import Operand
 from .call import Call
 from .registry import UnsupportedForm, adapter
+from .windows import numbers
 
 
 # -- gathering and scattering -----------------------------------------------------------------------------------------
@@ -46,32 +47,21 @@ def max_unpool(call: Call) -> Operand:
     x, indices = call.x, call.required(1)
     shape, kernel = call.shape(x), call.attr("kernel_shape")
     rank = len(kernel)
-    strides, pads = call.attr("strides") or (1,) * rank, call.attr("pads") or (0,) * (2 * rank)
+    if len(shape) != rank + 2:
+        raise errors.attribute_length("kernel_shape", rank, len(shape) - 2)
+    strides, pads = numbers(call, "strides", rank, 1), numbers(call, "pads", 2 * rank, 0)
     spatial = [(shape[2 + i] - 1) * strides[i] - pads[i] - pads[rank + i] + kernel[i] for i in range(rank)]
     full: list[DimLike] = [*shape[:2], *spatial]
-    size = _product(full)
+    size = product(full)
     zeros = call.emit("Expand", call.scalar(0, x), shape=(size,))
-    count = (_product(shape),)
+    count = (product(shape),)
     placed = call.emit("ScatterElements", zeros, call.reshape(indices, count), call.reshape(x, count), axis=0)
     result = call.reshape(placed, full)
     wanted = call.integers(2, "output shape")
     if wanted is None or list(wanted) == full:
         return result
-    ends = [_known_size(size - dim) for size, dim in zip(wanted, full, strict=True)]
+    ends = [symbolic.number("size", size - dim) for size, dim in zip(wanted, full, strict=True)]
     return call.emit("Pad", result, pads=(*(0,) * len(full), *ends))
-
-
-def _product(dims: Sequence[DimLike]) -> DimLike:
-    total: DimLike = 1
-    for dim in dims:
-        total = total * dim
-    return total
-
-
-def _known_size(dim: DimLike) -> int:
-    if isinstance(dim, Dim):
-        raise symbolic.undecided("size", dim)
-    return dim
 
 
 @adapter("ReverseSequence")
@@ -79,7 +69,7 @@ def reverse_sequence(call: Call) -> Operand:
     """The first elements of each sequence of a batch, as many as it is long, back to front."""
     lengths = call.integers(1, "sequence lengths") or ()
     batch, time = call.attr("batch_axis"), call.attr("time_axis")
-    shape = [_known_size(dim) for dim in call.shape(call.x)]
+    shape = [symbolic.number("size", dim) for dim in call.shape(call.x)]
     if len(lengths) != shape[batch]:
         raise errors.attribute_length("sequence_lens", len(lengths), shape[batch])
     steps = np.arange(shape[time])
@@ -98,7 +88,7 @@ def compress(call: Call) -> Operand:
     kept = np.flatnonzero(condition.reshape(-1))
     x, axis = call.x, call.attr("axis")
     if axis is None:
-        return call.emit("Gather", call.reshape(x, (_product(call.shape(x)),)), kept, axis=0)
+        return call.emit("Gather", call.reshape(x, (product(call.shape(x)),)), kept, axis=0)
     return call.emit("Gather", x, kept, axis=call.axis(axis, call.rank))
 
 
@@ -111,7 +101,7 @@ def unique(call: Call) -> list[Operand]:
     axis = call.attr("axis")
     values, first, inverse, counts = np.unique(x, True, True, True, axis=axis)
     inverse = inverse.reshape(-1)
-    if not call.attr("sorted", 1):
+    if not call.flag("sorted", 1):
         order = np.argsort(first, kind="stable")
         values = np.take(values, order, axis=axis or 0)
         first, counts, inverse = first[order], counts[order], np.argsort(order)[inverse]
@@ -122,7 +112,7 @@ def unique(call: Call) -> list[Operand]:
 @adapter("ArgMax", "ArgMin")
 def extreme(call: Call) -> Operand:
     axis = call.axis(call.attr("axis"), call.rank)
-    keepdims, last = bool(call.attr("keepdims")), bool(call.attr("select_last_index", 0))
+    keepdims, last = call.flag("keepdims"), call.flag("select_last_index")
     return call.emit(call.op, call.x, axis=axis, keepdims=keepdims, last=last)
 
 
@@ -136,7 +126,7 @@ def top_k(call: Call) -> list[Operand]:
     attributes = {
         "axis": call.axis(call.attr("axis"), call.rank),
         "k": k,
-        "largest": bool(call.attr("largest", 1)),
+        "largest": call.flag("largest", 1),
     }
     values = call.emit("TopK", call.x, **attributes)
     return [values, call.emit("TopKIndices", call.x, **attributes)] if any(call.used[1:]) else [values]
@@ -149,7 +139,7 @@ def hardmax(call: Call) -> Operand:
     axis = call.axis(call.attr("axis"), call.rank)
     x = call.x
     if call.opset < 13:
-        x, axis = call.reshape(x, (_product(shape[:axis]), _product(shape[axis:]))), 1
+        x, axis = call.reshape(x, (product(shape[:axis]), product(shape[axis:]))), 1
     found = call.emit("ArgMax", x, axis=axis, keepdims=True)
     hot = call.emit("Equal", _ladder(call, call.shape(x), axis), found)
     return call.reshape(call.cast(hot, call.type(x).dtype), shape)
@@ -157,7 +147,7 @@ def hardmax(call: Call) -> Operand:
 
 def _ladder(call: Call, shape: Sequence[DimLike], axis: int) -> np.ndarray:
     """0, 1, 2, … along an axis."""
-    numbers = np.arange(_known_size(shape[axis]))
+    numbers = np.arange(symbolic.number("size", shape[axis]))
     return numbers.reshape([-1 if i == axis else 1 for i in range(len(shape))])
 
 
@@ -180,7 +170,7 @@ def one_hot(call: Call) -> Operand:
 @adapter("CumSum", "CumProd")
 def running(call: Call) -> Operand:
     [axis] = call.integers(1, "axis") or (0,)
-    flags = {name: bool(call.attr(name, 0)) for name in ("exclusive", "reverse")}
+    flags = {name: call.flag(name) for name in ("exclusive", "reverse")}
     return call.emit(call.op, call.x, axis=call.axis(axis, call.rank), **flags)
 
 
@@ -203,7 +193,7 @@ def non_max_suppression(call: Call) -> Operand:
         most=max(most[0], 0),
         overlap=overlap,
         least_score=least,
-        centered=bool(call.attr("center_point_box", 0)),
+        centered=call.flag("center_point_box"),
     )
 
 

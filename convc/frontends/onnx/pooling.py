@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from convc import errors
-from convc.ir.dims import Dim
 from convc.ir.ops.windows import axes
 
 from . import symbolic
@@ -23,7 +22,7 @@ def _attributes(call: Call) -> dict[str, Any]:
     if not 3 <= len(shape) <= 5:
         raise errors.operand_shape("the input", list(map(str, shape)), "1 to 3 spatial axes after batch and channels")
     found = window(call, shape[2:], call.attr("kernel_shape"))
-    return {"kernel_shape": found.kernel, **found.attributes, "ceil_mode": bool(call.attr("ceil_mode", 0))}
+    return {"kernel_shape": found.kernel, **found.attributes, "ceil_mode": call.flag("ceil_mode")}
 
 
 @adapter("MaxPool")
@@ -33,16 +32,16 @@ def max_pool(call: Call) -> list[Operand]:
     result = call.emit("MaxPool", call.x, **attributes)
     if not any(call.used[1:]):
         return [result]
-    return [result, call.emit("MaxPoolIndices", call.x, **attributes, column_major=bool(call.attr("storage_order", 0)))]
+    return [result, call.emit("MaxPoolIndices", call.x, **attributes, column_major=call.flag("storage_order"))]
 
 
 @adapter("LpPool")
 def lp_pool(call: Call) -> Operand:
     """The p-norm of each window: powers, added up by a depthwise convolution with ones, and the root."""
     x, power = call.x, call.attr("p")
-    channels = call.shape(x)[1]
-    if isinstance(channels, Dim):
-        raise symbolic.undecided("number of channels", channels)
+    if power < 1:
+        raise errors.attribute_below("p", power, 1)
+    channels = symbolic.number("number of channels", call.shape(x)[1])
     attributes = _attributes(call)
     kernel = attributes.pop("kernel_shape")
     if attributes.pop("ceil_mode"):
@@ -65,9 +64,7 @@ def _reached(call: Call, kernel: Sequence[int], attributes: dict[str, Any]) -> t
     pads = list(attributes["pads"])
     for i, found in enumerate(axes(shape, kernel, {**attributes, "ceil_mode": True})):
         need = (found.count - 1) * found.stride + found.span - found.extent - found.begin
-        if isinstance(need, Dim):
-            raise symbolic.undecided("padding", need)
-        pads[rank + i] = max(pads[rank + i], need)
+        pads[rank + i] = max(pads[rank + i], symbolic.number("padding", need))
     return tuple(pads)
 
 
@@ -79,7 +76,7 @@ def global_lp_pool(call: Call) -> Operand:
 
 @adapter("AveragePool")
 def average_pool(call: Call) -> Operand:
-    include = bool(call.attr("count_include_pad", 0))
+    include = call.flag("count_include_pad")
     return call.emit("AveragePool", call.x, **_attributes(call), count_include_pad=include)
 
 

@@ -19,7 +19,6 @@ from .builder import Operand
 from .call import Call
 from .convolution import conv_of
 from .registry import UnsupportedForm, adapter
-from .tensors import DTYPES, type_name
 
 
 def _along(call: Call, parameter: Operand, x: Operand, block: int = 0) -> Operand:
@@ -47,13 +46,6 @@ def _blocked(call: Call, parameter: Operand, x: Operand, block: int) -> Operand:
     return call.emit("Slice", merged, starts=(0,) * len(sizes), sizes=sizes, steps=(1,) * len(sizes))
 
 
-def _dtype(call: Call, name: str, default: DType) -> DType:
-    code = call.attr(name, 0)
-    if code and code not in DTYPES:
-        raise UnsupportedForm(errors.FORM_DTYPE.format(dtype=type_name(code)))
-    return DTYPES[code] if code else default
-
-
 # -- to and from real numbers -----------------------------------------------------------------------------------------
 @adapter("DequantizeLinear")
 def dequantize(call: Call) -> Operand:
@@ -65,7 +57,7 @@ def dequantize(call: Call) -> Operand:
     if zero is not None:
         moved = call.emit("Sub", moved, _along(call, call.cast(zero, DType.FP32), x, block))
     product = call.emit("Mul", moved, _along(call, call.cast(scale, DType.FP32), x, block))
-    return call.cast(product, _dtype(call, "output_dtype", dtype))
+    return call.cast(product, call.dtype("output_dtype", dtype))
 
 
 @adapter("QuantizeLinear")
@@ -73,9 +65,9 @@ def quantize(call: Call) -> Operand:
     """round(x / scale) + zero point, held to the bounds of the type."""
     x, scale, zero = call.x, call.required(1), call.input(2)
     block = call.attr("block_size", 0)
-    declared = _dtype(call, "output_dtype", DType.UINT8)
+    declared = call.dtype("output_dtype", DType.UINT8)
     target = call.type(zero).dtype if zero is not None else declared
-    precision = _dtype(call, "precision", call.type(x).dtype if call.type(x).dtype.is_float else DType.FP32)
+    precision = call.dtype("precision", call.type(x).dtype if call.type(x).dtype.is_float else DType.FP32)
     wide = call.emit("Div", call.cast(x, precision), _along(call, call.cast(scale, precision), x, block))
     offset = None if zero is None else _along(call, zero, x, block)
     return quantized(call, wide, target, offset)

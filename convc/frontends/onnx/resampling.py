@@ -13,6 +13,7 @@ from convc.ir.ops.resize import ROUNDINGS, TRANSFORMATIONS
 from . import symbolic
 from .builder import Operand
 from .call import Call
+from .convolution import kernel_of
 from .registry import UnsupportedForm, adapter
 from .windows import window
 
@@ -28,7 +29,7 @@ def resize(call: Call) -> Operand:
         scales = _numbers(call, 1, "scales")
         shrunk = _resized(call, call.x, [min(scale, 1.0) for scale in scales], "asymmetric", "ceil")
         return _resized(call, shrunk, [max(scale, 1.0) for scale in scales], "asymmetric", "floor")
-    rank = call.rank
+    rank, policy = call.rank, call.choice("keep_aspect_ratio_policy", ("stretch", "not_larger", "not_smaller"))
     axes = call.axes(call.attr("axes") or range(rank), rank)
     scales = _numbers(call, 2, "scales")
     sizes = call.sizes(3, "sizes")
@@ -46,7 +47,7 @@ def resize(call: Call) -> Operand:
     if scales:
         return _resized(call, call.x, _spread(scales, axes, rank, 1.0), mode, rounding, crop)
     assert sizes is not None
-    return _to_sizes(call, axes, sizes, mode, rounding, crop)
+    return _to_sizes(call, axes, sizes, policy, mode, rounding, crop)
 
 
 def _numbers(call: Call, position: int, what: str) -> tuple[float, ...]:
@@ -63,14 +64,19 @@ def _spread(values: Sequence[float], axes: Sequence[int], rank: int, other: floa
 
 
 def _to_sizes(
-    call: Call, axes: Sequence[int], sizes: Sequence[DimLike], mode: str, rounding: str, crop: tuple[float, ...]
+    call: Call,
+    axes: Sequence[int],
+    sizes: Sequence[DimLike],
+    policy: str,
+    mode: str,
+    rounding: str,
+    crop: tuple[float, ...],
 ) -> Operand:
     """Sizes as they are, or one scale for all axes that keeps the aspect ratio."""
     shape = call.shape(call.x)
     if len(sizes) != len(axes):
         raise errors.attribute_length("sizes", len(sizes), len(axes))
     wanted = dict(zip(axes, sizes, strict=True))
-    policy = call.attr("keep_aspect_ratio_policy", "stretch")
     if policy == "stretch":
         full = tuple(wanted.get(axis, dim) for axis, dim in enumerate(shape))
         return _emitted(call, call.x, full, (), mode, rounding, crop)
@@ -135,8 +141,8 @@ def _emitted(
         transformation=mode,
         rounding=rounding,
         cubic_coeff_a=call.attr("cubic_coeff_a", -0.75),
-        antialias=bool(call.attr("antialias", 0)),
-        exclude_outside=bool(call.attr("exclude_outside", 0)),
+        antialias=call.flag("antialias"),
+        exclude_outside=call.flag("exclude_outside"),
         extrapolation_value=call.attr("extrapolation_value", 0.0),
         crop=crop,
     )
@@ -174,7 +180,7 @@ def upsample(call: Call) -> Operand:
 def grid_sample(call: Call) -> Operand:
     """The modes were called after two-dimensional images before opset 20."""
     mode = {"bilinear": "linear", "bicubic": "cubic"}.get(call.attr("mode"), call.attr("mode"))
-    aligned = bool(call.attr("align_corners", 0))
+    aligned = call.flag("align_corners")
     x, grid = call.operands
     return call.emit("GridSample", x, grid, mode=mode, padding_mode=call.attr("padding_mode"), align_corners=aligned)
 
@@ -184,7 +190,7 @@ def affine_grid(call: Call) -> Operand:
     """theta[N, rank, rank + 1] applied to the places of a regular grid in -1..1, the last axis first."""
     theta = call.x
     sizes = call.integers(1, "size") or ()
-    aligned = bool(call.attr("align_corners", 0))
+    aligned = call.flag("align_corners")
     axes = [_centres(size, aligned) for size in sizes[2:]]
     places = np.stack([*reversed(np.meshgrid(*axes, indexing="ij")), np.ones(sizes[2:])], axis=-1)
     rows = places.reshape(-1, len(axes) + 1).astype(call.type(theta).dtype.numpy)
@@ -201,7 +207,7 @@ def _centres(size: int, aligned: bool) -> np.ndarray:
 @adapter("RoiAlign")
 def roi_align(call: Call) -> Operand:
     """Before opset 16 places were not moved by half an element."""
-    moved = call.attr("coordinate_transformation_mode", "output_half_pixel") == "half_pixel"
+    moved = call.choice("coordinate_transformation_mode", ("output_half_pixel", "half_pixel")) == "half_pixel"
     return call.emit(
         "RoiAlign",
         *call.operands,
@@ -219,7 +225,7 @@ def deform_conv(call: Call) -> Operand:
     x, w, offset = (call.required(position) for position in range(3))
     if call.rank != 4:
         raise UnsupportedForm(errors.FORM_ATTRIBUTE.format(name="input rank", value=call.rank))
-    kernel = [_plain(dim) for dim in call.shape(w)[2:]]
+    kernel = kernel_of(call, x, w)
     bias, mask = call.input(3), call.input(4)
     if bias is None and mask is not None:
         bias = call.emit("Expand", call.scalar(0, x), shape=call.shape(w)[:1])
@@ -227,9 +233,3 @@ def deform_conv(call: Call) -> Operand:
     found = window(call, call.shape(x)[2:], kernel)
     groups, shared = call.attr("group", 1), call.attr("offset_group", 1)
     return call.emit("DeformConv", x, w, offset, *more, **found.attributes, groups=groups, offset_groups=shared)
-
-
-def _plain(dim: DimLike) -> int:
-    if isinstance(dim, Dim):
-        raise symbolic.undecided("kernel", dim)
-    return dim

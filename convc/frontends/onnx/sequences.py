@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from convc import errors
-from convc.ir.dims import Dim, DimLike
+from convc.ir.dims import DimLike
 
 from . import symbolic
 from .builder import Operand
@@ -24,9 +24,7 @@ class Pieces(tuple[Operand, ...]):
 def split_to_sequence(call: Call) -> Pieces:
     """Pieces of size 1 (without their axis where ``keepdims`` is 0), of one size, or of the sizes listed."""
     axis = call.axis(call.attr("axis"), call.rank)
-    extent = call.shape(call.x)[axis]
-    if isinstance(extent, Dim):
-        raise symbolic.undecided("parts", extent)
+    extent = symbolic.number("parts", call.shape(call.x)[axis])
     given = call.input(1)
     sizes = call.integers(1, "split") or (1,)
     if given is None or not call.shape(given):

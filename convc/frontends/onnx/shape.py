@@ -76,7 +76,7 @@ def reshape(call: Call) -> Operand:
 def _resolved(call: Call, target: Sequence[DimLike]) -> tuple[DimLike, ...]:
     """The target with 0 (an input size) and -1 (the rest) replaced."""
     source = call.shape(call.x)
-    keeps_zero = bool(call.attr("allowzero", 0))
+    keeps_zero = call.flag("allowzero")
     shape = list(target)
     for position, dim in enumerate(shape):
         if dim == 0 and not keeps_zero:
@@ -123,15 +123,11 @@ def squeeze(call: Call) -> Operand:
     shape = call.shape(call.x)
     given = call.integers_or_attr("axes", 1, 13)
     if given is None:
-        for dim in shape:
-            if isinstance(dim, Dim):
-                raise symbolic.undecided("rank", dim)
+        shape = tuple(symbolic.number("rank", dim) for dim in shape)
     axes = range(len(shape)) if given is None else call.axes(given, len(shape))
     gone = {axis for axis in axes if given is not None or shape[axis] == 1}
     for axis in gone:
-        if isinstance(shape[axis], Dim):
-            raise symbolic.undecided("rank", shape[axis])
-        if shape[axis] != 1:
+        if symbolic.number("rank", shape[axis]) != 1:
             raise errors.operand_shape(f"axis {axis}", shape[axis], "size 1")
     return call.emit("Reshape", call.x, shape=tuple(dim for axis, dim in enumerate(shape) if axis not in gone))
 

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from convc import errors
-from convc.ir.dims import Dim, DimLike
+from convc.ir.dims import DimLike, product
 
 from . import symbolic
 from .builder import Operand
 from .call import Call
-from .registry import UnsupportedForm, adapter
-from .tensors import DTYPES, type_name
+from .registry import adapter
 
 
 def _plain(call: Call, x: Operand) -> tuple[int, ...]:
     """The shape, which must be known."""
-    dims: list[int] = []
-    for dim in call.shape(x):
-        if isinstance(dim, Dim):
-            raise symbolic.undecided("shape", dim)
-        dims.append(dim)
-    return tuple(dims)
+    return tuple(symbolic.number("shape", dim) for dim in call.shape(x))
 
 
 def _image(call: Call) -> tuple[DimLike, ...]:
@@ -47,7 +41,7 @@ def depth_to_space(call: Call) -> Operand:
     batch, channels, height, width = _image(call)
     block = call.attr("blocksize")
     depth = _whole(channels, block * block, "the number of channels")
-    if call.attr("mode", "DCR") == "DCR":
+    if call.choice("mode", ("DCR", "CRD")) == "DCR":
         split: tuple[DimLike, ...] = (batch, block, block, depth, height, width)
         perm = (0, 3, 4, 1, 5, 2)
     else:
@@ -63,7 +57,7 @@ def space_to_depth(call: Call) -> Operand:
     block = call.attr("blocksize")
     rows, columns = _whole(height, block, "the height"), _whole(width, block, "the width")
     split = call.reshape(call.x, (batch, channels, rows, block, columns, block))
-    perm = (0, 3, 5, 1, 2, 4) if call.attr("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    perm = (0, 3, 5, 1, 2, 4) if call.choice("mode", ("DCR", "CRD")) == "DCR" else (0, 1, 3, 5, 2, 4)
     return call.reshape(call.emit("Transpose", split, perm=perm), (batch, channels * block * block, rows, columns))
 
 
@@ -92,16 +86,14 @@ def triangle(call: Call) -> Operand:
     [diagonal] = call.integers(1, "k") or (0,)
     x = call.x
     rows, columns = _plain(call, x)[-2:]
-    mask = np.tri(rows, columns, diagonal if not call.attr("upper") else diagonal - 1, dtype=bool)
-    return call.emit("Where", ~mask if call.attr("upper") else mask, x, call.scalar(0, x))
+    upper = call.flag("upper")
+    mask = np.tri(rows, columns, diagonal - 1 if upper else diagonal, dtype=bool)
+    return call.emit("Where", ~mask if upper else mask, x, call.scalar(0, x))
 
 
 @adapter("EyeLike")
 def eye_like(call: Call) -> Operand:
-    code = call.attr("dtype")
-    if code and code not in DTYPES:
-        raise UnsupportedForm(errors.FORM_DTYPE.format(dtype=type_name(code)))
-    dtype = DTYPES[code] if code else call.type(call.x).dtype
+    dtype = call.dtype("dtype", call.type(call.x).dtype)
     rows, columns = _plain(call, call.x)
     return np.eye(rows, columns, call.attr("k", 0)).astype(dtype.numpy)
 
@@ -163,19 +155,12 @@ def _as_matmul(call: Call, left: str, right: str, result: str) -> Operand:
     def arranged(x: Operand, labels: str, *groups: Sequence[str]) -> Operand:
         order = [label for group in groups for label in group]
         moved = call.emit("Transpose", x, perm=tuple(labels.index(label) for label in order))
-        return call.reshape(moved, tuple(_product(sizes[label] for label in group) for group in groups))
+        return call.reshape(moved, tuple(product([sizes[label] for label in group]) for group in groups))
 
-    product = call.emit("MatMul", arranged(a, left, batch, rows, summed), arranged(b, right, batch, summed, columns))
+    multiplied = call.emit("MatMul", arranged(a, left, batch, rows, summed), arranged(b, right, batch, summed, columns))
     order = [*batch, *rows, *columns]
-    full = call.reshape(product, tuple(sizes[label] for label in order))
+    full = call.reshape(multiplied, tuple(sizes[label] for label in order))
     return call.emit("Transpose", full, perm=tuple(order.index(label) for label in result))
-
-
-def _product(dims: Iterable[DimLike]) -> DimLike:
-    total: DimLike = 1
-    for dim in dims:
-        total = total * dim
-    return total
 
 
 @adapter("Det")
@@ -186,7 +171,4 @@ def determinant(call: Call) -> Operand:
 @adapter("BitCast")
 def bit_cast(call: Call) -> Operand:
     """The same bits as another type of the same size."""
-    code = call.attr("to")
-    if code not in DTYPES:
-        raise UnsupportedForm(errors.FORM_DTYPE.format(dtype=type_name(code)))
-    return call.emit("BitCast", call.x, dtype=DTYPES[code])
+    return call.emit("BitCast", call.x, dtype=call.dtype("to"))

@@ -40,6 +40,17 @@ def undecided(what: str, dim: object) -> UnsupportedForm:
     return UnsupportedForm(errors.FORM_SYMBOLIC.format(what=what, dim=dim), open=True)
 
 
+def number(what: str, dim: DimLike) -> int:
+    """The size, which must be a number.
+
+    Raises:
+        UnsupportedForm: it is symbolic, and ``what`` follows from it.
+    """
+    if isinstance(dim, Dim):
+        raise undecided(what, dim)
+    return dim
+
+
 def _never_zero(dim: Dim) -> bool:
     """Whether a size expression is certainly not 0: symbols are 0 or more, so one sign throughout and a constant."""
     signs = {coefficient > 0 for _, coefficient in dim.terms}

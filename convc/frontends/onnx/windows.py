@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from convc import errors
-from convc.ir.dims import Dim, DimLike
+from convc.ir.dims import DimLike
 
 from . import symbolic
 from .call import Call
+
+MODES = ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER")
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,25 @@ def window(call: Call, spatial: Sequence[DimLike], kernel: Sequence[int]) -> Win
     """
     rank = len(spatial)
     kernel = _checked("kernel_shape", tuple(kernel), rank)
-    strides = _checked("strides", call.attr("strides") or (1,) * rank, rank)
-    dilations = _checked("dilations", call.attr("dilations") or (1,) * rank, rank)
+    strides, dilations = (numbers(call, name, rank, 1) for name in ("strides", "dilations"))
     return Window(kernel, strides, dilations, _pads(call, spatial, kernel, strides, dilations))
+
+
+def numbers(call: Call, name: str, length: int, default: int) -> tuple[int, ...]:
+    """A list attribute of ``length`` numbers, none below ``default``, which stands for what is left out.
+
+    Raises:
+        ShapeError: another length, or a number below.
+    """
+    return _checked(name, tuple(call.attr(name) or (default,) * length), length, default)
+
+
+def auto_pad(call: Call) -> str:
+    """The mode of padding. Raises `LoadError` for one that ONNX does not have."""
+    mode: str = call.attr("auto_pad", MODES[0]) or MODES[0]
+    if mode not in MODES:
+        raise errors.auto_pad_unknown(mode)
+    return mode
 
 
 def _checked(name: str, values: tuple[int, ...], length: int, least: int = 1) -> tuple[int, ...]:
@@ -52,13 +70,10 @@ def _checked(name: str, values: tuple[int, ...], length: int, least: int = 1) ->
 def _pads(
     call: Call, spatial: Sequence[DimLike], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> tuple[int, ...]:
-    mode, given = call.attr("auto_pad", "NOTSET") or "NOTSET", call.attr("pads") or ()
-    rank = len(spatial)
+    mode, rank = auto_pad(call), len(spatial)
     if mode == "NOTSET":
-        return _checked("pads", tuple(given) or (0,) * (2 * rank), 2 * rank, least=0)
-    if mode not in ("VALID", "SAME_UPPER", "SAME_LOWER"):
-        raise errors.auto_pad_unknown(mode)
-    if any(given):
+        return numbers(call, "pads", 2 * rank, 0)
+    if any(call.attr("pads") or ()):
         raise errors.pads_given_twice(mode)
     if mode == "VALID":
         return (0,) * (2 * rank)
@@ -72,7 +87,6 @@ def _same(size: DimLike, span: int, stride: int) -> int:
     """All the padding of one axis that makes ceil(size / stride) outputs."""
     if stride == 1:
         return span - 1
-    if isinstance(size, Dim):
-        raise symbolic.undecided("SAME padding", size)
-    outputs = -(-size // stride)
-    return max((outputs - 1) * stride + span - size, 0)
+    extent = symbolic.number("SAME padding", size)
+    outputs = -(-extent // stride)
+    return max((outputs - 1) * stride + span - extent, 0)

@@ -22,6 +22,8 @@ def terms(equation: str, ranks: Sequence[int]) -> tuple[list[list[str]], list[st
     Raises:
         ShapeError: an equation that does not fit the operands' ranks.
     """
+    if not isinstance(equation, str):
+        raise errors.wrong_attribute("Einsum", "equation", "text", equation)
     left, arrow, right = equation.replace(" ", "").partition("->")
     parts = left.split(",")
     if len(parts) != len(ranks):

@@ -5,6 +5,7 @@ Only what is known is checked: a symbolic dimension is taken to fit wherever som
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -101,6 +102,20 @@ def is_integer(value: Any) -> bool:
 def number(op: str, name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise errors.wrong_attribute(op, name, "a number", value)
+
+
+def finite(op: str, name: str, value: Any, above: float | None = None) -> None:
+    """A number that is neither infinite nor NaN, and larger than ``above`` where given."""
+    number(op, name, value)
+    if not math.isfinite(value) or (above is not None and value <= above):
+        wanted = "a finite number" if above is None else f"a finite number above {above:g}"
+        raise errors.wrong_attribute(op, name, wanted, value)
+
+
+def count(op: str, name: str, value: Any, least: int) -> None:
+    """An integer, not below ``least``."""
+    if not is_integer(value) or value < least:
+        raise errors.wrong_attribute(op, name, f"an integer >= {least}", value)
 
 
 def flag(op: str, name: str, value: Any) -> None:

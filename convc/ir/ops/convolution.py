@@ -28,31 +28,16 @@ def _infer(attributes: Attributes, inputs: Sequence[TensorType]) -> list[TensorT
     windows.check_attributes("Conv", attributes, rank)
     if w.rank != x.rank:
         raise errors.wrong_rank("Conv", "weights", f"{x.rank}, the input's", w)
-    _check_channels(x, w, attributes["groups"])
-    _check_bias(w, inputs[2:])
+    groups = attributes["groups"]
+    windows.check_groups("Conv", groups, {"input channels": x.shape[1], "filters": w.shape[0]})
+    expected = x.shape[1] // groups
+    checks.same_dimension("Conv", f"weight dimension 1 (input channels / {groups} groups)", expected, w.shape[1])
+    windows.check_bias("Conv", w.shape[0], inputs[2:])
     if any(dim == 0 for dim in w.shape[2:]):
         raise errors.wrong_dimension("Conv", "the kernel", "at least 1 on every axis", list(w.shape[2:]))
     found = windows.axes(x.shape[2:], w.shape[2:], attributes)
     windows.check_fit("Conv", found)
     return [TensorType(x.dtype, (x.shape[0], w.shape[0], *(window.count for window in found)))]
-
-
-def _check_channels(x: TensorType, w: TensorType, groups: int) -> None:
-    if not checks.is_integer(groups) or groups < 1:
-        raise errors.wrong_attribute("Conv", "groups", "an integer >= 1", groups)
-    for what, count in (("input channels", x.shape[1]), ("filters", w.shape[0])):
-        if isinstance(count, int) and count % groups:
-            raise errors.not_divisible("Conv", what, groups, count)
-    expected = x.shape[1] // groups
-    checks.same_dimension("Conv", f"weight dimension 1 (input channels / {groups} groups)", expected, w.shape[1])
-
-
-def _check_bias(w: TensorType, bias: Sequence[TensorType]) -> None:
-    for b in bias:
-        checks.floating("Conv", "a bias", b.dtype)
-        if b.rank != 1:
-            raise errors.wrong_rank("Conv", "a bias", "1", b)
-        checks.same_dimension("Conv", "the bias length (one per filter)", w.shape[0], b.shape[0])
 
 
 def _macs(attributes: Attributes, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> DimLike:

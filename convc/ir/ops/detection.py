@@ -41,8 +41,10 @@ def _infer_suppression(attributes: Attributes, inputs: Sequence[TensorType]) -> 
     checks.same_dimension(op, "the boxes of its scores", boxes.shape[1], scores.shape[2])
     checks.integers(op, "most", (attributes["most"],), 1, 0)
     checks.flag(op, "centered", attributes["centered"])
-    for name in ("overlap", "least_score"):
+    for name, low, high in (("overlap", 0.0, 1.0), ("least_score", -np.inf, np.inf)):
         checks.number(op, name, attributes[name])
+        if not low <= attributes[name] <= high:
+            raise errors.wrong_attribute(op, name, f"in {low:g}..{high:g}", attributes[name])
     checks.dimensions(op, "count", (attributes["count"],), 1)
     return [TensorType(DType.INT64, (attributes["count"], 3))]
 

@@ -72,7 +72,7 @@ _NEAR_LIMIT, _FAR_LIMIT, _SATURATED = 0.46875, 4.0, 6.0
 
 def erf(x: np.ndarray) -> np.ndarray:
     """The error function, computed in fp64 to a few units in the last place."""
-    wide = np.asarray(x, np.float64)
+    wide = np.asarray(x, np.float64).reshape(-1)
     size = np.abs(wide)
     result = np.copysign(1.0, wide)
     near = size <= _NEAR_LIMIT
@@ -82,7 +82,7 @@ def erf(x: np.ndarray) -> np.ndarray:
     far = (size > _FAR_LIMIT) & (size < _SATURATED)
     result[far] *= 1 - _erfc_far(size[far])
     result[np.isnan(wide)] = np.nan
-    return result.astype(x.dtype, copy=False)
+    return result.reshape(x.shape).astype(x.dtype, copy=False)
 
 
 def _ratio(coefficients: tuple[Sequence[float], Sequence[float]], x: np.ndarray) -> np.ndarray:

@@ -48,23 +48,22 @@ def _infer_lrn(attributes: Attributes, inputs: Sequence[TensorType]) -> list[Ten
     checks.floating("LRN", "an input", inputs[0].dtype)
     if inputs[0].rank < 2:
         raise errors.wrong_rank("LRN", "an input (N, C, ...)", "2 or more", inputs[0])
-    if not checks.is_integer(attributes["size"]) or attributes["size"] < 1:
-        raise errors.wrong_attribute("LRN", "size", "an integer >= 1", attributes["size"])
-    for name in ("alpha", "beta", "bias"):
-        checks.number("LRN", name, attributes[name])
+    checks.count("LRN", "size", attributes["size"], 1)
+    for name, above in (("alpha", 0.0), ("beta", 0.0), ("bias", None)):
+        checks.finite("LRN", name, attributes[name], above)
     return [inputs[0]]
 
 
 def _lrn(attributes: Attributes, x: np.ndarray) -> np.ndarray:
     """x / (bias + alpha/size · Σ x²)^beta, the sum over ``size`` neighbouring channels (Krizhevsky et al. 2012)."""
     wide, size = widen(x), attributes["size"]
-    before = (size - 1) // 2
     channels = x.shape[1]
+    before, behind = min((size - 1) // 2, channels), min(size // 2, channels)
     with np.errstate(all="ignore"):
-        squares = np.zeros((len(x), channels + size - 1, *x.shape[2:]), wide.dtype)
+        squares = np.zeros((len(x), before + channels + behind, *x.shape[2:]), wide.dtype)
         np.square(wide, out=squares[:, before : before + channels])
         total = np.zeros_like(wide)
-        for shift in range(size):
+        for shift in range(before + behind + 1):
             total += squares[:, shift : shift + channels]
         return narrow(wide / (attributes["bias"] + attributes["alpha"] / size * total) ** attributes["beta"], x.dtype)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,14 +11,8 @@ from ..operator import REQUIRED, Attributes, Kind, Operator, define
 from ..types import DType, TensorType
 from . import checks
 
-COMBINE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "none": lambda old, new: new,
-    "add": np.add,
-    "mul": np.multiply,
-    "max": np.maximum,
-    "min": np.minimum,
-}
-"""What becomes of an element that an update meets."""
+COMBINE = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
+"""What becomes of an element that an update meets; without a reduction ("none") the update replaces it."""
 
 
 def _check_indices(op: str, indices: TensorType) -> None:
@@ -63,7 +57,7 @@ def _gather_elements(attributes: Attributes, data: np.ndarray, indices: np.ndarr
 
 
 def _check_reduction(op: str, attributes: Attributes, inputs: Sequence[TensorType]) -> None:
-    checks.choice(op, "reduction", attributes["reduction"], tuple(COMBINE))
+    checks.choice(op, "reduction", attributes["reduction"], ("none", *COMBINE))
     checks.one_dtype(op, [inputs[0], inputs[2]])
 
 
@@ -87,7 +81,7 @@ def _scattered(attributes: Attributes, data: np.ndarray, index: tuple[np.ndarray
     if attributes["reduction"] == "none":
         result[index] = new
     else:
-        COMBINE[attributes["reduction"]].at(result, index, new)  # type: ignore[attr-defined]
+        COMBINE[attributes["reduction"]].at(result, index, new)
     return result
 
 

@@ -105,8 +105,11 @@ def _infer(attributes: Attributes, inputs: Sequence[TensorType]) -> list[TensorT
     checks.choice(OP, "rounding", attributes["rounding"], tuple(ROUNDINGS))
     for name, length in (("scales", x.rank), ("crop", 2 * x.rank)):
         values = attributes[name]
-        if values and (not isinstance(values, tuple) or len(values) != length):
+        numbers = isinstance(values, tuple) and all(isinstance(value, (int, float)) for value in values)
+        if not numbers or len(values) not in (0, length):
             raise errors.wrong_attribute(OP, name, f"{length} numbers or none", values)
+    if not all(abs(edge) < np.inf for edge in attributes["crop"]):
+        raise errors.wrong_attribute(OP, "crop", "finite numbers", attributes["crop"])
     if not all(0 < scale < np.inf for scale in attributes["scales"]):
         raise errors.wrong_attribute(OP, "scales", "numbers above 0", attributes["scales"])
     for name in ("cubic_coeff_a", "extrapolation_value"):

@@ -1,10 +1,12 @@
 """Operators that read an image at computed places: GridSample, DeformConv and RoiAlign.
 
-All of them go through `sampled`, which reads [C, spatial] at places of any shape and interpolates.
+The first two go through `sampled`, which reads [C, spatial] at places of any shape and interpolates. RoiAlign's places
+are a grid in every cell of a region, and what it pools are the weighted neighbours of each (`_pooled`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import product as places
 from typing import Any
@@ -86,6 +88,9 @@ def _infer_grid_sample(attributes: Attributes, inputs: Sequence[TensorType]) -> 
     for what, type in (("an input", x), ("a grid", grid)):
         checks.floating(op, what, type.dtype)
     rank = windows.spatial_rank(op, x)
+    for axis, dim in enumerate(x.shape[2:], 2):
+        if dim == 0:
+            raise errors.wrong_dimension(op, f"dimension {axis} of its input", ">= 1", dim)
     if grid.rank != x.rank:
         raise errors.wrong_rank(op, "a grid", f"{x.rank}, the input's", grid)
     checks.same_dimension(op, "the batch of its grid", x.shape[0], grid.shape[0])
@@ -119,19 +124,18 @@ def _infer_deform(attributes: Attributes, inputs: Sequence[TensorType]) -> list[
             raise errors.wrong_rank(op, what, "4", type)
     windows.check_attributes(op, attributes, 2)
     groups, shared = attributes["groups"], attributes["offset_groups"]
-    for name, value, dim in (("groups", groups, w.shape[0]), ("offset_groups", shared, x.shape[1])):
-        if not checks.is_integer(value) or value < 1:
-            raise errors.wrong_attribute(op, name, "an integer >= 1", value)
-        if isinstance(dim, int) and dim % value:
-            raise errors.not_divisible(op, "filters" if name == "groups" else "input channels", value, dim)
+    windows.check_groups(op, groups, {"filters": w.shape[0]})
+    windows.check_groups(op, shared, {"input channels": x.shape[1]}, "offset_groups")
+    windows.check_bias(op, w.shape[0], inputs[3:4])
     checks.same_dimension(op, "weight dimension 1 (input channels / groups)", x.shape[1], w.shape[1] * groups)
-    taps = product(w.shape[2:])
-    checks.same_dimension(op, "the channels of its offsets", 2 * shared * taps, offset.shape[1])
-    for mask in inputs[4:]:
-        checks.same_dimension(op, "the channels of its mask", shared * taps, mask.shape[1])
     found = windows.axes(x.shape[2:], w.shape[2:], attributes)
     windows.check_fit(op, found)
-    return [TensorType(x.dtype, (x.shape[0], w.shape[0], *(window.count for window in found)))]
+    counts, taps = tuple(window.count for window in found), shared * product(w.shape[2:])
+    for what, per_tap, type in (("offsets", 2, offset), *(("mask", 1, mask) for mask in inputs[4:])):
+        parts = ("batch", "channels", "height", "width")
+        for part, wanted, dim in zip(parts, (x.shape[0], per_tap * taps, *counts), type.shape, strict=True):
+            checks.same_dimension(op, f"the {part} of its {what}", wanted, dim)
+    return [TensorType(x.dtype, (x.shape[0], w.shape[0], *counts))]
 
 
 def _deform_macs(attributes: Attributes, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> DimLike:
@@ -162,8 +166,8 @@ def _deform(
         factor = 1 if factors is None else factors[n, group][place]
         target: tuple[Any, ...] = (n, slice(group * part, (group + 1) * part), *place)
         taps[target] = values * factor
-    columns = taps.reshape(len(x), groups, -1, int(np.prod(counts)))
-    rows = filters.reshape(groups, len(w) // groups, -1)
+    columns = taps.reshape(len(x), groups, math.prod(w.shape[1:]), math.prod(counts))
+    rows = filters.reshape(groups, len(w) // groups, math.prod(w.shape[1:]))
     with np.errstate(all="ignore"):
         result = np.matmul(rows, columns).reshape(len(x), len(w), *counts)
         if b is not None:
@@ -184,9 +188,11 @@ def _infer_roi(attributes: Attributes, inputs: Sequence[TensorType]) -> list[Ten
         if type.rank != rank:
             raise errors.wrong_rank(op, what, str(rank), type)
     checks.same_dimension(op, "the last dimension of its regions", 4, rois.shape[1])
+    checks.same_dimension(op, "the batch indices (one per region)", rois.shape[0], images.shape[0])
     checks.choice(op, "mode", attributes["mode"], ("avg", "max"))
     checks.flag(op, "half_pixel", attributes["half_pixel"])
-    checks.number(op, "spatial_scale", attributes["spatial_scale"])
+    checks.finite(op, "spatial_scale", attributes["spatial_scale"])
+    checks.count(op, "sampling_ratio", attributes["sampling_ratio"], 0)
     sizes = (attributes["output_height"], attributes["output_width"])
     checks.integers(op, "output_height and output_width", sizes, 2, 1)
     return [TensorType(x.dtype, (rois.shape[0], x.shape[1], *sizes))]
@@ -198,10 +204,14 @@ def _roi_align(attributes: Attributes, x: np.ndarray, rois: np.ndarray, images: 
     result = np.zeros((len(rois), x.shape[1], *sizes), x.dtype)
     wide = widen(x)
     for roi, image, out in zip(widen(rois).astype(np.float64), images, result, strict=True):
+        if not 0 <= image < len(x):
+            raise errors.wrong_dimension("RoiAlign", "batch indices", f"in 0..{len(x) - 1}", int(image))
         scaled = roi * attributes["spatial_scale"] - (0.5 if attributes["half_pixel"] else 0.0)
         start, extent = scaled[1::-1], scaled[3:1:-1] - scaled[1::-1]
         if not attributes["half_pixel"]:
             extent = np.maximum(extent, 1.0)
+        if not np.isfinite(extent).all():
+            continue
         ratio = attributes["sampling_ratio"]
         counts = [ratio if ratio > 0 else int(np.ceil(n / size)) for n, size in zip(extent, sizes, strict=True)]
         if min(counts) > 0:

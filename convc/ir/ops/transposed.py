@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import product as places
 from typing import Any
@@ -27,24 +28,15 @@ def _infer(attributes: Attributes, inputs: Sequence[TensorType]) -> list[TensorT
     x, w = inputs[:2]
     checks.floating(OP, "inputs", checks.one_dtype(OP, inputs[:2]))
     rank = windows.spatial_rank(OP, x)
-    checks.integers(OP, "strides", attributes["strides"], rank, 1)
-    checks.integers(OP, "dilations", attributes["dilations"], rank, 1)
-    checks.integers(OP, "pads", attributes["pads"], 2 * rank, 0)
+    windows.check_attributes(OP, attributes, rank)
     checks.integers(OP, "output_padding", attributes["output_padding"], rank, 0)
     if w.rank != x.rank:
         raise errors.wrong_rank(OP, "weights", f"{x.rank}, the input's", w)
     groups = attributes["groups"]
-    if not checks.is_integer(groups) or groups < 1:
-        raise errors.wrong_attribute(OP, "groups", "an integer >= 1", groups)
-    if isinstance(x.shape[1], int) and x.shape[1] % groups:
-        raise errors.not_divisible(OP, "input channels", groups, x.shape[1])
+    windows.check_groups(OP, groups, {"input channels": x.shape[1]})
     checks.same_dimension(OP, "weight dimension 0 (input channels)", x.shape[1], w.shape[0])
     filters = w.shape[1] * groups
-    for b in inputs[2:]:
-        checks.floating(OP, "a bias", b.dtype)
-        if b.rank != 1:
-            raise errors.wrong_rank(OP, "a bias", "1", b)
-        checks.same_dimension(OP, "the bias length (one per filter)", filters, b.shape[0])
+    windows.check_bias(OP, filters, inputs[2:])
     sizes = _sizes(attributes, x.shape[2:], w.shape[2:])
     for axis, size in enumerate(sizes):
         if isinstance(size, int) and size < 0:
@@ -86,7 +78,7 @@ def _reference(attributes: Attributes, x: np.ndarray, w: np.ndarray, b: np.ndarr
     spans = [(n - 1) * stride + dilation * (taps - 1) + 1 for stride, dilation, n, taps in steps]
     whole = [max(span, pads[i] + sizes[i]) for i, span in enumerate(spans)]
     full = np.zeros((batch, groups, w.shape[1], *whole), x.dtype)
-    rows = x.reshape(batch, groups, x.shape[1] // groups, -1)
+    rows = x.reshape(batch, groups, x.shape[1] // groups, math.prod(extents))
     filters = w.reshape(groups, w.shape[0] // groups, w.shape[1], *kernel)
     with np.errstate(all="ignore"):
         for place in places(*(range(taps) for taps in kernel)):

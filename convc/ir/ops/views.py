@@ -27,7 +27,8 @@ def _infer_transpose(attributes: Attributes, inputs: Sequence[TensorType]) -> li
     """Output axis i is input axis ``perm[i]``."""
     checks.arity("Transpose", inputs, 1)
     x, perm = inputs[0], attributes["perm"]
-    if not isinstance(perm, tuple) or sorted(perm) != list(range(x.rank)):
+    integers = isinstance(perm, tuple) and all(map(checks.is_integer, perm))
+    if not integers or sorted(perm) != list(range(x.rank)):
         raise errors.wrong_attribute("Transpose", "perm", f"a permutation of 0..{x.rank - 1}", perm)
     return [TensorType(x.dtype, tuple(x.shape[axis] for axis in perm))]
 

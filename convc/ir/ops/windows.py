@@ -5,7 +5,7 @@ Attributes ``strides`` and ``dilations`` have one entry per spatial axis, ``pads
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -34,6 +34,23 @@ def check_attributes(op: str, attributes: Attributes, rank: int) -> None:
     checks.integers(op, "strides", attributes["strides"], rank, 1)
     checks.integers(op, "dilations", attributes["dilations"], rank, 1)
     checks.integers(op, "pads", attributes["pads"], 2 * rank, 0)
+
+
+def check_groups(op: str, groups: Any, channels: Mapping[str, DimLike], name: str = "groups") -> None:
+    """A number of groups, 1 or more, that divides each of these numbers of channels."""
+    checks.count(op, name, groups, 1)
+    for what, found in channels.items():
+        if isinstance(found, int) and found % groups:
+            raise errors.not_divisible(op, what, groups, found, name)
+
+
+def check_bias(op: str, filters: DimLike, bias: Sequence[TensorType]) -> None:
+    """A vector of real numbers, one for each filter, where there is one."""
+    for b in bias:
+        checks.floating(op, "a bias", b.dtype)
+        if b.rank != 1:
+            raise errors.wrong_rank(op, "a bias", "1", b)
+        checks.same_dimension(op, "the bias length (one per filter)", filters, b.shape[0])
 
 
 @dataclass(frozen=True)
