@@ -18,7 +18,7 @@ from .ir import Dim, Node, Value, print_graph
 from .ir.plan import PackedWeight, Tile
 from .ir.problem import Operand, Problem
 from .passes.lowering.builder import pack_dense
-from .passes.retile import with_smaller_tiles
+from .passes.retile import Shortage, with_smaller_tiles
 from .planner import Plan, Scheduled, TargetPlan, assemble, packed_weights
 from .runtime.artifact import Artifact, build, pack_weights
 from .runtime.manifest import (
@@ -167,24 +167,31 @@ def request_of(launch: Scheduled, capability: int) -> Request:
 
 
 def _retiled(plan: Plan, program: TargetPlan, binaries: Binaries) -> TargetPlan:
-    """The same program with smaller tiles wherever the compiled kernel does not suit the target."""
+    """The same program with other tiles wherever the compiled kernel does not suit the target."""
     if program.target.is_interpreter:
         return program
-    unsuited = {
-        launch.steps[0].work.region.id
+    short = {
+        launch.steps[0].work.region.id: lacking
         for launch in program.launches
-        if not suits(binaries[program.target.name, launch.kernel.name], program.target)
+        if (lacking := shortage(binaries[program.target.name, launch.kernel.name], program.target))
     }
-    schedule = with_smaller_tiles(program.schedule, unsuited, program.target)
+    schedule = with_smaller_tiles(program.schedule, short, program.target)
     if all(new is old for new, old in zip(schedule, program.schedule, strict=True)):
         return program
     return assemble(schedule, plan.layouts, program.target, plan.options, program.declines)
 
 
+def shortage(compiled: Compiled, target: Target) -> Shortage | None:
+    """What a kernel needs more of than the target has: shared memory, so that no block can be launched, or registers,
+    so that some are kept in memory or products wait for the ones before them; None where it suits the target."""
+    if compiled.shared_bytes > target.shared_bytes:
+        return Shortage.SHARED_MEMORY
+    return Shortage.REGISTERS if compiled.spill_bytes or compiled.warnings else None
+
+
 def suits(compiled: Compiled, target: Target) -> bool:
     """Whether no register is kept in memory, no product waits for the one before it, and a block can be launched."""
-    fits = compiled.shared_bytes <= target.shared_bytes
-    return fits and not compiled.spill_bytes and not compiled.warnings
+    return shortage(compiled, target) is None
 
 
 def _require_launchable(plan: Plan, program: TargetPlan, binaries: Binaries) -> None:

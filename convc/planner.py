@@ -259,8 +259,7 @@ def make_plan(graph: Graph, options: Options, cache: KernelCache | None = None) 
     _refuse_found_sizes(fused.graph)
     layouts = place(fused, options.dtype, options.switches, options.chooser)
     work = lower(fused, layouts, options.dtype)
-    on = options.switches.feature
-    machines = (replace(target(name), descriptors=on("descriptors"), im2col=on("im2col")) for name in options.targets)
+    machines = (options.switches.machine(target(name)) for name in options.targets)
     programs = tuple(_plan_target(work, fused, layouts, machine, options, cache) for machine in machines)
     return Plan(options, fused, layouts, programs, journal)
 
@@ -305,12 +304,11 @@ def assemble(
     declines: Sequence[Decline] = (),
 ) -> TargetPlan:
     """Kernels and memory for launches whose tiles are chosen."""
-    programmatic = machine.has_programmatic_launch and options.switches.feature("programmatic-launch")
-    once, repeated = _once(schedule, machine, programmatic)
+    once, repeated = _once(schedule, machine)
     in_place = options.switches.on("update-in-place")
     workspaces = [launch.kernel.workspace_bytes for launch in once]
     arena = plan_arena([launch.problems for launch in once], layouts, workspaces, in_place, repeated)
-    launches, scratch = _expanded(schedule, once, machine, programmatic)
+    launches, scratch = _expanded(schedule, once, machine)
     placed = {-1 - number: arena.offsets[-1 - index] for number, index in enumerate(scratch) if workspaces[index]}
     offsets = {block: offset for block, offset in arena.offsets.items() if block >= 0} | placed
     counters = max((launch.kernel.counter_bytes for launch in launches), default=0)
@@ -319,7 +317,7 @@ def assemble(
     )
 
 
-def _once(schedule: Sequence[Entry], machine: Target, programmatic: bool) -> tuple[list[Scheduled], list[Repeated]]:
+def _once(schedule: Sequence[Entry], machine: Target) -> tuple[list[Scheduled], list[Repeated]]:
     """The launches of a schedule, those of stages for their first part alone, and which launches are repeated."""
     once: list[Scheduled] = []
     repeated: list[Repeated] = []
@@ -327,14 +325,14 @@ def _once(schedule: Sequence[Entry], machine: Target, programmatic: bool) -> tup
         if isinstance(entry, Stage):
             repeated.append(Repeated(len(once), len(once) + len(entry.launches) - 1, entry.parts, entry.kept))
             pairs = zip(entry.launches, entry.predicted_us, strict=True)
-            once.extend(_scheduled(launch, machine, programmatic, predicted) for launch, predicted in pairs)
+            once.extend(_scheduled(launch, machine, predicted) for launch, predicted in pairs)
         else:
-            once.append(_scheduled(entry, machine, programmatic))
+            once.append(_scheduled(entry, machine))
     return once, repeated
 
 
 def _expanded(
-    schedule: Sequence[Entry], once: Sequence[Scheduled], machine: Target, programmatic: bool
+    schedule: Sequence[Entry], once: Sequence[Scheduled], machine: Target
 ) -> tuple[list[Scheduled], list[int]]:
     """All launches in order, and for each the one of ``once`` that it repeats or is."""
     launches: list[Scheduled] = []
@@ -348,19 +346,20 @@ def _expanded(
             continue
         for number in range(entry.parts):
             pairs = zip(entry.part(number), entry.predicted_us, strict=True)
-            launches.extend(_scheduled(launch, machine, programmatic, predicted) for launch, predicted in pairs)
+            launches.extend(_scheduled(launch, machine, predicted) for launch, predicted in pairs)
             originals.extend(range(start, start + len(entry.launches)))
         start += len(entry.launches)
     return launches, originals
 
 
-def _scheduled(launch: Launch, machine: Target, programmatic: bool, predicted: float | None = None) -> Scheduled:
-    kernel = _emitted(launch, programmatic)
+def _scheduled(launch: Launch, machine: Target, predicted: float | None = None) -> Scheduled:
+    kernel = _emitted(launch, machine)
     moved = traffic(launch.problems, 2 * kernel.workspace_bytes)
     return Scheduled(launch.steps, launch.rules, kernel, moved, predicted or predicted_us(launch.steps, machine))
 
 
-def _emitted(launch: Launch, programmatic: bool) -> EmittedKernel:
+def _emitted(launch: Launch, machine: Target) -> EmittedKernel:
+    programmatic = machine.has_programmatic_launch
     try:
         if len(launch.steps) == 1:
             return emit(launch.problems[0], launch.steps[0].tile, _is_aligned, programmatic)

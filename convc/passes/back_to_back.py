@@ -11,7 +11,7 @@ one kernel less those of the two, on each GPU. The policy weighs both sides (`co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..ir import DType, Graph, Node, Value
@@ -28,10 +28,11 @@ MOST_MIDDLE = 128
 """Most channels between the products."""
 
 
-def propose(graph: Graph, conv: Node, taken: Mapping[int, int]) -> Choice | str | None:
+def propose(graph: Graph, conv: Node, taken: Mapping[int, int], gpus: Sequence[Target] = GPUS) -> Choice | str | None:
     """The convolution and the elementwise operators that ``conv`` can follow in one kernel, or why not.
 
-    None where no ordinary convolution leads to ``conv``, and where ``conv`` is none.
+    gpus: those whose times are compared, with the features that their kernels have. None where no ordinary convolution
+    leads to ``conv``, and where ``conv`` is none.
     """
     if conv.op != "Conv" or conv.attributes["groups"] > 1:
         return None
@@ -47,7 +48,7 @@ def propose(graph: Graph, conv: Node, taken: Mapping[int, int]) -> Choice | str 
         or unfit_chain(graph, chain, sources - {starts[0]})
         or unfree(graph, nodes, conv, taken)
     )
-    return reason or _choice(graph, start, conv, nodes)
+    return reason or _choice(graph, start, conv, nodes, gpus)
 
 
 def _is_ordinary(node: Node) -> bool:
@@ -61,7 +62,7 @@ def _unfit_weights(graph: Graph, start: Node, conv: Node) -> str | None:
     return f"{middle} channels between them are more than a tile's {MOST_MIDDLE}" if middle > MOST_MIDDLE else None
 
 
-def _choice(graph: Graph, start: Node, conv: Node, nodes: list[int]) -> Choice | str:
+def _choice(graph: Graph, start: Node, conv: Node, nodes: list[int], gpus: Sequence[Target]) -> Choice | str:
     """What fusing saves and costs, or that no tile holds both products."""
     choice = Choice(
         RULE,
@@ -75,10 +76,10 @@ def _choice(graph: Graph, start: Node, conv: Node, nodes: list[int]) -> Choice |
     whole = ChainedContraction(
         "chained", "conv", second.dims, second.output, first=first, w=second.w, w_depth=second.w_depth
     )
-    if not all(ranked(whole, gpu) for gpu in GPUS):
+    if not all(ranked(whole, gpu) for gpu in gpus):
         return "no tile of both convolutions fits into a multiprocessor"
-    slower = {gpu.name: _seconds(whole, gpu) - _seconds(first, gpu) - _seconds(second, gpu) for gpu in GPUS}
-    return replace(choice, slower={gpu.name: slower[gpu.name] + saved_seconds(choice, gpu) for gpu in GPUS})
+    slower = {gpu.name: _seconds(whole, gpu) - _seconds(first, gpu) - _seconds(second, gpu) for gpu in gpus}
+    return replace(choice, slower={gpu.name: slower[gpu.name] + saved_seconds(choice, gpu) for gpu in gpus})
 
 
 def _seconds(problem: Contraction | ChainedContraction, gpu: Target) -> float:

@@ -12,25 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import networkx as nx
 
 from ..ir import Graph, Kind, Node, Value
 from ..ir.plan import Decline, FusedGraph, Region
+from ..targets import GPUS
 from . import back_to_back, expansion, global_pool, pool_conv, pooling, prologue, separable, softmax
 from .choice import Choice, CostModel, Policy
 from .extensions import Propose, from_outside
 from .offers import check_offer
 from .switches import Switches
 
-FIRST: tuple[tuple[str, Propose], ...] = (
-    (separable.RULE, separable.propose),
-    (pooling.RULE, pooling.propose),
-    (pool_conv.RULE, pool_conv.propose),
-    (expansion.RULE, expansion.propose),
-    (back_to_back.RULE, back_to_back.propose),
-)
-"""Proposers that are asked before kernels grow, in this order."""
 LAST: tuple[tuple[str, Propose], ...] = ((prologue.RULE, prologue.propose),)
 """Proposers that are asked about grown kernels, for operators in front of them that nobody took."""
 ENDINGS: tuple[tuple[str, Propose], ...] = (
@@ -219,6 +213,18 @@ class _Fuser:
         )
 
 
+def _first(switches: Switches) -> tuple[tuple[str, Propose], ...]:
+    """Proposers that are asked before kernels grow, in this order."""
+    gpus = [switches.machine(gpu) for gpu in GPUS]
+    return (
+        (separable.RULE, separable.propose),
+        (pooling.RULE, pooling.propose),
+        (pool_conv.RULE, pool_conv.propose),
+        (expansion.RULE, expansion.propose),
+        (back_to_back.RULE, partial(back_to_back.propose, gpus=gpus)),
+    )
+
+
 def fuse(graph: Graph, switches: Switches, policy: Policy | None = None) -> FusedGraph:
     """Divides a copy of ``graph`` into regions; without any fusion rule each operator is a region of its own.
 
@@ -234,7 +240,7 @@ def fuse(graph: Graph, switches: Switches, policy: Policy | None = None) -> Fuse
     for rule, propose in from_outside():
         for node in operators:
             fuser.ask(rule, propose, node, outside=True)
-    for rule, propose in FIRST:
+    for rule, propose in _first(switches):
         for node in nodes:
             fuser.ask(rule, propose, node)
     for node in _deepest_first(graph):

@@ -76,7 +76,9 @@ def arrange(
 
 def judge_of(target: Target) -> Target:
     """The GPU whose times decide: the target itself, and for the interpreter one with the same features."""
-    return replace(REFERENCE, descriptors=target.descriptors) if target.is_interpreter else target
+    if not target.is_interpreter:
+        return target
+    return replace(REFERENCE, descriptors=target.descriptors, im2col=target.im2col, programmatic=target.programmatic)
 
 
 class _Arranger:

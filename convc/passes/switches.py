@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import errors
+from ..targets import Target
 from .extensions import load_installed
 from .features import FEATURES
 from .rules import LEVELS, RULES
@@ -56,6 +57,15 @@ class Switches:
     def feature(self, name: str) -> bool:
         """Whether kernels have the feature, where their target offers it."""
         return name in self.enable or (FEATURES[name].default and name not in self.disable)
+
+    def machine(self, target: Target) -> Target:
+        """The target with what these switches leave it of the features that a machine has."""
+        return replace(
+            target,
+            descriptors=self.feature("descriptors"),
+            im2col=self.feature("im2col"),
+            programmatic=self.feature("programmatic-launch"),
+        )
 
     @staticmethod
     def parse(

@@ -32,6 +32,6 @@ def covering(extent: int, most: int) -> Iterator[int]:
 
 
 def by_time(candidates: Iterable[Tile], seconds: Callable[[Tile], float]) -> list[Tile]:
-    """The candidates with their predicted times, the cheapest first, ties in the order in which they come."""
-    timed = sorted(((seconds(tile), index, tile) for index, tile in enumerate(candidates)), key=lambda entry: entry[:2])
-    return [replace(tile, predicted_us=round(time * 1e6, 3)) for time, _, tile in timed]
+    """The candidates, each once, with their predicted times: the cheapest first, ties in the order they come in."""
+    timed = sorted(((seconds(tile), tile) for tile in dict.fromkeys(candidates)), key=lambda entry: entry[0])
+    return [replace(tile, predicted_us=round(time * 1e6, 3)) for time, tile in timed]

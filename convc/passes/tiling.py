@@ -7,7 +7,7 @@ the first in a fixed order.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from ..ir.chained import ChainedContraction
@@ -127,15 +127,28 @@ def _ranked_contractions(problem: Contraction | ChainedContraction, target: Targ
         return chained_tiles.ranked(problem, target)
     if isinstance(problem, SeparableContraction):
         return separable_tiles.ranked(problem, target)
-    steps = steps_of(problem)
-    moved = traffic(problem).total
+    return by_time(_candidates(problem, steps_of(problem), target), _timing(problem, target))
+
+
+def with_fewer_stages(problem: Problem, tile: Tile, target: Target) -> list[Tile]:
+    """The same blocks of a contraction with fewer steps loaded ahead, the cheapest first, with their predicted times;
+    none where its operands do not come from memory as they are."""
+    if not isinstance(problem, Contraction) or isinstance(problem, SeparableContraction):
+        return []
+    fewer = (replace(tile, num_stages=stages, reason="") for stages in range(tile.num_stages - 1, 1, -1))
+    return by_time(fewer, _timing(problem, target))
+
+
+def _timing(problem: Contraction, target: Target) -> Callable[[Tile], float]:
+    """Predicted seconds of a tile of a contraction."""
+    steps, moved = steps_of(problem), traffic(problem).total
     issued = _prologue_instructions(problem, steps)
 
     def seconds(tile: Tile) -> float:
         own = contraction_seconds(problem, tile, target, steps.total(tile.depth), moved, issued)
         return own + pooling_seconds(problem, tile, target)
 
-    return by_time(_candidates(problem, steps, target), seconds)
+    return seconds
 
 
 def _prologue_instructions(problem: Contraction, steps: Steps) -> int:

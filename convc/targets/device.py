@@ -15,7 +15,8 @@ class Target:
     block may take. l2_bytes: L2 cache. dram_bytes_per_s, l2_bytes_per_s: bandwidth. tensor_flops: fp16
     multiply-adds × 2 per second on tensor cores with fp32 accumulation. fp32_flops: the same on ordinary units.
     launch_s: time between two kernels of a graph. step_s: latency of one pipelined step of a main loop.
-    descriptors, im2col: whether kernels are to use tensor maps, and those that walk over windows, where there are any.
+    descriptors, im2col, programmatic: whether kernels are to use tensor maps, those that walk over windows, and starts
+    before a predecessor has ended, where the machine has them (``has_…``).
     """
 
     name: str
@@ -34,6 +35,7 @@ class Target:
     max_warps: int = 8
     descriptors: bool = True
     im2col: bool = False
+    programmatic: bool = False
 
     @property
     def is_interpreter(self) -> bool:
@@ -57,7 +59,7 @@ class Target:
     @property
     def has_programmatic_launch(self) -> bool:
         """Whether a kernel may start before its predecessor has ended; in the interpreter it never does."""
-        return self.capability >= 90 or self.is_interpreter
+        return self.programmatic and (self.capability >= 90 or self.is_interpreter)
 
 
 _KIB = 1024

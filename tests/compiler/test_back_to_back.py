@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from convc.analysis.explain import explain
 from convc.analysis.figures import asked_bytes, loop_bytes, operations
 from convc.api import plan
 from convc.frontends import zoo
-from convc.ir import Value
+from convc.ir import Graph, Value
 from convc.ir.chained import ChainedContraction
 from convc.ir.plan import Tile
 from convc.passes import Switches, back_to_back, chained_tiles
 from convc.passes.back_to_back import RULE
+from convc.passes.choice import Choice
 from convc.passes.policies import Always
 from convc.passes.traffic import traffic
 from convc.planner import Options, Plan, make_plan
@@ -186,6 +188,33 @@ def test_declines_with_a_reason(case: str) -> None:
     reason, build = REASONS[case]
     (said,) = declined(RULE, build, Always())
     assert reason in said
+
+
+def test_compares_kernels_with_the_features_that_they_will_have() -> None:
+    """Two products apart take longer without descriptors, where a GPU has them."""
+    b = Builder()
+    b.output(pointwise(b, conv(b, inside(b, 8, 512, 28, 28), weights(128, 512, 1, 1)), 512))
+    with_them, without = (slower(b, Switches(disable=off)) for off in ((), ("descriptors",)))
+    assert without["sm_80"] == with_them["sm_80"]
+    assert without["sm_120"] < with_them["sm_120"]
+
+
+@dataclass(frozen=True)
+class Recorder(Always):
+    """Takes every choice, and keeps them."""
+
+    seen: list[Choice] = field(default_factory=list)
+
+    def refusal(self, choice: Choice, graph: Graph) -> None:
+        self.seen.append(choice)
+
+
+def slower(b: Builder, switches: Switches) -> Mapping[str, float]:
+    """Seconds by which the only chain of a network is slower than its convolutions one by one, by GPU."""
+    policy = Recorder()
+    make_plan(b.graph, Options((), switches=switches, policy=policy))
+    (choice,) = [choice for choice in policy.seen if choice.rule == RULE]
+    return choice.slower
 
 
 def test_declines_where_no_tile_holds_both(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from convc import compiler
 from convc.codegen.cache import KernelCache
 from convc.codegen.worker import Compiled
 from convc.compiler import compile_plan, settled
+from convc.passes.retile import Shortage
 from convc.planner import Options, Plan, make_plan
 from convc.targets import Target
 
@@ -28,13 +29,13 @@ def test_a_plan_whose_code_suits_stays_as_it_is(plan: Plan) -> None:
 
 
 def test_a_plan_follows_the_tiles_that_were_replaced(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
-    (first, *_), usual = plan.programs[0].launches, compiler.suits
+    (first, *_), usual = plan.programs[0].launches, compiler.shortage
     unsuited = compiler.compile_programs(plan, KernelCache())[1]["sm_90", first.kernel.name]
 
-    def suits(compiled: Compiled, target: Target) -> bool:
-        return compiled.cubin != unsuited.cubin and usual(compiled, target)
+    def shortage(compiled: Compiled, target: Target) -> Shortage | None:
+        return Shortage.REGISTERS if compiled.cubin == unsuited.cubin else usual(compiled, target)
 
-    monkeypatch.setattr(compiler, "suits", suits)
+    monkeypatch.setattr(compiler, "shortage", shortage)
     real = settled(plan)
     artifact = compile_plan(plan)
     (program,) = artifact.manifest.programs
