@@ -28,16 +28,16 @@ lint: $(STAMP)  ## formatting, style and types
 	$(BIN)/mypy
 
 bench: $(STAMP)  ## the figures of the README's benchmark section
-	$(BIN)/python bench/bench.py $(ARGS)
+	$(BIN)/python -m bench.bench $(ARGS)
 
 fusion-report: $(STAMP)  ## launches and bytes, unfused and fused, beside their targets
-	$(BIN)/python bench/fusion_report.py $(ARGS)
+	$(BIN)/python -m bench.fusion_report $(ARGS)
 
 cost-report: $(STAMP)  ## predicted times beside measured ones, where any are recorded
-	$(BIN)/python bench/cost_model.py $(ARGS)
+	$(BIN)/python -m bench.cost_model $(ARGS)
 
 lint-report: $(STAMP)  ## checks of the compiled kernels of nine networks, and docs/kernel-lint.md
-	@$(BIN)/python bench/lint_report.py $(ARGS)
+	@$(BIN)/python -m bench.lint_report $(ARGS)
 
 pictures: $(STAMP)  ## the README's pictures of what each rule is worth
 	$(BIN)/convc ablate zoo:googlenet --target sm_90 --png docs/pictures/googlenet

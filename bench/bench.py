@@ -1,6 +1,6 @@
 """The figures of the README's benchmark section: what can be measured without a GPU.
 
-    python bench/bench.py [--quick] [--readme] [--output FILE.json]
+    python -m bench.bench [--quick] [--readme] [--output FILE.json]
 
 Times are medians of whole runs on this machine. Kernels, bytes and memory are properties of the plan and of the
 compiled kernels. Nothing here says how fast the kernels run on a GPU.
@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,19 @@ import numpy as np
 import psutil
 
 import convc
-from convc.analysis.verify import random_inputs, verify
+from convc.analysis.arrays import random_inputs
+from convc.analysis.verify import verify
 from convc.api import plan
 from convc.codegen.cache import KernelCache
 from convc.compiler import compile_plan
 from convc.frontends import zoo
 from convc.frontends.export import export_onnx
 
+from .markdown import table, write_part
+
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+PART = "bench"
+"""Of the README."""
 Row = dict[str, Any]
 
 
@@ -83,9 +88,9 @@ def compiling(folder: Path, repeats: int) -> list[Row]:
         cold, warm = [], []
         for _ in range(1 if name != "resnet50" else max(1, repeats // 2)):
             with tempfile.TemporaryDirectory() as cache:
-                path = str(folder / f"{name}.onnx")
-                cold.append(seconds(lambda p=path, c=cache: compile_plan(plan(p), KernelCache(Path(c))), 1))
-                warm.append(seconds(lambda p=path, c=cache: compile_plan(plan(p), KernelCache(Path(c))), 1))
+                compiled = partial(_compiled, str(folder / f"{name}.onnx"), Path(cache))
+                cold.append(seconds(compiled, 1))
+                warm.append(seconds(compiled, 1))
         rows.append(row(f"{name}, cold compile, fp16, sm_90", statistics.median(cold), "s", limit))
         if name == "resnet50":
             rows.append(row(f"{name}, warm compile", statistics.median(warm), "s", 3.0))
@@ -94,6 +99,10 @@ def compiling(folder: Path, repeats: int) -> list[Row]:
         peak = peak_megabytes(command, {"CONVC_CACHE_DIR": cache})
     rows.append(row("ResNet-50, peak memory of a compile, all processes", peak, "MB", 4 * megabytes + 400))
     return rows
+
+
+def _compiled(model: str, cache: Path) -> None:
+    compile_plan(plan(model), KernelCache(cache))
 
 
 def executing(folder: Path, repeats: int) -> list[Row]:
@@ -105,7 +114,7 @@ def executing(folder: Path, repeats: int) -> list[Row]:
         inputs = random_inputs(network.inputs)
         with network.engine(device) as engine:
             engine.run(inputs)
-            took = seconds(lambda e=engine, i=inputs: e.run(i), repeats if device == "numpy" else 1)
+            took = seconds(partial(engine.run, inputs), repeats if device == "numpy" else 1)
         checked = verify(model, device, "fp32")
         note = f"error {checked.outputs[0].max_abs:.1e}, bound {checked.outputs[0].bound:.1e}"
         if not checked.ok:
@@ -170,22 +179,12 @@ def machine() -> dict[str, Any]:
 
 def markdown(rows: list[Row]) -> str:
     """The table of the README."""
-    lines = ["| figure | measured | at most | |", "| --- | ---: | ---: | --- |"]
+    lines = []
     for entry in rows:
         value = f"{entry['value']:.3g}" if isinstance(entry["value"], float) else str(entry["value"])
         limit = "" if entry["limit"] is None else f"{entry['limit']:g}"
-        lines.append(f"| {entry['what']} | {value} {entry['unit']} | {limit} | {entry['note']} |")
-    return "\n".join(lines)
-
-
-def into_readme(table: str, about: dict[str, Any]) -> None:
-    """Puts the table between the marks of the README."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN, 1)
-    _, after = rest.split(END, 1)
-    where = f"Measured with `make bench` on {about['cores']} cores without a GPU, Python {about['python']}."
-    readme.write_text(f"{before}{BEGIN}\n{where}\n\n{table}\n{END}{after}", encoding="utf-8")
+        lines.append((entry["what"], f"{value} {entry['unit']}", limit, entry["note"]))
+    return "\n".join(table(("figure", "measured>", "at most>", ""), lines))
 
 
 def main() -> int:
@@ -201,13 +200,14 @@ def main() -> int:
             export_onnx(zoo.build(network).graph, folder / f"{network}.onnx")
         rows = start_up(repeats) + planned() + zoo_table() + compiling(folder, repeats)
         rows += [] if given.quick else executing(folder, repeats)
-    table = markdown(rows)
-    print(table)
+    figures = markdown(rows)
+    print(figures)
     about = machine()
     given.output.parent.mkdir(parents=True, exist_ok=True)
     given.output.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
     if given.readme:
-        into_readme(table, about)
+        where = f"Measured with `make bench` on {about['cores']} cores without a GPU, Python {about['python']}."
+        write_part(ROOT / "README.md", PART, f"{where}\n\n{figures}")
     missed = [entry["what"] for entry in rows if entry["limit"] is not None and entry["value"] > entry["limit"]]
     print("all figures within their limits" if not missed else f"over the limit: {', '.join(missed)}", file=sys.stderr)
     return 1 if missed else 0

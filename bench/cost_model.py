@@ -1,7 +1,7 @@
 """Predicted times beside measured ones: how well the cost model orders kernels, and what its first choices cost.
 
-    python bench/cost_model.py                                     what is recorded, against the model as it is now
-    python bench/cost_model.py --measure resnet50 --tiles 4        on a GPU: time the best four tiles of every kernel
+    python -m bench.cost_model                                     what is recorded, against the model as it is now
+    python -m bench.cost_model --measure resnet50 --tiles 4        on a GPU: time the best four tiles of every kernel
 
 Measurements lie in bench/results/measured_TARGET.json: `target`, `device` and `rows`, each with `network` (of the zoo),
 `dtype`, `batch`, `layers` (the user's layers in the launch), `tile` (rows, cols, depth, num_warps, num_stages, split_k
@@ -34,10 +34,12 @@ from convc.passes.tiling import ranked
 from convc.planner import Plan, TargetPlan, assemble
 from convc.runtime.network import CompiledNetwork
 from convc.targets import Target, target
+from convc.targets.tuned import schedule_of
 
 RESULTS = Path(__file__).resolve().parent / "results"
-SCHEDULE = ("rows", "cols", "depth", "num_warps", "num_stages", "split_k", "col_blocks")
-Schedule = tuple[int, ...]
+PLAIN = schedule_of(Tile(0, 0))
+Schedule = tuple[tuple[str, int | str], ...]
+"""The names and values that make a tile another kernel."""
 Problem = tuple[str, str, int, tuple[str, ...]]
 
 
@@ -57,11 +59,11 @@ class Measurement:
         return self.network, self.dtype, self.batch, self.layers
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"tile": dict(zip(SCHEDULE, self.tile, strict=True))}
+        return asdict(self) | {"tile": dict(self.tile)}
 
     @staticmethod
     def of(row: Mapping[str, Any]) -> Measurement:
-        tile = tuple(row["tile"].get(name, 1) for name in SCHEDULE)
+        tile = tuple((PLAIN | row["tile"]).items())
         where = (row["network"], row["dtype"], row["batch"], tuple(row["layers"]))
         return Measurement(*where, tile, row["measured_us"])
 
@@ -77,9 +79,17 @@ class Pair:
     def measured_us(self) -> float:
         return self.measurement.measured_us
 
+    @property
+    def shown(self) -> str:
+        """The tile: its size, and what is not as usual."""
+        tile = dict(self.measurement.tile)
+        size = f"{tile['rows']}x{tile['cols']}x{tile['depth']}"
+        rest = (f"{n}={v}" for n, v in tile.items() if n not in ("rows", "cols", "depth") and v != PLAIN[n])
+        return " ".join([size, *rest])
 
-def schedule_of(tile: Tile) -> Schedule:
-    return tuple(getattr(tile, name) for name in SCHEDULE)
+
+def schedule(tile: Tile) -> Schedule:
+    return tuple(schedule_of(tile).items())
 
 
 # -- predictions ------------------------------------------------------------------------------------------------------
@@ -91,7 +101,7 @@ def predictions(made: Plan, program: TargetPlan) -> dict[tuple[tuple[str, ...], 
             (step,) = launch.steps
             tiles = [step.tile, *candidates(step.work.problem, program.target)]
             for tile in tiles:
-                found.setdefault((made.origins(launch), schedule_of(tile)), tile.predicted_us)
+                found.setdefault((made.origins(launch), schedule(tile)), tile.predicted_us)
     return found
 
 
@@ -153,7 +163,7 @@ def report(rows: Sequence[Measurement], name: str, device: str, shown: int) -> I
     yield f"{'predicted us':>13}{'measured us':>13}{'ratio':>7}  tile, network and layers"
     for pair in sorted(pairs, key=lambda pair: -pair.measured_us)[:shown]:
         row, ratio = pair.measurement, pair.measured_us / pair.predicted_us
-        where = f"{'x'.join(map(str, row.tile))}  {row.network} {row.dtype} {' + '.join(row.layers)}"
+        where = f"{pair.shown}  {row.network} {row.dtype} {' + '.join(row.layers)}"
         yield f"{pair.predicted_us:13.2f}{pair.measured_us:13.2f}{ratio:7.2f}  {where}"
     if len(pairs) > shown:
         yield f"… and {len(pairs) - shown} more"
@@ -188,7 +198,7 @@ def measure(network: str, dtype: str, batch: int, tiles: int, name: str, device:
             times = profiled(engine, arrays.random_inputs(compiled.inputs, 0))
         for launch, time in zip(program.launches, times, strict=True):
             if len(launch.steps) == 1:
-                layers, tile = made.origins(launch), schedule_of(launch.steps[0].tile)
+                layers, tile = made.origins(launch), schedule(launch.steps[0].tile)
                 found.setdefault((layers, tile), Measurement(network, dtype, batch, layers, tile, time["microseconds"]))
     return list(found.values())
 

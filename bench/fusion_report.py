@@ -1,6 +1,6 @@
 """What fusion does to the networks of the literature: launches and bytes, unfused and fused, beside targets and limits.
 
-    python bench/fusion_report.py [--readme] [--output FILE.json]
+    python -m bench.fusion_report [--readme] [--output FILE.json]
 
 Everything is counted in the plan for sm_90 in fp16 at batch 1; no GPU is needed and no time is measured. Every launch
 counts. Bytes are those of activations and weights that kernels load and store, each distinct byte once a launch; what
@@ -21,9 +21,12 @@ from convc.api import plan
 from convc.frontends import zoo
 from convc.planner import TargetPlan
 
+from .markdown import table, write_part
+
 ROOT = Path(__file__).resolve().parent.parent
 TARGETS = ROOT / "bench" / "fusion_targets.json"
-BEGIN, END = "<!-- fusion:begin -->", "<!-- fusion:end -->"
+PART = "fusion"
+"""Of the README."""
 TARGET, DTYPE = "sm_90", "fp16"
 Row = dict[str, Any]
 
@@ -52,14 +55,20 @@ def measured(goal: Row) -> Row:
 
 def markdown(rows: list[Row]) -> str:
     """The table of the README."""
-    lines = [
-        "| network | launches, unfused → fused | at most | MB, unfused → fused | at most | "
-        "layer-list limits: unfused, fused, least | asked again, MB | split-K, MB |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
+    columns = (
+        "network",
+        "launches, unfused → fused>",
+        "at most>",
+        "MB, unfused → fused>",
+        "at most>",
+        "layer-list limits: unfused, fused, least>",
+        "asked again, MB>",
+        "split-K, MB>",
+    )
+    lines = []
     for row in rows:
         before, after, limit = row["unfused"], row["fused"], row["limits"]
-        cells = [
+        cells = (
             row["title"],
             f"{before['launches']} → {after['launches']}",
             f"{row['kernels']} {_verdict(row['met']['kernels'])}",
@@ -68,9 +77,9 @@ def markdown(rows: list[Row]) -> str:
             f"{limit['unfused']:.1f}, {limit['fused']:.1f}, {limit['least']:.1f}",
             f"{after['asked_again_megabytes']:.0f}",
             f"{after['workspace_megabytes']:.1f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        )
+        lines.append(cells)
+    return "\n".join(table(columns, lines))
 
 
 def _verdict(met: bool) -> str:
@@ -86,14 +95,6 @@ more than once (windows, halos, tiles that share an operand), which caches serve
 read back. The limits come from hand-written layer lists ([source](bench/fusion_targets.json))."""
 
 
-def into_readme(table: str) -> None:
-    """Puts the table between the marks of the README."""
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text(encoding="utf-8").split(BEGIN, 1)
-    _, after = rest.split(END, 1)
-    readme.write_text(f"{before}{BEGIN}\n{explained()}\n\n{table}\n{END}{after}", encoding="utf-8")
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--readme", action="store_true", help="write the table into README.md")
@@ -105,13 +106,13 @@ def main() -> int:
     if unknown or (given.readme and given.networks):
         parser.error(f"no targets for {', '.join(sorted(unknown))}" if unknown else "--readme takes all networks")
     rows = [measured(goal) for goal in goals if not given.networks or goal["name"] in given.networks]
-    table = markdown(rows)
-    print(table)
+    counts = markdown(rows)
+    print(counts)
     given.output.parent.mkdir(parents=True, exist_ok=True)
     about = {"target": TARGET, "dtype": DTYPE, "batch": 1, "rows": rows}
     given.output.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     if given.readme:
-        into_readme(table)
+        write_part(ROOT / "README.md", PART, f"{explained()}\n\n{counts}")
     missed = [f"{row['title']} ({what})" for row in rows for what, met in row["met"].items() if not met]
     print("all targets met" if not missed else f"not met: {', '.join(missed)}", file=sys.stderr)
     return 1 if missed else 0

@@ -1,6 +1,6 @@
 """What the machine code of nine networks is like, and that every check of it holds: docs/kernel-lint.md.
 
-    python bench/lint_report.py [--output FILE.md]
+    python -m bench.lint_report [--output FILE.md]
 
 Everything is compiled for sm_80 and sm_90 in fp16 without a GPU: at batch 1, and at batch 32 for sm_90 ResNet-50 and
 every kernel of the nine that multiplies no matrices. Kernels come from the kernel cache where it has them.
@@ -22,18 +22,10 @@ from convc.codegen.packed import open_cache
 from convc.frontends import zoo
 from convc.planner import Options, Plan, make_plan
 
+from .gpu.cases import NETWORKS
+from .markdown import table
+
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "kernel-lint.md"
-NETWORKS = (
-    "resnet50",
-    "resnet18",
-    "vgg16",
-    "mobilenet_v2",
-    "densenet121",
-    "efficientnet_b0",
-    "googlenet",
-    "squeezenet1_1",
-    "alexnet",
-)
 TARGETS = ("sm_80", "sm_90")
 BATCH = 32
 TITLE = f"""# Lint of the kernels
@@ -69,7 +61,7 @@ def without_products(plan: Plan) -> Plan:
 # -- tables -----------------------------------------------------------------------------------------------------------
 def summary(name: str, subjects: Sequence[Subject]) -> list[Row]:
     """One row a target: kernels, and the worst of each figure."""
-    rows = []
+    rows: list[Row] = []
     for target in TARGETS:
         of = [subject for subject in subjects if subject.target.name == target]
         rows.append(
@@ -115,7 +107,7 @@ def by_form(subjects: Iterable[Subject], target: str) -> list[Row]:
 def large(subjects: Iterable[Subject]) -> list[Row]:
     """One row a kernel with a tile of at least 128x128, the least per product first."""
     found = [s for s in subjects if any(min(step.rows, step.cols) >= LARGE_TILE for step in s.spec.steps)]
-    rows = []
+    rows: list[Row] = []
     for subject in sorted(found, key=lambda s: (per_product(s.code.main_loop) if s.code.main_loop else 0, s.spec.name)):
         loop = subject.code.main_loop
         access = ", ".join(dict.fromkeys(step.access for step in subject.spec.steps))
@@ -137,13 +129,6 @@ def accesses(subjects: Iterable[Subject]) -> list[Row]:
 
 def _widths(subject: Subject, name: str) -> str:
     return ", ".join(f"{count} x {width}" for width, count in subject.code.widths[name].items())
-
-
-def table(columns: Sequence[str], rows: Iterable[Row]) -> list[str]:
-    """A table in Markdown; a column whose name ends in ``>`` is set to the right."""
-    sides = ["---:" if column.endswith(">") else "---" for column in columns]
-    lines = [[column.removesuffix(">") for column in columns], sides, *([str(cell) for cell in row] for row in rows)]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------

@@ -77,10 +77,10 @@ def compile_plan(plan: Plan, cache: KernelCache | None = None, progress: Progres
     blobs: dict[str, bytes] = {"graph.txt": print_graph(plan.graph).encode(), "weights.safetensors": weights.blob}
     specs = []
     for program in programs:
-        made = {name: binaries.get((program.target.name, name)) for name in program.kernels}
-        kernels = tuple(kernel_spec(program, name, compiled) for name, compiled in made.items())
-        blobs |= {spec.source: program.kernels[spec.name].source.encode() for spec in kernels}
-        blobs |= {f"{program.target.name}/{name}.cubin": found.cubin for name, found in made.items() if found}
+        kernels, emitted = kernel_specs(program, binaries), program.kernels
+        blobs |= {spec.source: emitted[spec.name].source.encode() for spec in kernels}
+        found = {spec.binary.section: binaries[program.target.name, spec.name] for spec in kernels if spec.binary}
+        blobs |= {section: compiled.cubin for section, compiled in found.items()}
         specs.append(_program_spec(plan, program, kernels, weights))
     manifest = Manifest(
         format=(FORMAT_MAJOR, FORMAT_MINOR),
@@ -154,10 +154,14 @@ def _compile_missing(
             key = (program.target.name, launch.kernel.name)
             if key not in binaries and key not in keys:
                 keys.append(key)
-                label = ", ".join(plan.origins(launch)) or launch.kernel.name
-                jobs.append(Job(request_of(launch, program.target.capability), label))
+                jobs.append(Job(request_of(launch, program.target.capability), _label(plan, launch)))
     for key, compiled in zip(keys, compile_kernels(jobs, cache, progress) if jobs else [], strict=True):
         binaries[key] = compiled
+
+
+def _label(plan: Plan, launch: Scheduled) -> str:
+    """What a launch is to the user."""
+    return ", ".join(plan.origins(launch)) or launch.kernel.name
 
 
 def request_of(launch: Scheduled, capability: int) -> Request:
@@ -198,35 +202,47 @@ def _require_launchable(plan: Plan, program: TargetPlan, binaries: Binaries) -> 
     for launch in program.launches if not program.target.is_interpreter else ():
         needed, limit = binaries[program.target.name, launch.kernel.name].shared_bytes, program.target.shared_bytes
         if needed > limit:
-            label = ", ".join(plan.origins(launch)) or launch.kernel.name
-            raise errors.too_much_shared(label, launch.kernel.name, program.target.name, needed, limit)
+            raise errors.too_much_shared(_label(plan, launch), launch.kernel.name, program.target.name, needed, limit)
 
 
-def kernel_spec(program: TargetPlan, name: str, compiled: Compiled | None) -> KernelSpec:
-    """What the manifest says of a kernel; ``compiled`` is None for the interpreter."""
-    kernel = program.kernels[name]
-    binary = None
-    if compiled is not None:
-        binary = Binary(
-            section=f"{program.target.name}/{name}.cubin",
-            threads=compiled.threads,
-            shared_bytes=compiled.shared_bytes,
-            registers=compiled.registers,
-            spill_bytes=compiled.spill_bytes,
-            tensor_core_instructions=compiled.tensor_core_instructions,
-            global_scratch_bytes=compiled.global_scratch_bytes,
-            global_scratch_align=compiled.global_scratch_align,
-            programmatic_launch=kernel.programmatic,
-            warnings=compiled.warnings,
-            tensor_maps=tuple(
-                TensorMapSpec(found.swizzle, found.elem_size, found.elem_type, found.block_size)
-                for found in compiled.tensor_maps
-            ),
-        )
+def kernel_specs(program: TargetPlan, binaries: Binaries) -> tuple[KernelSpec, ...]:
+    """What the manifest says of a program's distinct kernels, in order of first use. Only GPUs have binaries."""
+    first: dict[str, Scheduled] = {}
+    for launch in program.launches:
+        first.setdefault(launch.kernel.name, launch)
+    return tuple(
+        _kernel_spec(launch, program.target.name, binaries.get((program.target.name, name)))
+        for name, launch in first.items()
+    )
+
+
+def _kernel_spec(launch: Scheduled, target: str, compiled: Compiled | None) -> KernelSpec:
+    kernel, place = launch.kernel, f"{target}/{launch.kernel.name}"
     parameters = tuple(_parameter(*parameter) for parameter in kernel.parameters)
-    launch = next(launch for launch in program.launches if launch.kernel.name == name)
+    binary = binary_of(compiled, f"{place}.cubin", kernel.programmatic) if compiled is not None else None
     steps = tuple(_step_spec(step.work.problem, step.tile) for step in launch.steps)
-    return KernelSpec(name, kernel.family, f"{program.target.name}/{name}.py", parameters, binary, steps)
+    return KernelSpec(kernel.name, kernel.family, f"{place}.py", parameters, binary, steps)
+
+
+def binary_of(compiled: Compiled, section: str, programmatic: bool) -> Binary:
+    """What the manifest says of machine code. section: where in the artifact it lies. programmatic: whether the kernel
+    waits by itself for the one in front of it."""
+    return Binary(
+        section=section,
+        threads=compiled.threads,
+        shared_bytes=compiled.shared_bytes,
+        registers=compiled.registers,
+        spill_bytes=compiled.spill_bytes,
+        tensor_core_instructions=compiled.tensor_core_instructions,
+        global_scratch_bytes=compiled.global_scratch_bytes,
+        global_scratch_align=compiled.global_scratch_align,
+        programmatic_launch=programmatic,
+        warnings=compiled.warnings,
+        tensor_maps=tuple(
+            TensorMapSpec(found.swizzle, found.elem_size, found.elem_type, found.block_size)
+            for found in compiled.tensor_maps
+        ),
+    )
 
 
 def _step_spec(problem: Problem, tile: Tile) -> StepSpec:

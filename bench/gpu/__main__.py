@@ -54,15 +54,16 @@ def _names(text: str) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     if given.command in ("run", "step", "prepare"):
-        add_paths(given.pack / "wheels", given.scratch)
+        add_paths(given.pack, given.scratch)
     return {"pack": pack, "run": run, "step": step, "prepare": prepare, "report": report}[given.command](given)
 
 
-def add_paths(wheels: Path, scratch: Path) -> None:
-    """Puts the pack's Python packages and the sources in front of what is installed, for this process and those that it
+def add_paths(pack: Path, scratch: Path) -> None:
+    """Puts a pack's Python packages and the sources in front of what is installed, for this process and those that it
     starts."""
-    from .wheels import installed_wheels
+    from .wheels import WHEELS, installed_wheels
 
+    wheels = pack / WHEELS
     places = [str(installed_wheels(wheels, scratch))] if any(wheels.glob("*.whl")) else []
     known = [place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
     missing = [place for place in (*places, str(ROOT)) if place not in known]

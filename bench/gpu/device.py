@@ -12,6 +12,8 @@ from convc.runtime.driver import Device, Driver
 
 FLUSH_BYTES = 256 << 20
 """More than four times the L2 cache of an H200."""
+FLUSH_US = FLUSH_BYTES / 4.8e6
+"""The least that a flush can take: at the 4.8 TB/s of an H200's memory (NVIDIA's data sheet)."""
 QUERY = ("clocks.sm", "clocks.mem", "power.draw", "temperature.gpu")
 
 

@@ -80,4 +80,5 @@ class Journal:
         """Keys that were begun and have no row: what their process did not survive."""
         file = self.folder / BEGUN
         begun = [row["key"] for row in _rows(file) if row["step"] == step] if file.exists() else []
-        return [key for key in dict.fromkeys(begun) if key not in self.known(step)]
+        known = self.known(step)
+        return [key for key in dict.fromkeys(begun) if key not in known]

@@ -12,22 +12,19 @@ from typing import Any
 
 from convc.analysis import figures
 from convc.compiler import settled
-from convc.ir.plan import Tile
 from convc.planner import Plan
 from convc.runtime.cuda import CudaExecutor
 from convc.targets import target
+from convc.targets.tuned import schedule_of
 
 from .cases import TARGET, Case
-from .device import Gpu, opened_gpu
+from .device import FLUSH_US, Gpu, opened_gpu
 from .numerics import images_of
 from .setting import Setting
 
 RUNS = 12
 AHEAD_US_PER_LAUNCH = 30.0
 """Host time for a launch and two events, generously."""
-FLUSH_US = 60.0
-"""Least time that a flush keeps the GPU busy."""
-SCHEDULE = ("rows", "cols", "depth", "num_warps", "num_stages", "split_k", "col_blocks")
 
 
 def kernels(setting: Setting, network: str, batches: Sequence[int], dtype: str = "fp16") -> None:
@@ -81,11 +78,7 @@ def times_of(executor: CudaExecutor, count: int, gpu: Gpu) -> list[float]:
     return [max(gpu.elapsed_us(piece) - cost, 0.0) for piece in pieces]
 
 
-def tiles_of(plan: Plan) -> list[dict[str, int] | None]:
+def tiles_of(plan: Plan) -> list[dict[str, int | str] | None]:
     """The tile of each launch that is one kernel alone; None for the others."""
     launches = plan.programs[0].launches
-    return [_schedule(launch.steps[0].tile) if len(launch.steps) == 1 else None for launch in launches]
-
-
-def _schedule(tile: Tile) -> dict[str, int]:
-    return {name: getattr(tile, name) for name in SCHEDULE}
+    return [schedule_of(launch.steps[0].tile) if len(launch.steps) == 1 else None for launch in launches]

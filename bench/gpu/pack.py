@@ -27,14 +27,15 @@ from convc.codegen.pool import Job, compile_kernels
 from convc.compiler import compile_programs
 from convc.planner import Plan
 
+from .artifacts import ARCHIVE, OLDER
 from .cases import BATCHES, NETWORKS, TUNED, Case, all_cases
 from .families import Family, all_families
 from .probes import PROBES
 from .tuning import candidates
-from .wheels import download_wheels
+from .wheels import WHEELS, download_wheels
 
 LIMIT_BYTES = 60 << 20
-KERNELS, OLDER, WHEELS, LABEL = "kernels.tar.xz", "kernels-ptxas.tar.xz", "wheels", "pack.json"
+LABEL = "pack.json"
 ASSEMBLER = "TRITON_PTXAS_BLACKWELL_PATH"
 
 
@@ -67,7 +68,7 @@ def make_pack(folder: Path, contents: Contents) -> dict[str, object]:
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         writer = _compiled(contents, Path(scratch, "kernels"))
-        _archive(folder / KERNELS, writer.directory)
+        _archive(folder / ARCHIVE, writer.directory)
         with assembler(older=True) as source:
             other = PackWriter(Path(scratch, "older"), source, ptxas="older")
             compile_kernels([Job(probe.request, probe.name) for probe in PROBES.values()], other)

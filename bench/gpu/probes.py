@@ -14,6 +14,7 @@ import numpy as np
 from convc.codegen.cache import KernelCache
 from convc.codegen.pool import Job, compile_kernels
 from convc.codegen.worker import Compiled, Request
+from convc.compiler import binary_of
 from convc.runtime import manifest as m
 from convc.runtime.artifact import Artifact, build
 from convc.targets import target
@@ -126,7 +127,6 @@ def copy_probe(dtype: str) -> Probe:
     return Probe(f"probe_copy_{dtype}", source, (("x", kind, True), ("y", kind, True)), 4)
 
 
-_XY = (("x", "*fp32", True), ("y", "*fp32", True))
 _Y = ("y", "*fp32", True)
 _XY = (("x", "*fp32", True), _Y)
 PROBES = {
@@ -161,19 +161,7 @@ def network(
 ) -> Artifact:
     """A network of launches of one probe. programmatic: each may begin before the one in front of it has ended."""
     section = f"{TARGET}/{probe.name}.cubin"
-    binary = m.Binary(
-        section=section,
-        threads=compiled.threads,
-        shared_bytes=compiled.shared_bytes,
-        registers=compiled.registers,
-        spill_bytes=compiled.spill_bytes,
-        tensor_core_instructions=compiled.tensor_core_instructions,
-        tensor_maps=tuple(
-            m.TensorMapSpec(found.swizzle, found.elem_size, found.elem_type, found.block_size)
-            for found in compiled.tensor_maps
-        ),
-        programmatic_launch=programmatic,
-    )
+    binary = binary_of(compiled, section, programmatic)
     parameters = tuple(m.Parameter(name, type) for name, type, _ in probe.parameters)
     kernel = m.KernelSpec(probe.name, "probe", f"{probe.name}.py", parameters, binary)
     program = m.ProgramSpec(

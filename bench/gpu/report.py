@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.markdown import table, write_part
+
 from .cases import NETWORKS, TARGET, VARIANTS
 from .journal import Row, read_rows
 
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from bench import cost_model
 
 ROOT = Path(__file__).resolve().parents[2]
-BEGIN, END = "<!-- gpu:begin -->", "<!-- gpu:end -->"
+PART = "gpu"
+"""Of the README."""
 NOT_MEASURED = (
     "Measured on a GPU: **not measured yet**. `make gpu` does it where there is one ([GPU suite](docs/gpu.md))."
 )
@@ -107,12 +110,6 @@ def comparisons(cells: Sequence[Cell]) -> Iterator[Comparison]:
 
 
 # -- tables -----------------------------------------------------------------------------------------------------------
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
-    """A table in Markdown; the first ``left`` columns are aligned to the left."""
-    marks = ["---" if place < left else "---:" for place in range(len(head))]
-    return [f"| {' | '.join(cells)} |" for cells in (head, marks, *rows)]
-
-
 def number(value: float | None, form: str = ".2f", unit: str = "") -> str:
     return "–" if value is None else f"{value:{form}}{unit}"
 
@@ -120,15 +117,15 @@ def number(value: float | None, form: str = ".2f", unit: str = "") -> str:
 def speed_table(cells: Sequence[Cell]) -> list[str]:
     head = (
         "network, batch",
-        "convc, µs",
-        "cold",
-        "images/s",
-        "best peer, µs",
-        "cold",
-        "times faster",
-        "cold",
-        "fused over unfused",
-        "of the roofline",
+        "convc, µs>",
+        "cold>",
+        "images/s>",
+        "best peer, µs>",
+        "cold>",
+        "times faster>",
+        "cold>",
+        "fused over unfused>",
+        "of the roofline>",
     )
     return table(head, [_speed_row(cell) for cell in cells])
 
@@ -155,7 +152,7 @@ def means_table(cells: Sequence[Cell]) -> list[str]:
         means = [geomean(cell.over_peer(how) for cell in chosen) for how in SHOWN]
         fused = geomean(cell.over_unfused() for cell in chosen)
         rows.append([str(batch), str(len(chosen)), *map(number, means), number(fused)])
-    return table(("batch", "networks", "times faster than the best peer", "cold", "fused over unfused"), rows)
+    return table(("batch", "networks>", "times faster than the best peer>", "cold>", "fused over unfused>"), rows)
 
 
 def features_table(found: Sequence[Comparison]) -> list[str]:
@@ -166,7 +163,7 @@ def features_table(found: Sequence[Comparison]) -> list[str]:
         cold = [each.cold for each in found if each.variant == variant]
         better = sum(ratio < 1 for ratio in ratios)
         rows.append([variant, str(len(ratios)), f"{better}", number(geomean(ratios)), number(geomean(cold))])
-    return table(("variant", "cells", "faster than fused in", "its time over fused's", "cold"), rows)
+    return table(("variant", "cells>", "faster than fused in>", "its time over fused's>", "cold>"), rows)
 
 
 def facts_table(rows: Sequence[Row]) -> list[str]:
@@ -177,7 +174,7 @@ def facts_table(rows: Sequence[Row]) -> list[str]:
             for field, unit in (("tb_per_s", "TB/s"), ("tflop_per_s", "TFLOP/s"), ("us_per_kernel", "µs a kernel")):
                 if field in row:
                     shown.append([row["key"], f"{row[field]:.3g} {unit}"])
-    return table(("fact", "measured"), shown)
+    return table(("fact", "measured>"), shown)
 
 
 def checks_table(rows: Sequence[Row]) -> list[str]:
@@ -190,7 +187,7 @@ def checks_table(rows: Sequence[Row]) -> list[str]:
         if checks:
             bad = [key for key, holds in checks.items() if not holds]
             shown.append([step, f"{len(checks) - len(bad)} of {len(checks)}", ", ".join(bad[:6]) or "–"])
-    return table(("step", "hold", "do not hold"), shown, left=3)
+    return table(("step", "hold", "do not hold"), shown)
 
 
 def _checks(row: Row) -> dict[str, bool]:
@@ -280,18 +277,11 @@ def measurements(rows: Sequence[Row]) -> list[cost_model.Measurement]:
     ]
 
 
-def into_readme(section: str, readme: Path) -> None:
-    """Puts the section between the marks."""
-    before, rest = readme.read_text(encoding="utf-8").split(BEGIN, 1)
-    _, after = rest.split(END, 1)
-    readme.write_text(f"{before}{BEGIN}\n{section}\n{END}{after}", encoding="utf-8")
-
-
 def make_report(results: Path, readme: bool, root: Path = ROOT) -> int:
     """Prints the tables and writes them, the summary, plots and the cost model's records beside the results."""
     rows = read_rows([results]) if results.exists() else []
     if readme:
-        into_readme(readme_section(rows), root / "README.md")
+        write_part(root / "README.md", PART, readme_section(rows))
     if not rows:
         print(f"nothing in {results}: not measured yet")
         return 0

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .device import Gpu, state
+from .device import FLUSH_US, Gpu, state
 
 Replay = Callable[[], None]
 """Enqueues one run on the stream of the GPU and waits for nothing."""
@@ -95,8 +95,7 @@ def there_and_back(names: Mapping[str, Any] | Sequence[str], number: int) -> lis
 def _cold(
     gpu: Gpu, contestants: Mapping[str, Replay], speeds: Mapping[str, float], effort: Effort
 ) -> dict[str, dict[str, float]]:
-    flush_us = 100.0
-    round_ms = sum(speeds.values()) / 1e3 + len(speeds) * flush_us / 1e3
+    round_ms = (sum(speeds.values()) + len(speeds) * FLUSH_US) / 1e3
     count = min(effort.cold_samples, max(LEAST_COLD, int(effort.cold_budget_ms / round_ms)))
     samples: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(count):

@@ -10,6 +10,8 @@ import sys
 import zipfile
 from pathlib import Path
 
+WHEELS = "wheels"
+"""The folder of a pack."""
 PYTHON = "3.12"
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux1_x86_64")
 PACKAGES = ("jinja2", "markupsafe", "ml_dtypes", "msgspec", "networkx", "platformdirs", "safetensors")

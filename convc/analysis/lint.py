@@ -14,7 +14,7 @@ from .. import errors
 from ..codegen.cache import KernelCache
 from ..codegen.cubin import parse
 from ..codegen.sass import disassemble, examine
-from ..compiler import compile_programs, kernel_spec
+from ..compiler import compile_programs, kernel_specs
 from ..planner import Plan
 from ..runtime.artifact import Artifact
 from ..runtime.manifest import KernelSpec, ProgramSpec
@@ -74,9 +74,9 @@ def examine_plan(plan: Plan, cache: KernelCache, progress: Progress | None = Non
         launches: dict[str, list[tuple[str, ...]]] = {}
         for launch in program.launches:
             launches.setdefault(launch.kernel.name, []).append(plan.origins(launch))
-        compiled = {name: binaries[program.target.name, name] for name in program.kernels}
-        specs = [kernel_spec(program, name, made) for name, made in compiled.items()]
-        found += _examined(program.target, specs, [made.cubin for made in compiled.values()], launches)
+        specs = kernel_specs(program, binaries)
+        cubins = [binaries[program.target.name, spec.name].cubin for spec in specs]
+        found += _examined(program.target, specs, cubins, launches)
     return found
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import convc
+from bench import fusion_report
+from bench.markdown import marks
 from convc import nn
 from convc.analysis.figures import Launch, asked_bytes, loop_bytes, operations, peak_flops, planned, roofline_us
 from convc.targets import TARGETS, target
@@ -59,12 +61,11 @@ def test_no_prediction_beats_the_roofline(name: str) -> None:
 
 
 class TestFusionReport:
-    report = runpy.run_path(str(ROOT / "bench" / "fusion_report.py"))
     goals = json.loads((ROOT / "bench" / "fusion_targets.json").read_text())["networks"]
 
     def test_counts_are_the_plan_s(self) -> None:
         goal = next(goal for goal in self.goals if goal["name"] == "squeezenet1_1")
-        row = self.report["measured"](goal)
+        row = fusion_report.measured(goal)
         program = convc.plan(convc.zoo.build("squeezenet1_1", weights="none").graph).programs[0]
         assert row["fused"]["launches"] == len(program.launches) <= row["unfused"]["launches"]
         assert row["fused"]["megabytes"] == (program.traffic.activations + program.traffic.weights) / 1e6
@@ -74,7 +75,7 @@ class TestFusionReport:
             "kernels": row["fused"]["launches"] <= goal["kernels"],
             "megabytes": row["fused"]["megabytes"] <= goal["megabytes"],
         }
-        assert len(self.report["markdown"]([row]).splitlines()) == 3
+        assert len(fusion_report.markdown([row]).splitlines()) == 3
 
     def test_limits_are_those_of_the_layer_lists(self) -> None:
         path = ROOT.parent / "shared" / "performance" / "limits.py"
@@ -90,5 +91,5 @@ class TestFusionReport:
 
     def test_the_readme_has_its_marks_once(self) -> None:
         text = (ROOT / "README.md").read_text()
-        for mark in (self.report["BEGIN"], self.report["END"]):
+        for mark in marks(fusion_report.PART):
             assert len(re.findall(re.escape(mark), text)) == 1

@@ -88,7 +88,7 @@ def test_wheels_come_before_what_is_installed(tmp_path: Path) -> None:
         wheel.writestr("carried.py", "VALUE = 41\n")
     code = (
         "import os, subprocess, sys; from pathlib import Path; from bench.gpu.__main__ import add_paths; "
-        f"add_paths(Path({str(pack / 'wheels')!r}), Path({str(tmp_path / 'scratch')!r})); import carried; "
+        f"add_paths(Path({str(pack)!r}), Path({str(tmp_path / 'scratch')!r})); import carried; "
         "subprocess.run([sys.executable, '-c', 'import carried; print(carried.VALUE + 1)'], check=True)"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,8 @@ from bench.gpu.setting import Abandoned, Setting
 from bench.gpu.timing import SHORT, Effort, measure, quantile, there_and_back
 from convc.compiler import compile_plan
 from convc.runtime.artifact import Artifact
+from convc.targets import target
+from convc.targets.tuned import SCHEDULE
 
 pytestmark = pytest.mark.usefixtures("fake", "triton")
 CASE = Case("lenet5", 2)
@@ -85,7 +88,19 @@ def test_orders_alternate_and_quantiles_are_samples() -> None:
         "a",
     ]
     assert quantile([3.0, 1.0, 2.0], 0.9) == 3.0 and quantile([3.0, 1.0, 2.0], 0.5) == 2.0
-    assert FLUSH_BYTES > 4 * 60 << 20
+
+
+def test_a_flush_writes_all_of_its_bytes_anew(fake) -> None:
+    """What was in the cache, a flush of before included, is not what is written."""
+    found = []
+    with opened_gpu() as gpu:
+        for _ in range(3):
+            gpu.flush()
+            (allocation,) = fake.allocations.values()
+            found.append(set(ctypes.string_at(allocation.pointer, allocation.nbytes)))
+    assert [len(each) for each in found] == [1, 1, 1] and len(set.union(*found)) == 3
+    assert allocation.nbytes == 1 << 12, "as asked for here"
+    assert 4 * target(cases.TARGET).l2_bytes <= FLUSH_BYTES
 
 
 def test_whole_runs_that_are_right(fake, artifact) -> None:
@@ -234,7 +249,7 @@ def test_launches_are_timed_one_by_one(fake, setting, artifact) -> None:
     assert [launch["measured_us"] for launch in row["launches"]] == [1000.0] * len(program.launches)
     assert all(launch["predicted_us"] > launch["roofline_us"] > 0 for launch in row["launches"])
     alone = [launch["tile"] for launch in row["launches"] if launch["tile"] is not None]
-    assert all(set(tile) == set(kernels.SCHEDULE) for tile in alone)
+    assert all(set(tile) == set(SCHEDULE) for tile in alone)
     assert fake.violations == [] and not fake.allocations
 
 

@@ -39,8 +39,8 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_pack_says_what_is_in_it(packed: Path) -> None:
     label = json.loads((packed / pack.LABEL).read_text())
     assert label["cases"] == [case.name for case in CASES] and label["families"] == ["conv1x1-fp16-fused"]
-    assert label["bytes"].keys() == {pack.KERNELS, pack.OLDER}
-    with tarfile.open(packed / pack.KERNELS) as files:
+    assert label["bytes"].keys() == {pack.ARCHIVE, pack.OLDER}
+    with tarfile.open(packed / pack.ARCHIVE) as files:
         assert len(files.getnames()) == label["kernels"] + 1 >= len(PROBES) + 3
 
 

@@ -10,8 +10,10 @@ import pytest
 
 from bench.gpu import report
 from bench.gpu.journal import Journal
+from bench.markdown import marks
 
 SYNTHETIC = "SYNTHETIC GPU"
+BEGIN, END = marks(report.PART)
 
 
 def contestant(kind: str, us: float, **more: object) -> dict:
@@ -64,7 +66,7 @@ def results(tmp_path: Path) -> Path:
 
 def readme(tmp_path: Path) -> Path:
     file = tmp_path / "README.md"
-    file.write_text(f"before\n{report.BEGIN}\nlast year's\n{report.END}\nafter\n")
+    file.write_text("\n".join(["before", BEGIN, "last year's", END, "after", ""]))
     return file
 
 
@@ -141,6 +143,6 @@ def test_a_cell_that_was_measured_twice_counts_once(results: Path) -> None:
 def test_what_the_readme_of_the_project_says_is_what_the_report_writes() -> None:
     root = Path(__file__).parents[2]
     text = (root / "README.md").read_text(encoding="utf-8")
-    section = text.split(report.BEGIN, 1)[1].split(report.END, 1)[0].strip()
+    section = text.split(BEGIN, 1)[1].split(END, 1)[0].strip()
     rows = report.read_rows([root / "bench" / "results" / "gpu"])
     assert section == report.readme_section(rows).strip(), "make gpu-report writes it"

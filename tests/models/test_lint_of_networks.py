@@ -6,17 +6,12 @@ is 5.5 minutes of one processor, of which compiling takes 4.8; with all kernels 
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
+from bench import lint_report
 from convc.analysis.lint import examine_plan
 from convc.analysis.lint_checks import LARGE_TILE, findings
 from convc.codegen.cache import KernelCache
-
-sys.path.append(str(Path(__file__).parents[2] / "bench"))
-import lint_report
 
 
 @pytest.fixture(scope="session")
