@@ -27,10 +27,16 @@ Model = Union[str, os.PathLike[str], onnx.ModelProto, nn.Network, Graph]
 Progress = Callable[[int, int], None]
 
 
-def graph_of(model: Model, batch: int = 1) -> Graph:
+DYNAMIC = "dynamic"
+MAX_BATCH = 32
+"""The largest batch of a dynamic one, where none is given."""
+
+
+def graph_of(model: Model, batch: int | None = 1) -> Graph:
     """The graph of a model: a path to ONNX, ``zoo:NAME``, an ``onnx.ModelProto``, a DSL network or a graph.
 
-    A symbolic batch stays open, unless the ONNX graph takes another form for each: then it is ``batch``.
+    A symbolic batch stays open, unless the ONNX graph takes another form for each: then it is ``batch``; where that
+    is None, such a graph is refused. Networks of the zoo have the batch that is asked for, or an open one.
 
     Raises:
         LoadError, UnsupportedModelError, ShapeError, UsageError.
@@ -43,7 +49,7 @@ def graph_of(model: Model, batch: int = 1) -> Graph:
         return import_onnx(model, batch=batch)
     path = os.fspath(model)
     if path.startswith("zoo:"):
-        return zoo.build(path.removeprefix("zoo:"), batch=batch).graph
+        return zoo.build(path.removeprefix("zoo:"), batch="N" if batch is None else batch).graph
     return import_onnx(path, batch=batch)
 
 
@@ -65,29 +71,44 @@ def present_target(ordinal: int = 0) -> str:
     return architecture if architecture in TARGETS else "interpreter"
 
 
+def largest_batch(batch: int | str, max_batch: int | None) -> tuple[int, bool]:
+    """The batch to plan for, and whether a run may have fewer images. Raises `UsageError`."""
+    if max_batch is not None and (not isinstance(max_batch, int) or max_batch < 1):
+        raise errors.bad_batch(str(max_batch))
+    if batch == DYNAMIC:
+        return max_batch or MAX_BATCH, True
+    if not isinstance(batch, int):
+        raise errors.bad_batch(str(batch))
+    if max_batch is not None:
+        raise errors.max_batch_alone(max_batch)
+    return batch, False
+
+
 def plan(
     model: Model,
     target: str | Iterable[str] = "sm_90",
     dtype: str = "fp16",
-    batch: int = 1,
+    batch: int | str = 1,
     opt: str = "fuse",
     disable: Iterable[str] | str = (),
     only: Iterable[str] | str | None = None,
     policy: Policy | str = CostModel.name,
     enable: Iterable[str] | str = (),
     tuned: bool = True,
+    max_batch: int | None = None,
 ) -> Plan:
     """Everything that `compile` does before machine code: the fused graph, layouts, tiles, kernels and memory."""
     switches = Switches.parse(opt, disable, only, enable)
-    options = Options(targets_of(target), dtype, batch, switches, policy=policy, tuned=tuned)
-    return make_plan(graph_of(model, batch), options)
+    size, dynamic = largest_batch(batch, max_batch)
+    options = Options(targets_of(target), dtype, size, switches, policy=policy, tuned=tuned, dynamic=dynamic)
+    return make_plan(graph_of(model, None if dynamic else size), options)
 
 
 def compile(
     model: Model,
     target: str | Iterable[str] = "sm_90",
     dtype: str = "fp16",
-    batch: int = 1,
+    batch: int | str = 1,
     opt: str = "fuse",
     disable: Iterable[str] | str = (),
     only: Iterable[str] | str | None = None,
@@ -95,13 +116,16 @@ def compile(
     policy: Policy | str = CostModel.name,
     enable: Iterable[str] | str = (),
     tuned: bool = True,
+    max_batch: int | None = None,
 ) -> CompiledNetwork:
     """Compiles a network, on any machine.
 
     model: a path to an ONNX file, ``zoo:NAME``, an ``onnx.ModelProto``, a DSL network or a graph. target: names such as
     ``sm_90``, ``interpreter``, ``auto`` (the GPU present, else the interpreter), or several. dtype: ``fp32`` (IEEE),
     ``tf32``, ``fp16``, ``bf16``: how fp32 tensors are stored and multiplied; inputs and outputs keep the model's types.
-    batch: size of a symbolic batch. opt: ``none``, ``fold`` or ``fuse``. disable, only: names of rules (`convc.RULES`).
+    batch: size of a symbolic batch, or ``"dynamic"``: then a run may have any number of images up to ``max_batch`` (32
+    where it is not given), if no operator mixes images.
+    opt: ``none``, ``fold`` or ``fuse``. disable, only: names of rules (`convc.RULES`).
     disable, enable: names of features (`convc.FEATURES`).
     policy: who chooses among legal fusions: ``cost-model``, ``always``, ``never``, the name of one that an installed
     package supplies, or a `Policy`. progress: called with (kernels compiled, kernels). tuned: whether tiles that
@@ -110,7 +134,7 @@ def compile(
     Raises:
         LoadError, UnsupportedModelError, ShapeError, LimitError, UsageError, CompileError.
     """
-    planned = plan(model, target, dtype, batch, opt, disable, only, policy, enable, tuned)
+    planned = plan(model, target, dtype, batch, opt, disable, only, policy, enable, tuned, max_batch)
     return CompiledNetwork(compile_plan(planned, progress=progress))
 
 

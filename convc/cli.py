@@ -53,7 +53,7 @@ def main(settings: Settings, verbose: int) -> None:
 
 @main.command("compile")
 @click.option("-o", "--output", metavar="FILE.convc", required=True, help="The file to write.")
-@options("model", "target", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "tuned", "json")
+@options("model", "target", "dtype", "any_batch", "opt", "disable", "enable", "only", "policy", "tuned", "json")
 def compile_command(model: str, output: str, as_json: bool, **given: Any) -> None:
     """Compile a network into one file, for one or several GPUs. No GPU is needed."""
     from .analysis import models, render, reports
@@ -66,7 +66,7 @@ def compile_command(model: str, output: str, as_json: bool, **given: Any) -> Non
     with progress_bar() as progress:
         network = models.compile_network(plan, progress)
     network.save(output)
-    report = {"model": model, "artifact": output, "batch": plan.options.batch, **reports.compiled(network)}
+    report = {"model": model, "artifact": output, **reports.batch_of(plan), **reports.compiled(network)}
     print_report(as_json, report | {"seconds": time.perf_counter() - start}, render.compiled)
 
 
@@ -76,7 +76,7 @@ def compile_command(model: str, output: str, as_json: bool, **given: Any) -> Non
 @click.option("--profile", is_flag=True, help="Time every launch.")
 @click.option("--batches", metavar="N", type=click.IntRange(min=1), help="Run N batches, copies beside computation.")
 @device_option("auto")
-@options("model", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "tuned", "seed", "json")
+@options("model", "dtype", "any_batch", "opt", "disable", "enable", "only", "policy", "tuned", "seed", "json")
 def run(
     model: str,
     inputs: tuple[str, ...],
@@ -95,7 +95,8 @@ def run(
         require_writable(output)
     with progress_bar() as progress:
         network = models.open_network(model, choices_of(given), device, progress=progress)
-    values = arrays.random_inputs(network.inputs, seed) | arrays.given_inputs(inputs, network.inputs)
+    given_arrays = arrays.given_inputs(inputs, network.inputs)
+    values = arrays.random_inputs(network.inputs, seed, given_arrays) | given_arrays
     with network.engine(device) as engine:
         results, ran = reports.ran(engine, values, batches)
         launches = {"profile": reports.profiled(engine, values)} if profile else {}
@@ -108,7 +109,7 @@ def run(
 @main.command()
 @click.option("--per-kernel", is_flag=True, help="Also compare every kernel with float64, the fusion as it is.")
 @device_option("numpy")
-@options("model", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "seed", "json")
+@options("model", "dtype", "any_batch", "opt", "disable", "enable", "only", "policy", "seed", "json")
 @click.pass_context
 def verify(
     context: click.Context, model: str, per_kernel: bool, device: str, seed: int, as_json: bool, **given: Any
@@ -129,7 +130,7 @@ def verify(
 
 @main.command()
 @device_option("interpreter")
-@options("model", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "seed", "json")
+@options("model", "dtype", "any_batch", "opt", "disable", "enable", "only", "policy", "seed", "json")
 @click.pass_context
 def bisect(context: click.Context, model: str, device: str, seed: int, as_json: bool, **given: Any) -> None:
     """Find the first kernel that departs from float64, the fusion as it is. Exit status 1 where there is one."""
@@ -153,7 +154,7 @@ def summary(model: str, batch: int | None, as_json: bool) -> None:
 
 
 @main.command()
-@options("model", "target", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "json")
+@options("model", "target", "dtype", "any_batch", "opt", "disable", "enable", "only", "policy", "json")
 def explain(model: str, as_json: bool, **given: Any) -> None:
     """Say of every edge into which kernel it was fused, or which rule came nearest and why it declined."""
     from .analysis import explain as edges
@@ -166,7 +167,7 @@ def explain(model: str, as_json: bool, **given: Any) -> None:
 @main.command()
 @click.option("--after", metavar="PASS", help="The pass to stop behind  [default: fuse]")
 @click.option("-o", "--output", metavar="FILE", help="Write text (.txt), a picture (.svg) or a page (.html).")
-@options("model", "target", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "json")
+@options("model", "target", "dtype", "any_batch", "opt", "disable", "enable", "only", "policy", "json")
 def show(model: str, after: str | None, output: str | None, as_json: bool, **given: Any) -> None:
     """Show the graph, after any pass, as text or as a picture with its fused kernels."""
     from .analysis import stages
@@ -188,7 +189,7 @@ def show(model: str, after: str | None, output: str | None, as_json: bool, **giv
 @main.command()
 @click.option("--name", metavar="K", help="Print the listing of one kernel.")
 @click.option("--lint", is_flag=True, help="Check the machine code. Exit status 1 where a check does not hold.")
-@options("model", "target", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "json")
+@options("model", "target", "dtype", "any_batch", "opt", "disable", "enable", "only", "policy", "json")
 @click.pass_context
 def kernels(context: click.Context, model: str, name: str | None, lint: bool, as_json: bool, **given: Any) -> None:
     """List the emitted kernels, with registers, shared memory, spills and tensor-core instructions."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -92,13 +92,14 @@ def compile_plan(plan: Plan, cache: KernelCache | None = None, progress: Progres
         disabled=plan.options.switches.off,
         enabled=plan.options.switches.enable,
         policy=plan.options.policy_name,
-        inputs=tuple(_tensor_spec(node) for node in plan.graph.graph_inputs),
-        outputs=tuple(_tensor_spec(node) for node in plan.graph.graph_outputs),
+        inputs=_tensor_specs(plan.graph.graph_inputs, plan.images.inputs if plan.images else {}),
+        outputs=_tensor_specs(plan.graph.graph_outputs, plan.images.outputs if plan.images else {}),
         weights=tuple(weights.specs.values()),
         weights_bytes=weights.nbytes,
         programs=tuple(specs),
         constants=_constant_views(plan, weights),
         graph="graph.txt",
+        max_batch=plan.options.batch if plan.images else 0,
     )
     return build(manifest, blobs)
 
@@ -374,7 +375,11 @@ def _constant_views(plan: Plan, weights: _Weights) -> dict[str, ViewSpec]:
     return views
 
 
-def _tensor_spec(node: Node) -> TensorSpec:
-    type = node.outputs[0]
-    shape = tuple(FOUND_SIZE if isinstance(dim, Dim) else int(dim) for dim in type.shape)
-    return TensorSpec(node.attributes["name"], type.dtype.value, shape)
+def _tensor_specs(nodes: Sequence[Node], images: Mapping[str, int]) -> tuple[TensorSpec, ...]:
+    """images: name → rows of each image in the first dimension."""
+    specs = []
+    for node in nodes:
+        name, type = node.attributes["name"], node.outputs[0]
+        shape = tuple(FOUND_SIZE if isinstance(dim, Dim) else int(dim) for dim in type.shape)
+        specs.append(TensorSpec(name, type.dtype.value, shape, images.get(name, 0)))
+    return tuple(specs)

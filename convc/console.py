@@ -152,11 +152,14 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def _batch(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
-    if text is None:
-        return None
+    """A size; 0 for a dynamic batch."""
+    return 0 if text == "dynamic" else _one_batch(context, parameter, text)
+
+
+def _one_batch(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
     if text == "dynamic":
-        raise errors.dynamic_batch()
-    return batch_size(text)
+        raise errors.dynamic_batch(f"{parameter.opts[0]} of convc {context.info_name}")
+    return None if text is None else batch_size(text)
 
 
 def batch_size(text: str) -> int:
@@ -166,12 +169,21 @@ def batch_size(text: str) -> int:
     return int(text)
 
 
+def _any_batch(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of commands that also take a dynamic batch."""
+    most = "Most images of a dynamic batch  [default: 32]"
+    command = click.option("--max-batch", metavar="N", callback=_one_batch, help=most)(command)
+    size = "Size of a symbolic batch, or any  [default: 1]"
+    return click.option("--batch", metavar="N|dynamic", callback=_batch, help=size)(command)
+
+
 _OPTIONS: dict[str, Decorator] = {
     "model": click.argument("model"),
     "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
     "target": click.option("--target", metavar="T,...", help=f"GPUs to compile for  [default: {DEFAULT_TARGET}]"),
     "dtype": click.option("--dtype", metavar="D", help="Numeric mode: fp32, tf32, fp16 or bf16."),
-    "batch": click.option("--batch", metavar="N", callback=_batch, help="Size of a symbolic batch  [default: 1]"),
+    "batch": click.option("--batch", metavar="N", callback=_one_batch, help="Size of a symbolic batch  [default: 1]"),
+    "any_batch": _any_batch,
     "opt": click.option("--opt", metavar="O", help="none, fold or fuse  [default: fuse]"),
     "disable": click.option("--disable", metavar="RULE,...", help="Rules and features to switch off."),
     "enable": click.option("--enable", metavar="FEATURE,...", help="Features to switch on that are off by default."),
@@ -202,7 +214,7 @@ def choices_of(given: dict[str, Any]) -> Choices:
     """The options that decide how to compile, taken out of a command's options."""
     from .analysis.models import Choices
 
-    names = ("target", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "tuned")
+    names = ("target", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "tuned", "max_batch")
     return Choices(**{name: given[name] for name in names if name in given})
 
 

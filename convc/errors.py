@@ -609,6 +609,23 @@ def input_shape(name: str, expected: Sequence[object], found: Sequence[int]) -> 
     return InputError(f"input {name!r}: {what}; give an array of that shape, or compile the model for this one")
 
 
+def input_images(name: str, rows: int, rest: Sequence[int], most: int, found: Sequence[int]) -> InputError:
+    """An array that does not hold from 1 to ``most`` images of ``rows`` rows each."""
+    shape = ", ".join(["N" if rows == 1 else f"{rows}*N", *map(str, rest)])
+    return InputError(
+        f"input {name!r}: expected shape [{shape}] with a batch N of 1 to {most}, found {list(found)}; "
+        "run larger batches in parts, or compile with a larger --max-batch"
+    )
+
+
+def images_differ(name: str, found: int, other: str, expected: int) -> InputError:
+    """Arrays of one run that hold different numbers of images."""
+    return InputError(
+        f"input {name!r}: expected {expected} images, as input {other!r} has, found {found}; "
+        "give the same number with every input"
+    )
+
+
 def input_on_device(name: str, what: str) -> InputError:
     """An array in a GPU's memory that cannot be used where it is."""
     return InputError(f"input {name!r}: {what}")
@@ -1070,14 +1087,28 @@ def bad_usage(what: str, command: str) -> UsageError:
     return UsageError(f"{what.rstrip('.')}; see {command} --help")
 
 
-def dynamic_batch() -> UsageError:
-    """A batch that is not known when compiling."""
-    return UsageError("a dynamic batch cannot be compiled yet; give a number, such as --batch 1")
+def dynamic_batch(command: str) -> UsageError:
+    """A dynamic batch for a command that needs a number."""
+    return UsageError(f"{command} needs one batch, not a dynamic one; give a number, such as --batch 1")
+
+
+def images_mixed(node: str, reason: str, batch: int) -> UsageError:
+    """A dynamic batch for a network in which images of a batch are not independent."""
+    return UsageError(
+        f"a dynamic batch needs images that do not depend on each other, but {reason}; compile for one size, such as "
+        f"--batch {batch}",
+        node=node,
+    )
+
+
+def max_batch_alone(found: int) -> UsageError:
+    """A maximum for a batch that is not dynamic."""
+    return UsageError(f"--max-batch {found} goes with --batch dynamic; give both, or --batch {found} alone")
 
 
 def bad_batch(text: str) -> UsageError:
     """A batch that is no size."""
-    return UsageError(f"--batch takes a whole number of 1 or more, found {text!r}")
+    return UsageError(f"--batch takes a whole number of 1 or more, or dynamic, found {text!r}")
 
 
 def bad_jobs(text: str) -> UsageError:
@@ -1085,9 +1116,10 @@ def bad_jobs(text: str) -> UsageError:
     return UsageError(f"CONVC_JOBS takes a whole number of 1 or more, found {text!r}")
 
 
-def fixed_batch(file: str, found: object, asked: int) -> UsageError:
+def fixed_batch(file: str, found: object, asked: int | str) -> UsageError:
     """A batch for a model that has one already."""
-    return UsageError(f"a batch of {asked} does not apply: the model's first dimension is fixed at {found}", file=file)
+    batch = f"a {asked} batch" if isinstance(asked, str) else f"a batch of {asked}"
+    return UsageError(f"{batch} does not apply: the model's first dimension is fixed at {found}", file=file)
 
 
 def compiled_already(file: str) -> UsageError:

@@ -17,6 +17,7 @@ from .codegen.group import Part, emit_group, equation_of
 from .codegen.packed import open_cache
 from .ir import Graph, Node
 from .ir.dims import Dim, DimLike
+from .ir.images import Independent, Mixing, batch_symbols, images_of
 from .ir.journal import Journal
 from .ir.plan import Decline, FusedGraph, Layouts, PackedWeight, Region
 from .ir.problem import Operand, Problem
@@ -58,7 +59,8 @@ class Options:
     """What to plan for.
 
     targets: names of `convc.targets`. dtype: fp32, tf32, fp16 or bf16: how fp32 tensors are stored and multiplied; sums
-    are kept in fp32. batch: size of a symbolic first dimension. switches: optimisation level and rules. policy: decides
+    are kept in fp32. batch: size of a symbolic first dimension. dynamic: whether that is the most that it may be, and a
+    run may have fewer images. switches: optimisation level and rules. policy: decides
     among legal fusions, by its name or itself; by default the cost model, for the targets. tuned: whether tiles that
     were measured on a GPU are used; see `convc.targets.tuned`.
     """
@@ -70,6 +72,7 @@ class Options:
     verify_passes: bool = False
     policy: Policy | str = CostModel.name
     tuned: bool = True
+    dynamic: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype not in STORAGE:
@@ -166,13 +169,15 @@ class TargetPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A network ready to be compiled: the fused graph, its layouts, and one plan per target."""
+    """A network ready to be compiled: the fused graph, its layouts, and one plan per target. images: how inputs and
+    outputs hold the images of a batch, where that is dynamic."""
 
     options: Options
     fused: FusedGraph
     layouts: Layouts
     programs: tuple[TargetPlan, ...]
     journal: Journal
+    images: Independent | None = None
 
     @property
     def graph(self) -> Graph:
@@ -206,6 +211,19 @@ def bind_batch(graph: Graph, batch: int) -> Graph:
     if unbound:
         raise errors.unbound_dimensions(sorted(unbound))
     return bound
+
+
+def _images(graph: Graph, options: Options) -> Independent | None:
+    """How a network holds the images of a dynamic batch. Raises `UsageError` where it cannot be run with one."""
+    if not options.dynamic:
+        return None
+    if not batch_symbols(graph):
+        fixed = [node.outputs[0].shape[0] for node in graph.graph_inputs if node.outputs[0].shape]
+        raise errors.fixed_batch(graph.name, fixed[0] if fixed else 1, "dynamic")
+    found = images_of(graph)
+    if isinstance(found, Mixing):
+        raise errors.images_mixed(found.node.label, found.reason, options.batch)
+    return found
 
 
 def _found_sizes(node: Node) -> list[Dim]:
@@ -249,19 +267,21 @@ def make_plan(graph: Graph, options: Options, cache: KernelCache | None = None) 
     cache: where the kernels will come from, by default the user's; measured tiles hold for its version of Triton.
 
     Raises:
-        UnsupportedModelError: operators without a kernel. ShapeError: unbound dimensions.
+        UnsupportedModelError: operators without a kernel. ShapeError: unbound dimensions. UsageError: a dynamic batch
+            for a network that mixes images.
     """
+    images = _images(graph, options)
     canonical, journal = optimise(graph, options)
     with journal.record("fuse", canonical):
         fused = divide(canonical, options)
     if not options.targets:
-        return Plan(options, fused, Layouts(), (), journal)
+        return Plan(options, fused, Layouts(), (), journal, images)
     _refuse_found_sizes(fused.graph)
     layouts = place(fused, options.dtype, options.switches, options.chooser)
     work = lower(fused, layouts, options.dtype)
     machines = (options.switches.machine(target(name)) for name in options.targets)
     programs = tuple(_plan_target(work, fused, layouts, machine, options, cache) for machine in machines)
-    return Plan(options, fused, layouts, programs, journal)
+    return Plan(options, fused, layouts, programs, journal, images)
 
 
 def _measured(machine: Target, options: Options, cache: KernelCache | None) -> Measured | None:

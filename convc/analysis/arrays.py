@@ -11,15 +11,22 @@ import numpy as np
 
 from .. import errors
 from ..runtime.artifact import write_file
+from ..runtime.batch import for_images
 from ..runtime.dtypes import numpy_dtype
 from ..runtime.manifest import TensorSpec
 
 
-def random_inputs(inputs: Sequence[TensorSpec], seed: int = 0) -> dict[str, np.ndarray]:
-    """Seeded inputs by name: normal deviates for floats, whole numbers below 8 (2 for bool) for the others."""
+def random_inputs(
+    inputs: Sequence[TensorSpec], seed: int = 0, beside: Mapping[str, np.ndarray] | None = None
+) -> dict[str, np.ndarray]:
+    """Seeded inputs by name: normal deviates for floats, whole numbers below 8 (2 for bool) for the others.
+
+    Of a dynamic batch they have the most images, or as many as the arrays ``beside`` them.
+    """
     random = np.random.default_rng(seed)
     arrays = {}
     for spec in inputs:
+        spec = _beside(spec, inputs, beside or {})
         drawn: np.ndarray
         if spec.dtype.startswith(("fp", "bf")):
             drawn = random.standard_normal(spec.shape)
@@ -27,6 +34,14 @@ def random_inputs(inputs: Sequence[TensorSpec], seed: int = 0) -> dict[str, np.n
             drawn = random.integers(0, 2 if spec.dtype == "bool" else 8, spec.shape)
         arrays[spec.name] = drawn.astype(numpy_dtype(spec.dtype))
     return arrays
+
+
+def _beside(spec: TensorSpec, inputs: Sequence[TensorSpec], given: Mapping[str, np.ndarray]) -> TensorSpec:
+    """An input with as many images as the given arrays have."""
+    for other in inputs:
+        if other.images and other.name in given and given[other.name].ndim:
+            return for_images(spec, len(given[other.name]) // other.images)
+    return spec
 
 
 def given_inputs(options: Iterable[str], inputs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:

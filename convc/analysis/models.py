@@ -30,7 +30,7 @@ DEFAULT_POLICY = "cost-model"
 
 @dataclass(frozen=True)
 class Choices:
-    """The options that decide how a model is compiled; None where the user gave none."""
+    """The options that decide how a model is compiled; None where the user gave none. batch: 0 where it is dynamic."""
 
     target: str | None = None
     dtype: str | None = None
@@ -41,6 +41,20 @@ class Choices:
     policy: str | None = None
     enable: str | None = None
     tuned: bool | None = None
+    max_batch: int | None = None
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether a run may have fewer images than the largest batch."""
+        return self.batch == 0
+
+    @property
+    def size(self) -> int:
+        """The batch to plan for. Raises `UsageError` for a maximum of a batch that is not dynamic."""
+        from ..api import DYNAMIC, largest_batch
+
+        batch = 1 if self.batch is None else self.batch
+        return largest_batch(DYNAMIC if self.dynamic else batch, self.max_batch)[0]
 
     @property
     def switches(self) -> Switches:
@@ -58,7 +72,8 @@ class Choices:
         given: dict[str, Any] = {
             "targets": targets_of(self.target or target),
             "dtype": self.dtype or dtype,
-            "batch": self.batch or 1,
+            "batch": self.size,
+            "dynamic": self.dynamic,
             "switches": self.switches,
             "policy": self.policy or DEFAULT_POLICY,
             "tuned": self.tuned is not False,
@@ -69,7 +84,7 @@ class Choices:
         """Raises `UsageError` where one is given, for a compiled network."""
         for name, value in vars(self).items():
             if value is not None:
-                raise errors.decided_already(f"--{name}", file)
+                raise errors.decided_already(f"--{name.replace('_', '-')}", file)
 
 
 def is_compiled(model: str) -> bool:
@@ -89,16 +104,16 @@ def is_compiled(model: str) -> bool:
 
 
 def read_graph(model: str, batch: int | None) -> Graph:
-    """The graph of a model, with its symbolic batch still open.
+    """The graph of a model, with its symbolic batch still open; ``batch`` is 0 where it has to be.
 
     Raises:
         UsageError: a batch for a model that has a fixed one. Others as `convc.api.graph_of`.
     """
     from ..api import graph_of
 
-    graph = graph_of(model, batch or 1)
+    graph = graph_of(model, 1 if batch is None else batch or None)
     first = [node.outputs[0].shape[0] for node in graph.graph_inputs if node.outputs[0].shape]
-    if batch is not None and first and all(isinstance(dim, int) and dim != batch for dim in first):
+    if batch and first and all(isinstance(dim, int) and dim != batch for dim in first):
         raise errors.fixed_batch(model, first[0], batch)
     return graph
 
@@ -152,5 +167,5 @@ def verify_model(
         graph = stored_graph(network.artifact)
         return check_against(network, graph, export_onnx(graph), device, seed)
     plan = make_plan(model, choices, target_for(device), "fp32")
-    reference = reference_model(model, bind_batch(read_graph(model, choices.batch), choices.batch or 1))
+    reference = reference_model(model, bind_batch(read_graph(model, choices.batch), choices.size))
     return check_against(compile_network(plan, progress), plan.graph, reference, device, seed)

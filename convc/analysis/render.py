@@ -72,6 +72,8 @@ def compiled(report: dict[str, Any]) -> str:
         for program in report["programs"]
     ]
     head = f"{printable(report['model'])}: {report['dtype']}, --opt {report['opt']}"
+    if "max_batch" in report:
+        head += f", batches of 1 to {report['max_batch']}"
     tail = f"weights {size(report['weight_bytes'])}, {report['seconds']:.1f} s; predicted times are not measured"
     return f"{head}\n{table(columns, rows)}\n{tail}\n{printable(report['artifact'])}"
 

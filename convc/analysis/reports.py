@@ -38,6 +38,13 @@ def compiled(network: CompiledNetwork) -> dict[str, Any]:
     }
 
 
+def batch_of(plan: Plan) -> dict[str, Any]:
+    """The batch of a plan: a number, or ``dynamic`` with its maximum."""
+    if plan.images is None:
+        return {"batch": plan.options.batch}
+    return {"batch": "dynamic", "max_batch": plan.options.batch}
+
+
 def program_figures(program: ProgramSpec) -> dict[str, Any]:
     """Counts and bytes of the launches for one target; spills are summed over its kernels."""
     binaries = [kernel.binary for kernel in program.kernels if kernel.binary is not None]
@@ -75,7 +82,7 @@ def ran(engine: Engine, inputs: Mapping[str, Any], batches: int | None) -> tuple
     for outputs in engine.stream(source()):
         results = outputs
     seconds = time.perf_counter() - started[0]
-    shape = engine.inputs[0].shape if engine.inputs else ()
+    shape = np.shape(inputs[engine.inputs[0].name]) if engine.inputs else ()
     images = batches * (shape[0] if shape else 1)
     return results, {"seconds": seconds, "batches": batches, "images": images, "images_per_second": images / seconds}
 

@@ -12,15 +12,26 @@ if TYPE_CHECKING:
     from .cuda import CudaExecutor
 
 
+Copy = tuple[int, int, int]
+"""Address to, address from, bytes."""
+
+
 class Binding:
     """A graph over given addresses. Its launches are in order with those of its executor: they share the arena.
 
-    addresses: ``input:I`` and ``output:I`` → address. The device is current. Raises `DeviceError`. Dropping
-    it gives everything back, even while it runs: the driver keeps graphs and events that are in use until they are not
-    (``cuGraphExecDestroy``, ``cuEventDestroy``).
+    addresses: ``input:I`` and ``output:I`` → address. before, after: what is copied on the GPU for each run. The device
+    is current. Raises `DeviceError`. Dropping it gives everything back, even while it runs: the driver keeps graphs and
+    events that are in use until they are not (``cuGraphExecDestroy``, ``cuEventDestroy``).
     """
 
-    def __init__(self, executor: CudaExecutor, addresses: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        executor: CudaExecutor,
+        addresses: Mapping[str, int],
+        before: Sequence[Copy] = (),
+        after: Sequence[Copy] = (),
+    ) -> None:
+        self._copies = before, after
         self._executor = executor  # whose arena is in use
         self._device, self._driver = executor.device, executor.device.driver
         self._session, self._own = executor.session, executor.stream
@@ -34,15 +45,23 @@ class Binding:
         driver, own = self._driver, self._own
         with self._session:
             if stream is None:
-                driver.launch_graph(self._graph, own)
+                self._queue(own)
                 driver.synchronize(own)
                 return
             before, after = self._events
             driver.record(before, own)
             driver.wait(stream, before)
-            driver.launch_graph(self._graph, stream)
+            self._queue(stream)
             driver.record(after, stream)
             driver.wait(own, after)
+
+    def _queue(self, stream: Any) -> None:
+        before, after = self._copies
+        for copy in before:
+            self._driver.on_device(*copy, stream)
+        self._driver.launch_graph(self._graph, stream)
+        for copy in after:
+            self._driver.on_device(*copy, stream)
 
     def close(self) -> None:
         """Give everything back; closing twice is fine."""

@@ -73,6 +73,11 @@ def check_manifest(manifest: Manifest, *, newer: bool = False) -> None:
             may_be_found = role == "output" and not manifest.programs
             fits = may_be_found or FOUND_SIZE not in spec.shape
             require(fits, f"{role} {spec.name!r} has the shape {list(spec.shape)}")
+            rows = spec.images * manifest.max_batch
+            held = not spec.images or (rows > 0 and spec.shape[:1] == (rows,))
+            require(held, f"{role} {spec.name!r} of {manifest.max_batch} images has the shape {list(spec.shape)}")
+    dynamic = any(spec.images for spec in manifest.inputs)
+    require(dynamic or not manifest.max_batch, f"no input holds the {manifest.max_batch} images of a batch")
     _check_weights(manifest.weights, manifest.weights_bytes)
     _check_constants(manifest)
     _check_names("program", (program.target for program in manifest.programs))

@@ -18,8 +18,9 @@ import numpy as np
 
 from .. import errors
 from .artifact import Artifact
+from .batch import images_of, shape_of
 from .binding import LaunchBinder, binary
-from .bound import Binding
+from .bound import Binding, Copy
 from .check import buffer_sizes
 from .device_array import DeviceArray, DeviceView
 from .driver import DEFAULT_SHARED, Device, Driver, Launch
@@ -73,6 +74,8 @@ class CudaExecutor:
             self._sizes = buffer_sizes(artifact.manifest, program)
             self._buffers = allocate(self.device, self._sizes, undo)
             self._fill(weights, program.counter_bytes)
+            self._specs, self._max_batch = artifact.manifest.inputs, artifact.manifest.max_batch
+            self._clear_images()
             functions = self._load(undo, artifact, program)
             scratch = self._allocate_scratch(undo, program)
             self._binder = LaunchBinder(self._driver, program, functions, scratch)
@@ -89,9 +92,10 @@ class CudaExecutor:
         with self.session:
             self._copy_in(inputs)
             self._driver.launch_graph(self._graph, self.stream)
+            images = images_of(self._specs, inputs)
             if any(type(value) is DeviceView for value in inputs):
-                return self._outputs_on_device()
-            return self._outputs_on_host()
+                return self._outputs_on_device(images)
+            return self._outputs_on_host(images)
 
     def profile(self, inputs: list[Any]) -> list[float]:
         """Microseconds of each launch, in order, in one run without the graph."""
@@ -128,10 +132,21 @@ class CudaExecutor:
         self._dependent.add(pipeline)
         return pipeline
 
-    def bind(self, addresses: Mapping[str, int]) -> Binding:
-        """The network on the caller's memory: ``input:I`` and ``output:I`` → address. Raises `DeviceError`."""
+    def bind(self, addresses: Mapping[str, int], images: int = 0) -> Binding:
+        """The network on the caller's memory: ``input:I`` and ``output:I`` → address. Raises `DeviceError`.
+
+        images: how many that memory holds, where the batch is dynamic. Kernels work on as many as there may be: where
+        it holds fewer, they keep to buffers of the executor's own, and what it holds is copied.
+        """
+        direct, before, after = dict(addresses), list[Copy](), list[Copy]()
+        for role, places in (("input", self._inputs), ("output", self._outputs)):
+            for i, (here, spec, dtype) in enumerate(places):
+                if spec.images and images < self._max_batch:
+                    there, nbytes = direct.pop(f"{role}:{i}"), math.prod(shape_of(spec, images)) * dtype.itemsize
+                    copies, copy = (before, (here, there)) if role == "input" else (after, (there, here))
+                    copies.append((*copy, nbytes))
         with self.session:
-            binding = Binding(self, addresses)
+            binding = Binding(self, direct, before, after)
         self._dependent.add(binding)
         return binding
 
@@ -220,6 +235,13 @@ class CudaExecutor:
             self._driver.fill(self._buffers["counters"], 0, counter_bytes, self.stream)
         self._driver.synchronize(self.stream)
 
+    def _clear_images(self) -> None:
+        """Images that are never given, where the batch is dynamic, are zeros."""
+        for i, spec in enumerate(self._specs):
+            if spec.images:
+                self._driver.fill(self._buffers[f"input:{i}"], 0, self._sizes[f"input:{i}"], self.stream)
+        self._driver.synchronize(self.stream)
+
     def _load(self, undo: ExitStack, artifact: Artifact, program: ProgramSpec) -> list[Any]:
         """The program's kernels as the driver's functions; each distinct cubin is loaded once."""
         libraries: dict[str, Any] = {}
@@ -261,7 +283,7 @@ class CudaExecutor:
         return allocate_one(self.device, most, "the kernels' scratch memory", undo) if most else 0
 
     def _places(self, role: str, specs: Sequence[TensorSpec]) -> list[Place]:
-        return [(self._buffers[f"{role}:{i}"], spec.shape, numpy_dtype(spec.dtype)) for i, spec in enumerate(specs)]
+        return [Place(self._buffers[f"{role}:{i}"], spec, numpy_dtype(spec.dtype)) for i, spec in enumerate(specs)]
 
     # -- Running
 
@@ -277,20 +299,20 @@ class CudaExecutor:
             else:
                 driver.to_device(pointer, value.ctypes.data, value.nbytes, stream)
 
-    def _outputs_on_host(self) -> list[np.ndarray]:
+    def _outputs_on_host(self, images: int) -> list[np.ndarray]:
         driver, stream, arrays = self._driver, self.stream, []
-        for pointer, shape, dtype in self._outputs:
-            array = np.empty(shape, dtype)
+        for pointer, spec, dtype in self._outputs:
+            array = np.empty(shape_of(spec, images), dtype)
             if array.nbytes:
                 driver.to_host(array.ctypes.data, pointer, array.nbytes, stream)
             arrays.append(array)
         driver.synchronize(stream)
         return arrays
 
-    def _outputs_on_device(self) -> list[DeviceArray]:
+    def _outputs_on_device(self, images: int) -> list[DeviceArray]:
         driver, stream, arrays = self._driver, self.stream, []
-        for pointer, shape, dtype in self._outputs:
-            arrays.append(DeviceArray(self.device, shape, dtype))
+        for pointer, spec, dtype in self._outputs:
+            arrays.append(DeviceArray(self.device, shape_of(spec, images), dtype))
             if arrays[-1].nbytes:
                 driver.on_device(arrays[-1].pointer, pointer, arrays[-1].nbytes, stream)
         driver.synchronize(stream)

@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import errors
 from .artifact import Artifact, read
+from .batch import for_images, images_of
 from .bound import BoundNetwork
 from .devices import parse_device
 from .executor import Executor
@@ -39,7 +40,8 @@ class Engine:
     Raises `UsageError`, `DeviceError`, `ArtifactError`.
 
     Attributes:
-        inputs, outputs: names, dtypes and shapes.
+        inputs, outputs: names, dtypes and shapes; those of the largest batch where it is dynamic.
+        max_batch: the most images of a run where the batch is dynamic, otherwise 0.
         device: where it runs, such as ``cuda:0``.
         program: the program that runs, None where the executor needs none.
     """
@@ -55,12 +57,14 @@ class Engine:
         except BaseException:
             self.executor.close()
             raise
-        self._binder = InputBinder(self.inputs, getattr(self.executor, "gpu", None))
+        self.max_batch: int = artifact.manifest.max_batch
+        self._binder = InputBinder(self.inputs, getattr(self.executor, "gpu", None), self.max_batch)
 
     def __call__(self, /, *arrays: Any, **named: Any) -> Any:
         """Run on one array per input, by position, by name, or both.
 
-        Arrays have exactly the input's dtype and shape; any strides are accepted. NumPy arrays give NumPy arrays. On
+        Arrays have exactly the input's dtype and shape; any strides are accepted. Where the batch is dynamic they hold
+        any number of images from 1 to `max_batch`, and the outputs as many. NumPy arrays give NumPy arrays. On
         CUDA, arrays in the GPU's memory (``__dlpack__`` or ``__cuda_array_interface__``) are read there, and if any
         input is one, the outputs are `DeviceArray` objects.
 
@@ -103,7 +107,8 @@ class Engine:
                     pipeline.close()
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> BoundNetwork:
-        """The network on arrays in the GPU's memory: calling what is returned runs it there, without a copy.
+        """The network on arrays in the GPU's memory: calling what is returned runs it there, without a copy. Where the
+        batch is dynamic and they hold fewer images than `max_batch`, these are copied on the GPU.
 
         inputs: name → array (``__dlpack__`` or ``__cuda_array_interface__``): what it holds when the network is called
         is read. outputs: name → array that is written; those that are not given are new `DeviceArray` objects. All are
@@ -114,15 +119,18 @@ class Engine:
         make = getattr(self.executor, "bind", None)
         if make is None:
             raise errors.no_binding(self.device)
-        into = InputBinder(self.outputs, self.executor.gpu)  # type: ignore[attr-defined]
         with self._in_use():
+            read = self._binder.bind_on_device(inputs)
+            images = images_of(self.inputs, read)
+            specs = [for_images(spec, images) for spec in self.outputs]
+            into = InputBinder(specs, self.executor.gpu)  # type: ignore[attr-defined]
             given = dict(outputs or {})
-            for spec in self.outputs:
+            for spec in specs:
                 given.setdefault(spec.name, self.executor.new_array(spec))  # type: ignore[attr-defined]
-            read, written = self._binder.bind_on_device(inputs), into.bind_on_device(given)
+            written = into.bind_on_device(given)
             addresses = {f"input:{i}": view.pointer for i, view in enumerate(read)}
             addresses |= {f"output:{i}": view.pointer for i, view in enumerate(written)}
-            binding = make(addresses)
+            binding = make(addresses, images)
         ordered = {spec.name: given[spec.name] for spec in self.outputs}
         return BoundNetwork(binding, self._in_use, (read, written), ordered)
 

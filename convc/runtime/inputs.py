@@ -1,4 +1,7 @@
-"""From what a caller gives to one checked array per input. Nothing is cast and no shape is adapted."""
+"""From what a caller gives to one checked array per input. Nothing is cast and no shape is adapted.
+
+Where the batch is dynamic, arrays hold any number of images up to the maximum, and all of them the same number.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import errors
+from .batch import images_of, shape_of
 from .device_array import DeviceView, is_device_array, view
 from .dtypes import numpy_dtype
 from .manifest import TensorSpec
@@ -20,13 +24,16 @@ class InputBinder:
     """Binds arrays to the inputs of a network.
 
     specs: the inputs, in order. device: the ordinal of the GPU whose arrays are accepted where they are, None for none.
+    max_batch: the most images that arrays may hold, 0 where the batch is not dynamic.
     """
 
-    def __init__(self, specs: Sequence[TensorSpec], device: int | None) -> None:
+    def __init__(self, specs: Sequence[TensorSpec], device: int | None, max_batch: int = 0) -> None:
+        self._specs = specs
         self._names = [spec.name for spec in specs]
         self._known = set(self._names)
-        self._inputs = [(spec.name, tuple(spec.shape), numpy_dtype(spec.dtype)) for spec in specs]
+        self._inputs = [(spec, tuple(spec.shape), numpy_dtype(spec.dtype)) for spec in specs]
         self._device = device
+        self._max_batch = max_batch
 
     def by_position(self, values: Sequence[Any], named: Mapping[str, Any]) -> dict[str, Any]:
         """Positional arrays, one per input in order, together with named ones. Raises `InputError`."""
@@ -47,7 +54,17 @@ class InputBinder:
                 raise errors.unexpected_input(name, self._names)
         if len(given) != len(self._names):
             raise errors.missing_inputs([name for name in self._names if name not in given], self._names)
-        return [self._one(given[name], name, shape, dtype) for name, shape, dtype in self._inputs]
+        bound = [self._one(given[spec.name], spec, shape, dtype) for spec, shape, dtype in self._inputs]
+        if self._max_batch:
+            self._require_same_images(bound)
+        return bound
+
+    def _require_same_images(self, bound: Sequence[Any]) -> None:
+        images = images_of(self._specs, bound)
+        for spec, array in zip(self._specs, bound, strict=True):
+            if array.shape != shape_of(spec, images):
+                first = next(other.name for other in self._specs if other.images)
+                raise errors.images_differ(spec.name, array.shape[0] // spec.images, first, images)
 
     def bind_on_host(self, given: Mapping[str, Any]) -> list[np.ndarray]:
         """As `bind`, for arrays in host memory only."""
@@ -73,15 +90,24 @@ class InputBinder:
             views.append(array)
         return views
 
-    def _one(self, value: Any, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    def _one(self, value: Any, spec: TensorSpec, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        name = spec.name
         array = value if isinstance(value, np.ndarray) else self._foreign(value, name, dtype)
         if array.dtype != dtype:
             raise errors.input_dtype(name, dtype.name, _spelled(array.dtype))
         if array.shape != shape:
-            raise errors.input_shape(name, shape, array.shape)
+            self._require_images(spec, array.shape)
         if isinstance(array, DeviceView):
             return array
         return array if array.flags.c_contiguous else np.asarray(array, order="C")
+
+    def _require_images(self, spec: TensorSpec, found: tuple[int, ...]) -> None:
+        """For a shape that is not that of the largest batch."""
+        if not spec.images or len(found) != len(spec.shape):
+            raise errors.input_shape(spec.name, spec.shape, found)
+        images, rest = divmod(found[0], spec.images)
+        if rest or found[1:] != tuple(spec.shape[1:]) or not 1 <= images <= self._max_batch:
+            raise errors.input_images(spec.name, spec.images, spec.shape[1:], self._max_batch, found)
 
     def _foreign(self, value: Any, name: str, dtype: np.dtype) -> Any:
         """NumPy scalars, and arrays of other libraries in host memory or on the engine's GPU."""

@@ -7,6 +7,7 @@ once out of the output buffers. The arena starts out filled with NaN, so that a 
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 
 from .. import errors
 from .artifact import Artifact, load_weights
+from .batch import for_images, images_of
 from .dtypes import numpy_dtype
 from .interpreter_pool import Child, give_back, taken
 from .interpreter_worker import Buffer, Finished, Passed, Range, Reply, Setup, Step
@@ -77,7 +79,8 @@ class InterpreterExecutor:
         """The outputs and the seconds of each launch."""
         self.load(inputs)
         seconds = self.advance()
-        return [self._output(index, spec) for index, spec in enumerate(self._outputs)], seconds
+        images = images_of(self._inputs, inputs)
+        return [self._output(index, for_images(spec, images)) for index, spec in enumerate(self._outputs)], seconds
 
     def load(self, inputs: Sequence[np.ndarray]) -> None:
         """Copies the inputs into their buffers, and runs nothing."""
@@ -103,7 +106,8 @@ class InterpreterExecutor:
         return self._shared.view(name)
 
     def _output(self, index: int, spec: TensorSpec) -> np.ndarray:
-        return self.buffer(f"output:{index}").view(numpy_dtype(spec.dtype)).reshape(spec.shape).copy()
+        held = self.buffer(f"output:{index}").view(numpy_dtype(spec.dtype))
+        return held[: math.prod(spec.shape)].reshape(spec.shape).copy()
 
     def _checked(self, reply: Reply | None) -> Finished:
         assert self._child is not None

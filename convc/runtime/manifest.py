@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 from .tensor_maps import MAX_RANK
 
 FORMAT_MAJOR = 1
-FORMAT_MINOR = 0
+FORMAT_MINOR = 1
 
 Natural = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(gt=0)]
@@ -29,11 +29,16 @@ class Record(Struct, frozen=True, forbid_unknown_fields=False, omit_defaults=Tru
 
 class TensorSpec(Record, frozen=True):
     """An input or output of the network: dense, in ONNX order. A dimension of 0 elements is allowed; one of an output
-    that only the run finds out is `FOUND_SIZE`, in an artifact without programs."""
+    that only the run finds out is `FOUND_SIZE`, in an artifact without programs.
+
+    images: rows of the first dimension that each image has where the batch is dynamic; ``shape`` is then that of
+    `Manifest.max_batch` images. 0 where the tensor holds no images, and where the batch is not dynamic.
+    """
 
     name: Text
     dtype: Text
     shape: Annotated[tuple[Size, ...], Meta(max_length=Rank)]
+    images: Natural = 0
 
 
 class WeightSpec(Record, frozen=True):
@@ -211,7 +216,8 @@ class Manifest(Record, frozen=True):
 
     graph: section with the graph's text. constants: label in that text → the view that holds it.
     programs: one per target. dtype: the numeric mode (fp32, tf32, fp16, bf16). policy: who chose among legal fusions.
-    disabled, enabled: rules and features that were switched.
+    disabled, enabled: rules and features that were switched. max_batch: the most images that a run may have where the
+    batch is dynamic, otherwise 0.
     """
 
     format: tuple[Natural, Natural]
@@ -231,6 +237,7 @@ class Manifest(Record, frozen=True):
     sections: tuple[SectionSpec, ...] = ()
     policy: Text = "cost-model"
     enabled: tuple[Text, ...] = ()
+    max_batch: Natural = 0
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -15,7 +15,8 @@ from .. import errors
 from ..ir import Dim, DType, Graph, Kind, Node, TensorType, Value, parse_graph
 from ..ir.graph import bind_attributes
 from .artifact import Artifact, load_weights
-from .manifest import ProgramSpec, ViewSpec
+from .batch import images_of, shape_of
+from .manifest import ProgramSpec, TensorSpec, ViewSpec
 
 STORED = {"fp16": DType.FP16, "bf16": DType.BF16}
 """Numeric modes that store fp32 values in fewer bits."""
@@ -27,14 +28,31 @@ class NumpyExecutor:
     def prepare(self, artifact: Artifact, program: ProgramSpec | None) -> None:
         """Parses the graph and views the weights as its constants. Raises `ArtifactError`."""
         self._runner = GraphRunner(stored_graph(artifact), STORED.get(artifact.manifest.dtype))
-        self._names = [spec.name for spec in artifact.manifest.inputs]
+        self._inputs, self._outputs = artifact.manifest.inputs, artifact.manifest.outputs
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The outputs for arrays of the manifest's shapes and dtypes."""
-        return self._runner.run(dict(zip(self._names, inputs, strict=True)))
+        """The outputs for arrays of the manifest's shapes and dtypes.
+
+        Where the batch is dynamic the graph is that of the largest one: images that are not given are zeros.
+        """
+        pairs = list(zip(self._inputs, inputs, strict=True))
+        whole = {spec.name: _filled_up(array, spec) if spec.images else array for spec, array in pairs}
+        images = images_of(self._inputs, inputs)
+        shapes = [shape_of(spec, images) for spec in self._outputs]
+        found = self._runner.run(whole)
+        return [
+            array[: shape[0]] if spec.images else array
+            for spec, shape, array in zip(self._outputs, shapes, found, strict=True)
+        ]
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+def _filled_up(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
+    whole = np.zeros(spec.shape, array.dtype)
+    whole[: len(array)] = array
+    return whole
 
 
 def stored_graph(artifact: Artifact) -> Graph:

@@ -16,28 +16,46 @@ import ctypes
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .batch import images_of, shape_of
+from .manifest import TensorSpec
 from .session import allocate_one, capture, new_event, new_stream, own, quietly, release
 from .streaming import LANES
 
 if TYPE_CHECKING:
     from .cuda import CudaExecutor
 
-Place = tuple[int, tuple[int, ...], np.dtype]
-"""Where an input or output lies on the GPU, its shape and its dtype."""
+
+class Place(NamedTuple):
+    """Where an input or output lies on the GPU."""
+
+    pointer: int
+    spec: TensorSpec
+    dtype: np.dtype
+
+
+Staged = list[tuple[Place, np.ndarray]]
+"""Places, each with an array in page-locked memory."""
 
 
 class _Lane:
-    """What one batch uses. inputs, outputs: (address on the GPU, array in page-locked memory), in order."""
+    """What one batch uses. inputs, outputs: in order, with flat arrays. uploaded, launched: images of the batch that
+    was uploaded last, and of the one that was launched last, where the batch is dynamic."""
 
-    def __init__(self, inputs: list[tuple[int, np.ndarray]], outputs: list[tuple[int, np.ndarray]], graph: Any) -> None:
+    def __init__(self, inputs: Staged, outputs: Staged, graph: Any) -> None:
         self.inputs, self.outputs, self.graph = inputs, outputs, graph
+        self.uploaded = self.launched = 0
         self.arrived: Any = None
         self.computed: Any = None
         self.left: Any = None
+
+    def results(self) -> Staged:
+        """The outputs, with arrays of as many images as were launched."""
+        shapes = [(place, staged, shape_of(place.spec, self.launched)) for place, staged in self.outputs]
+        return [(place, staged[: math.prod(shape)].reshape(shape)) for place, staged, shape in shapes]
 
 
 class Pipeline:
@@ -66,10 +84,11 @@ class Pipeline:
         with self._session:
             driver.finish(lane.arrived)
             driver.wait(self._up, lane.computed)
-            for (pointer, staged), array in zip(lane.inputs, inputs, strict=True):
+            lane.uploaded = images_of([place.spec for place, _ in lane.inputs], inputs)
+            for (place, staged), array in zip(lane.inputs, inputs, strict=True):
                 if array.nbytes:
-                    np.copyto(staged, array)
-                    driver.to_device(pointer, staged.ctypes.data, array.nbytes, self._up)
+                    np.copyto(staged[: array.size].reshape(array.shape), array)
+                    driver.to_device(place.pointer, staged.ctypes.data, array.nbytes, self._up)
             driver.record(lane.arrived, self._up)
         self._uploaded += 1
 
@@ -78,13 +97,14 @@ class Pipeline:
         assert self._launched < self._uploaded and self._launched < self._collected + LANES
         driver, lane = self._driver, self._lanes[self._launched % LANES]
         with self._session:
+            lane.launched = lane.uploaded
             driver.wait(self._run, lane.arrived)
             driver.launch_graph(lane.graph, self._run)
             driver.record(lane.computed, self._run)
             driver.wait(self._down, lane.computed)
-            for pointer, staged in lane.outputs:
-                if staged.nbytes:
-                    driver.to_host(staged.ctypes.data, pointer, staged.nbytes, self._down)
+            for place, array in lane.results():
+                if array.nbytes:
+                    driver.to_host(array.ctypes.data, place.pointer, array.nbytes, self._down)
             driver.record(lane.left, self._down)
         self._launched += 1
 
@@ -94,7 +114,7 @@ class Pipeline:
         with self._session:
             self._driver.finish(lane.left)
         self._collected += 1
-        return [staged.copy() for _, staged in lane.outputs]
+        return [array.copy() for _, array in lane.results()]
 
     @property
     def pending(self) -> int:
@@ -111,20 +131,22 @@ class Pipeline:
         self, undo: ExitStack, executor: CudaExecutor, inputs: Sequence[Place], outputs: Sequence[Place]
     ) -> _Lane:
         staged = {
-            role: [self._staged(undo, role, *place[1:]) for place in places]
+            role: [self._staged(undo, role, place) for place in places]
             for role, places in (("input", inputs), ("output", outputs))
         }
-        own = {f"{role}:{i}": pointer for role, pairs in staged.items() for i, (pointer, _) in enumerate(pairs)}
+        own = {f"{role}:{i}": place.pointer for role, pairs in staged.items() for i, (place, _) in enumerate(pairs)}
         graph = capture(self._device, executor.bound_to(own), self._run, undo)
         lane = _Lane(staged["input"], staged["output"], graph)
         lane.arrived, lane.computed, lane.left = (new_event(self._driver, undo, timed=False) for _ in range(3))
         return lane
 
-    def _staged(self, undo: ExitStack, role: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, np.ndarray]:
-        """A buffer on the GPU, and page-locked memory of the same size as an array."""
-        nbytes = math.prod(shape) * dtype.itemsize
+    def _staged(self, undo: ExitStack, role: str, given: Place) -> tuple[Place, np.ndarray]:
+        """A buffer on the GPU, and page-locked memory of the same size as a flat array."""
+        nbytes = math.prod(given.spec.shape) * given.dtype.itemsize
         pointer = allocate_one(self._device, nbytes, f"an {role} of batches that overlap", undo)
         host = self._device.allocate_host(nbytes, f"an {role} of batches that overlap")
         undo.callback(quietly, self._driver.free_host, host)
         memory: Any = (ctypes.c_uint8 * max(nbytes, 1)).from_address(host)
-        return pointer, np.frombuffer(memory, np.uint8, count=nbytes).view(dtype).reshape(shape)
+        if role == "input" and given.spec.images:
+            self._driver.fill(pointer, 0, nbytes, self._up)
+        return given._replace(pointer=pointer), np.frombuffer(memory, np.uint8, count=nbytes).view(given.dtype)

@@ -42,7 +42,10 @@ def refused(path: Path, words: str | None = None) -> str:
     return message
 
 
-def forge(path: Path, manifest: bytes, rest: bytes = b"", version: int = 1 << 16, length: int | None = None) -> Path:
+VERSION = m.FORMAT_MAJOR << 16 | m.FORMAT_MINOR
+
+
+def forge(path: Path, manifest: bytes, rest: bytes = b"", version: int = VERSION, length: int | None = None) -> Path:
     """A file with a right header for any manifest, so that what is tested is behind the hash."""
     length = len(manifest) if length is None else length
     head = HEADER.pack(MAGIC, version, length, hashlib.sha256(manifest).digest()) + manifest
@@ -91,7 +94,7 @@ def test_blobs_may_be_any_bytes(network, tmp_path):
 
 
 def test_a_file_without_sections(tmp_path):
-    empty = m.Manifest((1, 0), "", "", "", "fp32", "fuse", (), (), (), (), 0, ())
+    empty = m.Manifest((m.FORMAT_MAJOR, m.FORMAT_MINOR), "", "", "", "fp32", "fuse", (), (), (), (), 0, ())
     write(tmp_path / "empty.convc", empty, {})
     assert read(tmp_path / "empty.convc").manifest == empty
 

@@ -46,7 +46,10 @@ class Recorder:
 def engine_for(inputs, outputs):
     """An engine on a `Recorder` for a network with these (dtype, shape) inputs and outputs."""
     specs = [tuple(m.TensorSpec(name, *spec) for name, spec in each.items()) for each in (inputs, outputs)]
-    return Engine(build(m.Manifest((1, 0), "", "", "", "fp32", "fuse", (), *specs, (), 0, ()), {}), Recorder())
+    return Engine(
+        build(m.Manifest((m.FORMAT_MAJOR, m.FORMAT_MINOR), "", "", "", "fp32", "fuse", (), *specs, (), 0, ()), {}),
+        Recorder(),
+    )
 
 
 @pytest.fixture
