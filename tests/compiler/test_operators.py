@@ -19,6 +19,7 @@ import convc
 from convc.analysis.verify import reference_outputs
 from convc.errors import UnsupportedModelError
 from convc.frontends.export import export_onnx
+from convc.passes.canonical import constants
 
 pytestmark = pytest.mark.usefixtures("interpreters")
 MODES = ("fp32", "tf32", "fp16", "bf16")
@@ -403,6 +404,26 @@ def test_broadcasting_chains(cases: list[dict[str, Any]]) -> None:
             value = b.add(op, *((other, value) if first else (value, other)))
         b.output(value)
     same(run(b.graph, b.inputs), expected(b))
+
+
+def test_expand_of_constants(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which stay what they are where the result would be large."""
+    monkeypatch.setattr(constants, "LIMIT_BYTES", 8)
+    b, random = Builder(), np.random.default_rng(4)
+    for shape, target in (((3, 1, 5), (2, 3, 4, 5)), ((1,), (7,)), ((2, 1), (2, 1)), ((4, 1, 1), (4, 5, 6))):
+        b.output(b.add("Expand", b.constant(integers(random, shape)), shape=target))
+    weights = b.add("Expand", b.constant(integers(random, (8, 1))), shape=(8, 3))
+    b.output(b.add("MatMul", b.input(integers(random, (2, 8))), weights))
+    same(run(b.graph, b.inputs), evaluate(b.graph, b.inputs))
+
+
+def test_equal_columns_have_equal_sums() -> None:
+    """As on a GPU, where no place in a matrix makes a sum of another order."""
+    b, random = Builder(), np.random.default_rng(5)
+    x = b.input((1e9 * random.standard_normal((1, 700))).astype(np.float32))
+    b.output(b.add("MatMul", x, b.constant(np.repeat(random.standard_normal((700, 1)).astype(np.float32), 1000, 1))))
+    (found,) = run(b.graph, b.inputs).values()
+    assert np.unique(found).size == 1
 
 
 def test_every_operator_without_a_kernel_is_named() -> None:

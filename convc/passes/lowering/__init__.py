@@ -20,7 +20,7 @@ from .builder import Builder, Refused
 from .chained import lower_chained
 from .contractions import lower_conv, lower_matmul
 from .equation import equation
-from .pointwise import lower_concat, lower_elementwise, lower_pad, lower_reshape
+from .pointwise import lower_concat, lower_elementwise, lower_expand, lower_pad, lower_reshape
 from .pooled import lower_pooled
 from .reductions import lower_reduce, lower_softmax
 from .separable import lower_separable
@@ -36,6 +36,7 @@ _BY_OPERATOR: dict[str, Callable[[Builder], Problem | list[Problem]]] = {
     "Softmax": lower_softmax,
     "LogSoftmax": lower_softmax,
     "Concat": lower_concat,
+    "Expand": lower_expand,
     "Pad": lower_pad,
     "Reshape": lower_reshape,
 }

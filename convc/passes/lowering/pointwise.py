@@ -80,6 +80,14 @@ def _copy(b: Builder, x: Operand, placed: Placement, slot: Placement) -> Problem
     return collapse(Problem("pointwise", "copy", dims, output, (operand,)))
 
 
+def lower_expand(b: Builder) -> Problem:
+    """A copy along dimensions in which the operand does not move."""
+    output = b.placement(b.region.output)
+    dims, b.maps = _space(output)
+    x = b.operand("x", b.graph.inputs(b.region.output.node)[0])
+    return collapse(Problem("pointwise", "copy", dims, over("y", b.region.output, output, b.maps), (x,)))
+
+
 def lower_pad(b: Builder) -> Problem:
     """Padding: reads outside the operand give the fill value, or a reflected or repeated element. Elementwise operators
     may follow."""
@@ -150,4 +158,4 @@ def _refinement(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, .
     return tuple(reversed(fine))
 
 
-__all__ = ["dense_strides", "lower_concat", "lower_elementwise", "lower_pad", "lower_reshape"]
+__all__ = ["dense_strides", "lower_concat", "lower_elementwise", "lower_expand", "lower_pad", "lower_reshape"]
