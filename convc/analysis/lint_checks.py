@@ -8,6 +8,7 @@ from typing import Any
 
 from ..codegen.cubin import CubinKernel
 from ..codegen.sass import Code, Loop
+from ..ir.plan import POINTERS
 from ..runtime.manifest import Binary, KernelSpec, StepSpec
 from ..runtime.tensor_maps import descriptor_type
 from ..targets import Target
@@ -188,7 +189,7 @@ def is_limited(subject: Subject) -> bool:
 
 def _is_limited(step: StepSpec) -> bool:
     large = min(step.rows, step.cols) >= LARGE_TILE and step.channels >= MANY_CHANNELS
-    return step.access != "pointers" and large
+    return step.access != POINTERS and large
 
 
 CHECKS: dict[str, Callable[[Subject], Iterator[Outcome]]] = {

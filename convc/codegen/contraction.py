@@ -7,6 +7,7 @@ positions than a word has bits). With few channels a step covers one line of the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..ir import DType
@@ -18,7 +19,7 @@ from . import border, flat, pooled, prologue, softmax
 from .expressions import TRITON_TYPES, Body
 from .global_pool import ending
 from .indexing import dimensions, group_lines, is_wide, joined_masks, offsets, scaled, tile_lines
-from .kernel import Parts, ceil_div, ragged, render
+from .kernel import Descriptor, Parts, ceil_div, ragged, render
 from .main_loop import Loop
 
 
@@ -37,15 +38,23 @@ def parts(problem: Contraction, tile: Tile) -> Parts:
         index_lines=index_lines(problem, tile),
         epilogue=epilogue(problem, tile),
     )
+    return assembled(problem, tile, tiles, text)
+
+
+def assembled(
+    problem: Contraction, tile: Tile, tiles: int, body: str, descriptors: Mapping[str, Descriptor] | None = None
+) -> Parts:
+    """The pieces of a kernel of so many tiles, whose text is ``body``."""
     workspace_bytes, counter_bytes = scratch(tile, tiles)
     return Parts(
         word=word(problem),
         constants=constants(problem, tile),
-        body=text,
+        body=body,
         grid=(tiles, tile.split_k, 1),
         extra=Loop(problem, tile).parameters(),
         workspace_bytes=workspace_bytes,
         counter_bytes=counter_bytes,
+        descriptors=descriptors or {},
     )
 
 

@@ -10,7 +10,7 @@ from ..ir.flat import FlatContraction, flat_matrices
 from ..ir.matrices import Matrices, Matrix, matrices
 from ..ir.plan import Tile
 from ..ir.problem import Axis, Contraction
-from .contraction import constants, epilogue, index_lines, origin, scratch, word
+from .contraction import assembled, epilogue, index_lines, origin
 from .indexing import is_wide, scaled, tile_lines
 from .kernel import Descriptor, Parts, ceil_div, ragged, render
 from .main_loop import Loop
@@ -46,17 +46,7 @@ def parts(problem: Contraction, tile: Tile) -> Parts:
         tile_index="pid",
         epilogue=epilogue(problem, tile),
     )
-    workspace_bytes, counter_bytes = scratch(tile, tiles)
-    return Parts(
-        word=word(problem),
-        constants=constants(problem, tile),
-        body=text,
-        grid=(tiles, tile.split_k, 1),
-        extra=loop.parameters(),
-        workspace_bytes=workspace_bytes,
-        counter_bytes=counter_bytes,
-        descriptors=boxes(found, tile),
-    )
+    return assembled(problem, tile, tiles, text, boxes(found, tile))
 
 
 def boxes(found: Matrices, tile: Tile) -> dict[str, Descriptor]:

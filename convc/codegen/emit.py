@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from ..ir import DType
 from ..ir.chained import ChainedContraction
 from ..ir.flat import flattened
-from ..ir.plan import SHIFTED, PackedWeight, Tile
+from ..ir.plan import IM2COL, POINTERS, SHIFTED, PackedWeight, Tile
 from ..ir.problem import AxisReduction, Contraction, Operand, Problem, WindowReduction
 from ..ir.separable import SeparableContraction
 from . import chained, contraction, descriptors, global_pool, im2col, overlap, pointwise, reduction, separable, window
-from .kernel import Argument, Parts, render
+from .kernel import LOOP_ENDS, Argument, Parts, render
 
 POINTER_TYPES = {
     DType.FP64: "*fp64",
@@ -63,13 +63,14 @@ def emit(problem: Problem, tile: Tile, aligned: Aligned, programmatic: bool = Fa
     Raises:
         NoText: an elementwise operator without a Triton expression.
     """
-    programmatic = programmatic and tile.access != im2col.ACCESS
+    programmatic = programmatic and tile.access != IM2COL
     function = written(problem, tile, aligned, entry=True, programmatic=programmatic)
     parts = function.parts
+    imports, helpers = overlap.preamble(function.parameters, function.arguments) if programmatic else ([], [])
     return EmittedKernel(
         name=function.name,
         family=problem.family,
-        source=module(problem.equation, function.description, [function.text], programmatic),
+        source=module(problem.equation, function.description, [*helpers, function.text], [*parts.imports, *imports]),
         parameters=function.parameters,
         arguments=function.arguments,
         grid=parts.grid,
@@ -111,7 +112,7 @@ def written(problem: Problem, tile: Tile, aligned: Aligned, entry: bool, program
     opening = _opening(parts, parameters, arguments, programmatic) if entry else []
 
     def text(name: str) -> str:
-        if tile.access == im2col.ACCESS and isinstance(problem, Contraction):
+        if tile.access == IM2COL and isinstance(problem, Contraction):
             return im2col.text(problem, tile, parts, name, [parameter for parameter, _, _ in parameters])
         return _function_text(name, parts, parameters, opening, programmatic)
 
@@ -142,7 +143,7 @@ def _opening(
     if not programmatic:
         return lines
     block = f"(part * {tiles} + pid)" if splits > 1 else "pid"
-    loops = overlap.LOOP_ENDS in parts.body
+    loops = LOOP_ENDS in parts.body
     return [*lines, *overlap.opening(parameters, arguments, block, tiles * splits, loops)]
 
 
@@ -163,13 +164,10 @@ def _function_text(
     return re.sub(r"\n{3,}(?=    )", "\n\n", text).rstrip()
 
 
-def module(equation: str, description: str, functions: Sequence[str], programmatic: bool = False) -> str:
-    """The file of a kernel; the kernel is the last of its functions."""
-    imports = [overlap.IMPORT] if programmatic else []
-    imports += im2col.IMPORTS if any("@gluon.jit" in text for text in functions) else []
-    helpers = [overlap.FETCH] if any("    fetch(" in text for text in functions) else []
-    values = {"equation": equation, "description": description, "functions": [*helpers, *functions]}
-    return render("kernel.py.j2", imports=imports, **values).rstrip() + "\n"
+def module(equation: str, description: str, functions: Sequence[str], imports: Sequence[str]) -> str:
+    """The file of a kernel; the kernel is the last of its functions. imports: lines beyond Triton's own."""
+    values = {"equation": equation, "description": description, "imports": imports, "functions": functions}
+    return render("kernel.py.j2", **values).rstrip() + "\n"
 
 
 def _parts(problem: Problem, tile: Tile) -> Parts:
@@ -177,9 +175,9 @@ def _parts(problem: Problem, tile: Tile) -> Parts:
         return chained.parts(problem, tile)
     if isinstance(problem, SeparableContraction):
         return separable.parts(problem, tile)
-    if isinstance(problem, Contraction) and tile.access == im2col.ACCESS:
+    if isinstance(problem, Contraction) and tile.access == IM2COL:
         return im2col.parts(problem, tile)
-    if isinstance(problem, Contraction) and tile.access != "pointers":
+    if isinstance(problem, Contraction) and tile.access != POINTERS:
         return descriptors.parts(problem, tile)
     if isinstance(problem, Contraction):
         return contraction.parts(problem, tile)

@@ -144,6 +144,11 @@ def variable(operand: Operand) -> str:
     return f"{operand.name}_tile"
 
 
+def widened(dtype: DType) -> str:
+    """What stands behind a load of that type to make fp32 of it."""
+    return "" if dtype is DType.FP32 else ".to(tl.float32)"
+
+
 def cast(value: str, dtype: DType) -> str:
     """An fp32 value with what a conversion leaves of it. Whole numbers go through int32: fractions are cut off towards
     zero, and what a narrower type cannot hold wraps around."""

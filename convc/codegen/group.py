@@ -88,11 +88,12 @@ def emit_group(parts: Sequence[Part], aligned: Aligned, programmatic: bool = Fal
     seen = (unnamed, parameters.parameters, [function.text for function in functions], parts[0].tile.num_warps)
     name = f"{_word(beside, parts)}_{hashlib.sha256(repr(seen).encode()).hexdigest()[:8]}"
     text = _text(name, parameters, opening, calls[: len(beside)], calls[len(beside) :], blocks)
+    imports, helpers = overlap.preamble(parameters.parameters, parameters.arguments) if programmatic else ([], [])
     sources = dict.fromkeys(function.text for function in functions)
     return EmittedKernel(
         name=name,
         family="group",
-        source=module(equation_of(parts), _description(functions), [*sources, text], programmatic),
+        source=module(equation_of(parts), _description(functions), [*helpers, *sources, text], imports),
         parameters=tuple(parameters.parameters),
         arguments=tuple(parameters.arguments),
         grid=(blocks, 1, 1),

@@ -17,7 +17,6 @@ from .contraction import constants, epilogue, index_lines, word
 from .indexing import is_wide, tile_lines
 from .kernel import Argument, Descriptor, Parts, ceil_div, ragged, render
 
-ACCESS = "im2col"
 IMPORTS = (
     "from triton.experimental import gluon",
     "from triton.experimental.gluon import language as gl",
@@ -41,6 +40,7 @@ def parts(problem: Contraction, tile: Tile) -> Parts:
         grid=(row_tiles * col_tiles, 1, 1),
         extra=(("steps", "i32", Argument("number", value=walk.w.rows // tile.depth)),),
         descriptors=boxes(walk, tile),
+        imports=IMPORTS,
     )
 
 

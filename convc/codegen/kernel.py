@@ -11,6 +11,9 @@ import jinja2
 
 from ..ir.problem import Axis, Operand, Problem
 
+LOOP_ENDS = "#: the main loop ends here"
+"""A line of templates, behind which a kernel reads little more; it stands in no kernel's text."""
+
 
 @dataclass(frozen=True)
 class Descriptor:
@@ -52,8 +55,8 @@ class Argument:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a family contributes: a short word for the name, constants, the body, parameters beyond the operands, and
-    which operands, by name, come through descriptors."""
+    """What a family contributes: a short word for the name, constants, the body, parameters beyond the operands,
+    which operands, by name, come through descriptors, and lines of import beyond Triton's own."""
 
     word: str
     constants: dict[str, Any]
@@ -63,13 +66,16 @@ class Parts:
     workspace_bytes: int = 0
     counter_bytes: int = 0
     descriptors: Mapping[str, Descriptor] = field(default_factory=dict)
+    imports: tuple[str, ...] = ()
 
 
 @cache
 def environment() -> jinja2.Environment:
     """The templates of the kernel families."""
     loader = jinja2.PackageLoader("convc.codegen", "templates")
-    return jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    found = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    found.globals["LOOP_ENDS"] = LOOP_ENDS
+    return found
 
 
 def render(template: str, **values: Any) -> str:

@@ -13,10 +13,8 @@ import math
 from collections.abc import Sequence
 
 from ..ir.plan import PackedWeight
-from .kernel import Argument, ceil_div
+from .kernel import LOOP_ENDS, Argument, ceil_div
 
-LOOP_ENDS = "#: the main loop ends here"
-"""A line of templates, behind which a kernel reads little more; it stands in no kernel's text."""
 WAIT, LAUNCH = "gdc_wait()", "gdc_launch_dependents()"
 IMPORT = f"from triton.language.extra.cuda import {LAUNCH[:-2]}, {WAIT[:-2]}"
 BLOCKS = 128
@@ -71,11 +69,22 @@ def opening(
     loops: whether the next kernel is let go further down; if not, it is here.
     """
     lines: list[str] = []
-    for (name, type, _), argument in zip(parameters, arguments, strict=True):
-        nbytes = _weight_bytes(argument) if type.startswith("*") else 0
-        if nbytes >= WORTH_FETCHING:
-            lines += _fetching(name, nbytes, block, blocks)
+    for name, nbytes in _fetched(parameters, arguments):
+        lines += _fetching(name, nbytes, block, blocks)
     return [*lines, WAIT, *([] if loops else [LAUNCH])]
+
+
+def preamble(parameters: Sequence[Parameter], arguments: Sequence[Argument]) -> tuple[list[str], list[str]]:
+    """What stands in front of a kernel with such an opening: imports, and functions."""
+    return [IMPORT], [FETCH] if _fetched(parameters, arguments) else []
+
+
+def _fetched(parameters: Sequence[Parameter], arguments: Sequence[Argument]) -> list[tuple[str, int]]:
+    """The pointers to weights that are fetched, and how many bytes."""
+    pairs = (
+        (name, _weight_bytes(a)) for (name, type, _), a in zip(parameters, arguments, strict=True) if type[0] == "*"
+    )
+    return [(name, nbytes) for name, nbytes in pairs if nbytes >= WORTH_FETCHING]
 
 
 def _weight_bytes(argument: Argument) -> int:

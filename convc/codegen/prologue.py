@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..ir import DType
-from ..ir.problem import Contraction, Operand
-from .expressions import Body
+from ..ir.problem import Contraction
+from .expressions import Body, widened
 from .indexing import offsets, scaled
 
 Load = Callable[[str, list[str], str], str]
@@ -42,12 +42,8 @@ def step(problem: Contraction, load: Load, moves: bool, depth_mask: str, x_mask:
     for operand in problem.prologue_operands:
         shifts = [scaled("c", operand.depth)] if moves and operand.depth else []
         mask = f"{depth_mask}[None, :]" if depth_mask and operand.depth else ""
-        body.lines.append(f"{operand.name}_tile = {load(f'{operand.name}_at', shifts, mask)}{_widened(operand)}")
+        body.lines.append(f"{operand.name}_tile = {load(f'{operand.name}_at', shifts, mask)}{widened(operand.dtype)}")
     result = body.apply(problem.prologue, problem.prologue_operands, "a")
     if not x_mask:
         return body.lines, result
     return [*body.lines, f"a = tl.where({x_mask}, {result}, 0.0)"], "a"
-
-
-def _widened(operand: Operand) -> str:
-    return "" if operand.dtype is DType.FP32 else ".to(tl.float32)"

@@ -8,10 +8,9 @@ from typing import Any
 from ..ir.plan import Tile
 from ..ir.problem import Axis, AxisReduction
 from . import softmax
-from .expressions import Body
+from .expressions import Body, widened
 from .indexing import dimensions, is_wide, offsets, unravelled
 from .kernel import Parts, ceil_div, ragged, render
-from .window import _widen
 
 _STEPS = {
     "mean": "acc += value",
@@ -47,7 +46,7 @@ def _reduction(problem: AxisReduction, tile: Tile) -> Parts:
         combine=problem.mode,
         element_offset=unravelled("element", problem.reduced),
         load_mask=f", mask=(element < ELEMENTS)[None, :], other={fill}" if length % tile.cols else "",
-        widen=_widen(problem.x.dtype),
+        widen=widened(problem.x.dtype),
         step=_STEPS[problem.mode],
         final=f"tl.{problem.mode}(acc, axis=1)" if ordered else "tl.sum(acc, axis=1)",
         finish=_finish(problem, length),
@@ -79,7 +78,7 @@ def _softmax(problem: AxisReduction, tile: Tile) -> Parts:
         index_lines=dimensions(problem, Axis.ROW, "row") + dimensions(problem, Axis.COL, "col"),
         x_offset=_tile_offset(problem),
         load_mask=', mask=col_ok, other=float("-inf")' if cols_ragged else "",
-        widen=_widen(problem.x.dtype),
+        widen=widened(problem.x.dtype),
         lines=softmax.lines("x_tile", problem.mode),
         epilogue=body.emit("acc"),
     )

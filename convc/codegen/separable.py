@@ -16,10 +16,10 @@ from ..ir.problem import Axis, Operand, Tap
 from ..ir.separable import SeparableContraction
 from . import expansion
 from .contraction import cols_in_memory, constants, epilogue, origin, start_of
-from .expressions import TRITON_TYPES, Body
+from .expressions import TRITON_TYPES, Body, widened
 from .indexing import dimensions, group_lines, is_wide, joined_masks, offsets, scaled, tile_lines
 from .kernel import Argument, Parts, ceil_div, ragged, render
-from .window import INITIAL, LARGER, UNROLLED_TAPS, WORDS, _widen, counts, divisor
+from .window import INITIAL, LARGER, UNROLLED_TAPS, WORDS, counts, divisor
 
 
 def parts(problem: SeparableContraction, tile: Tile) -> Parts:
@@ -169,7 +169,7 @@ def _taken_in(problem: SeparableContraction, tile: Tile, channels: str) -> str:
     weights = [scaled(tap.name, tap.w_stride) for tap in problem.taps]
     along = [*_moved(problem, tile, problem.filter.depth), *weights]
     weight = _load("wd_tile", along, f"{channels}[None, :]" if channels else "")
-    return f"mid += value * {weight}{_widen(problem.filter.dtype)}"
+    return f"mid += value * {weight}{widened(problem.filter.dtype)}"
 
 
 def _divisor_lines(problem: SeparableContraction) -> list[str]:
@@ -185,7 +185,7 @@ def _value_lines(problem: SeparableContraction, tile: Tile, channels: str, insid
         return expansion.value_lines(problem, problem.expansion, address, inside)
     mask = joined_masks([*([inside] if inside else []), *([f"{channels}[None, :]"] if channels else [])])
     along = [*_moved(problem, tile, problem.x_depth), *moves]
-    return [f"value = {_load('x_tile', along, mask, INITIAL[problem.mode])}{_widen(problem.x.dtype)}"]
+    return [f"value = {_load('x_tile', along, mask, INITIAL[problem.mode])}{widened(problem.x.dtype)}"]
 
 
 def _expanding_lines(problem: SeparableContraction, tile: Tile, channels: str) -> list[str]:
@@ -212,7 +212,7 @@ def _inside_lines(tap: Tap) -> list[str]:
 def _vector_lines(problem: SeparableContraction, tile: Tile, operands: Sequence[Operand], mask: str) -> list[str]:
     """Loads of vectors over a block of channels."""
     loads = ((o, _load(f"{o.name}_at", _moved(problem, tile, o.depth), mask)) for o in operands)
-    return [f"{operand.name}_tile = {load}{_widen(operand.dtype)}" for operand, load in loads]
+    return [f"{operand.name}_tile = {load}{widened(operand.dtype)}" for operand, load in loads]
 
 
 def _chain_lines(problem: SeparableContraction, tile: Tile, channels: str) -> list[str]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..ir import DType
 from ..ir.expansion import ExpandedWindow
 from ..ir.plan import Tile
 from ..ir.problem import Axis, Tap, WindowReduction
 from ..ir.separable import SeparableContraction
 from . import border, expansion
 from .contraction import origin, start_of
-from .expressions import Body
+from .expressions import Body, widened
 from .global_pool import ending, tiles
 from .indexing import block_starts, dimensions, group_lines, is_wide, joined_masks, offsets, scaled
 from .kernel import Parts, ragged, render
@@ -147,7 +146,7 @@ def _tap_lines(problem: WindowReduction, tile: Tile) -> list[str]:
     if isinstance(problem, ExpandedWindow):
         return [*expansion.value_lines(problem, problem.expansion, address, mask), *_weighted_lines(problem, tile)]
     load = f"tl.load({address}, mask={mask}, other={INITIAL[problem.mode]})" if mask else f"tl.load({address})"
-    lines = [f"value = {load}{_widen(problem.x.dtype)}"]
+    lines = [f"value = {load}{widened(problem.x.dtype)}"]
     if problem.mode == "max":
         return [*lines, f"acc = {LARGER.format('acc')}"]
     if problem.mode == "mean":
@@ -161,11 +160,7 @@ def _weighted_lines(problem: WindowReduction, tile: Tile) -> list[str]:
     assert problem.w is not None
     address = f"w_tile + ({' + '.join(scaled(tap.name, tap.w_stride) for tap in problem.taps)})"
     mask = ", mask=col_ok, other=0.0" if ragged(problem, Axis.COL, tile.cols) else ""
-    return [f"acc += value * tl.load({address}{mask}){_widen(problem.w.dtype)}"]
-
-
-def _widen(dtype: DType) -> str:
-    return "" if dtype is DType.FP32 else ".to(tl.float32)"
+    return [f"acc += value * tl.load({address}{mask}){widened(problem.w.dtype)}"]
 
 
 def _finish_lines(problem: WindowReduction) -> list[str]:

@@ -187,7 +187,14 @@ class PackedWeight:
         return tuple(strides)
 
 
+POINTERS = "pointers"
+"""Ways in which a contraction reads its operands (`Tile.access`): one pointer for each element."""
+DESCRIPTORS = "descriptors"
+"""Boxes out of matrices that a GPU's copy engine fetches (`convc.ir.matrices`)."""
 SHIFTED = "shifted descriptors"
+"""Such boxes of the flat form (`convc.ir.flat`)."""
+IM2COL = "im2col"
+"""Boxes along the copy engine's walk over windows (`convc.ir.im2col`)."""
 
 
 @dataclass(frozen=True)
@@ -195,9 +202,8 @@ class Tile:
     """A schedule: block sizes along rows, columns and the reduction, and how the GPU runs them.
 
     col_blocks: blocks of columns that one program makes one after the other (chained contractions).
-    access: how a contraction reads its operands: ``pointers``, one for each element; ``descriptors``, boxes out of
-    matrices that a GPU's copy engine fetches; `SHIFTED`, such boxes of its flat form (`convc.ir.flat`);
-    ``im2col``, boxes along its walk over windows. producers: warps that do nothing but fetch.
+    access: how a contraction reads its operands: `POINTERS`, `DESCRIPTORS`, `SHIFTED` or `IM2COL`. producers: warps
+    that do nothing but fetch.
     """
 
     rows: int
@@ -207,7 +213,7 @@ class Tile:
     num_stages: int = 3
     split_k: int = 1
     col_blocks: int = 1
-    access: str = "pointers"
+    access: str = POINTERS
     producers: int = 0
     reason: str = ""
     predicted_us: float = 0.0

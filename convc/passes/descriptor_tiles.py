@@ -11,17 +11,13 @@ from collections.abc import Iterator
 
 from ..ir.flat import is_flat
 from ..ir.matrices import MAX_BOX, has_matrices
-from ..ir.plan import SHIFTED, Tile
+from ..ir.plan import DESCRIPTORS, SHIFTED, Tile
 from ..ir.problem import Contraction
 from ..targets import Target
-from .tile_sizes import MIN_DOT, ceil_power
+from .tile_sizes import MIN_DOT, MOST_STAGES, RESERVED_BYTES, ceil_power
 
-ACCESS = "descriptors"
-MOST_STAGES = 4
 LEAST_DEPTH = 64
 """Depth of a step where channels allow: rows of 128 bytes, which is the widest swizzle."""
-RESERVED_BYTES = 2048
-"""Shared memory of a block beside the operands: barriers, and what the driver takes."""
 SUMS_PER_THREAD = {"mma": 64, "wgmma": 128, "tcgen05": 128}
 """Most accumulators of a thread, by the instruction of the tensor cores: what `mma` multiplies takes registers too."""
 
@@ -32,7 +28,7 @@ def form(problem: Contraction, depth: int, target: Target) -> str | None:
     the next position's, and the zeros that x has there do not make zero of infinity."""
     if not target.has_descriptors or (problem.taps and problem.depth % depth):
         return None
-    return ACCESS if has_matrices(problem) else SHIFTED if is_flat(problem) else None
+    return DESCRIPTORS if has_matrices(problem) else SHIFTED if is_flat(problem) else None
 
 
 def fitting(problem: Contraction, access: str, target: Target, rows: int, cols: int, depth: int) -> Iterator[Tile]:

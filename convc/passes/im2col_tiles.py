@@ -10,26 +10,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ..ir.im2col import im2col
-from ..ir.matrices import NotMatrices, has_matrices
-from ..ir.plan import Tile
+from ..ir.matrices import MAX_BOX, NotMatrices, has_matrices
+from ..ir.plan import IM2COL, Tile
 from ..ir.problem import Axis, Contraction, Problem, steps_of
 from ..targets import Target
 from ..targets.cost import contraction_seconds
 from . import tiling
 from .launches import Launch
 from .slices import Entry
-from .tile_sizes import MIN_DOT, by_time, ceil_power, powers
+from .tile_sizes import MIN_DOT, MOST_STAGES, RESERVED_BYTES, by_time, ceil_power, powers
 from .traffic import traffic
 
-ACCESS = "im2col"
 ROWS = (64, 128, 256)
 DEPTHS = (64, 32, 16)
-MOST_STAGES = 4
 SUMS_PER_THREAD = 128
 SUMS_BESIDE_OPERANDS = 64
 """The same where the epilogue holds operands of the whole tile beside them."""
-RESERVED_BYTES = 2048
-"""Shared memory for barriers and what the driver takes; the sums' way to the store takes a byte for each besides."""
 
 
 def walking(schedule: Sequence[Entry], target: Target) -> list[Entry]:
@@ -76,11 +72,11 @@ def _candidates(problem: Contraction, target: Target, depth: int) -> Iterator[Ti
     beside = any(operand.strides[index] for operand in problem.operands for index in along)
     most = SUMS_BESIDE_OPERANDS if beside else SUMS_PER_THREAD
     for rows in ROWS:
-        for cols in powers(MIN_DOT, min(256, ceil_power(problem.extent(Axis.COL)))):
+        for cols in powers(MIN_DOT, min(MAX_BOX, ceil_power(problem.extent(Axis.COL)))):
             warps = 4 if rows * cols <= SUMS_BESIDE_OPERANDS * 128 else 8
-            free = target.shared_bytes - RESERVED_BYTES - rows * cols
+            free = target.shared_bytes - RESERVED_BYTES - rows * cols  # the sums' way to the store: a byte for each
             stages = min(MOST_STAGES, free // (2 * depth * (rows + cols)))
             if rows < 16 * warps or rows * cols > most * 32 * warps or stages < 2:
                 continue
             for producers in (1, 0):
-                yield Tile(rows, cols, depth, warps, stages, access=ACCESS, producers=producers)
+                yield Tile(rows, cols, depth, warps, stages, access=IM2COL, producers=producers)

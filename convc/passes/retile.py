@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..ir.chained import ChainedContraction
-from ..ir.plan import Tile
+from ..ir.plan import POINTERS, Tile
 from ..ir.problem import Contraction, Problem
 from ..targets import Target
 from .launches import Launch, Step
@@ -74,7 +74,7 @@ def _candidates(step: Step, target: Target) -> list[Tile]:
 
 def _held(tile: Tile) -> int:
     """What a warp keeps of a tile in registers, roughly: accumulators, and what pointers need for a step of x."""
-    addressed = tile.depth if tile.access == "pointers" else 0
+    addressed = tile.depth if tile.access == POINTERS else 0
     return tile.rows * (tile.cols + addressed) // tile.num_warps
 
 

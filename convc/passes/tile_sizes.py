@@ -11,6 +11,10 @@ LARGEST_BLOCK = 1 << 18
 """Most elements of a block in the interpreter: Triton's own limit is 2^20."""
 MIN_DOT = 16
 """Least extent of each side of `tl.dot`."""
+MOST_STAGES = 4
+"""Steps whose operands the copy engine fetches ahead, at most."""
+RESERVED_BYTES = 2048
+"""Shared memory of a block beside such operands: barriers, and what the driver takes."""
 
 
 def powers(low: int, high: int) -> Iterator[int]:

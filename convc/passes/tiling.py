@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ..ir.chained import ChainedContraction
 from ..ir.expansion import ExpandedWindow
-from ..ir.plan import Tile
+from ..ir.plan import POINTERS, Tile
 from ..ir.pooled import PooledContraction
 from ..ir.problem import Axis, AxisReduction, Contraction, Problem, Steps, WindowReduction, steps_of
 from ..ir.separable import SeparableContraction
@@ -104,7 +104,7 @@ class Tiles:
 def can_be_alone(tile: Tile) -> bool:
     """Whether the last block of a launch may run it: it must not wait for others, and copies of the copy engine are not
     ordered behind what other blocks of the launch have stored."""
-    return tile.split_k == 1 and tile.access == "pointers"
+    return tile.split_k == 1 and tile.access == POINTERS
 
 
 def alone_seconds(problem: Problem, tile: Tile, target: Target) -> float:
@@ -166,7 +166,7 @@ def reason(problem: Contraction | ChainedContraction, tile: Tile, target: Target
     rows, cols = problem.extent(Axis.ROW), problem.extent(Axis.COL)
     tiles = problem.programs(tile) // tile.split_k
     text = f"{tile.rows}x{tile.cols}x{tile.depth}: {tiles} tiles of {rows}x{cols} on {target.sms} multiprocessors"
-    if tile.access != "pointers":
+    if tile.access != POINTERS:
         text += f", by {tile.access}"
     if tile.split_k > 1:
         text += f", the reduction split {tile.split_k} ways to fill them"

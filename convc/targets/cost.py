@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..ir.plan import Tile
+from ..ir.plan import IM2COL, POINTERS, Tile
 from ..ir.problem import Axis, Contraction, Problem
 from .device import Target
 
@@ -94,10 +94,10 @@ def _beside_products(tile: Tile) -> float:
     Along windows 45 and 1 for each where a producer fetches (53 at 128×128×64 on 8 warps, 67 at 256×128×64), otherwise
     60 and 5.4 (85 and 111 at 128×128×64 on 8 and 4).
     """
-    if tile.access == "pointers":
+    if tile.access == POINTERS:
         return 70.0 + tile.rows * tile.cols / 256.0
     products = max(1.0, tile.rows / (16.0 * tile.num_warps)) * tile.depth / 16.0
-    if tile.access == "im2col":
+    if tile.access == IM2COL:
         return 45.0 + products if tile.producers else 60.0 + 5.4 * products
     return 70.0 + 2.4 * products
 

@@ -18,7 +18,8 @@ from test_compiled_code import small
 
 from convc.codegen.cache import KernelCache
 from convc.codegen.emit import EmittedKernel
-from convc.codegen.overlap import BLOCKS, LOOP_ENDS, WORTH_FETCHING
+from convc.codegen.kernel import LOOP_ENDS
+from convc.codegen.overlap import BLOCKS, WORTH_FETCHING
 from convc.compiler import compile_plan
 from convc.ir.plan import PackedWeight
 from convc.passes import Switches
