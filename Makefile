@@ -11,7 +11,7 @@ OUT ?= build/gpu
 PARTS ?= A
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint bench fusion-report cost-report lint-report pictures gpu-pack gpu gpu-report conformance operators fuzz clean help
+.PHONY: demo test lint bench fusion-report cost-report lint-report pictures gpu-pack gpu gpu-report conformance corpus operators fuzz clean help
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -53,6 +53,9 @@ gpu-report: $(STAMP)  ## tables and plots of what `make gpu` measured, from benc
 
 conformance: $(STAMP)  ## the cases of onnx.backend.test, counted by tier
 	$(BIN)/python tests/conformance/conformance.py $(ARGS)
+
+corpus: $(STAMP)  ## exported models of shared/models beside the checkout: import, compile, verify; goes on where it was
+	@OPENBLAS_NUM_THREADS=1 $(BIN)/python tests/models/run_corpus.py $(ARGS)
 
 operators: $(STAMP)  ## docs/operators.md from the operators' definitions
 	$(BIN)/python docs/operators.py > docs/operators.md.new && mv docs/operators.md.new docs/operators.md
