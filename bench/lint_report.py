@@ -16,7 +16,15 @@ from pathlib import Path
 from statistics import median
 
 from convc.analysis.lint import examine_plan
-from convc.analysis.lint_checks import LARGE_TILE, MOST_INSTRUCTIONS, Subject, findings, is_limited, per_product
+from convc.analysis.lint_checks import (
+    LARGE_TILE,
+    MOST_INSTRUCTIONS,
+    Subject,
+    findings,
+    is_limited,
+    per_product,
+    quotient,
+)
 from convc.codegen.forms import contracted
 from convc.codegen.packed import open_cache
 from convc.frontends import zoo
@@ -112,10 +120,10 @@ def large(subjects: Iterable[Subject]) -> list[Row]:
         loop = subject.code.main_loop
         access = ", ".join(dict.fromkeys(step.access for step in subject.spec.steps))
         size = (subject.tile, subject.binary.threads // 32, subject.binary.registers)
-        quotient = f"{loop.instructions}/{loop.tensor_core}" if loop else "-"
+        products = quotient(loop) if loop else "-"
         whole = f"{per_product(loop):.1f}" if loop else "-"
         limit = f"{MOST_INSTRUCTIONS:.0f}" if is_limited(subject) else "-"
-        rows.append((subject.form, access, *size, quotient, whole, limit))
+        rows.append((subject.form, access, *size, products, whole, limit))
     return rows
 
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from convc.analysis.bounds import relative_bounds, relative_error
+from convc.analysis.bounds import relative_bounds
+from convc.analysis.comparison import relative_error
 from convc.analysis.kernel_check import KernelCheck, check_kernels
 from convc.compiler import compile_plan, settled
 from convc.passes import Switches

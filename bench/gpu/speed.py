@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from convc import errors
-from convc.analysis.bounds import relative_error
+from convc.analysis.comparison import relative_error
 
 from . import artifacts, numerics
 from .cases import Case, cell

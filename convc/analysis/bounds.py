@@ -17,6 +17,7 @@ import numpy as np
 
 from ..ir import DType, Graph, Kind, Node, Payload
 from ..runtime.numpy_executor import GraphRunner
+from .comparison import relative_error
 
 SAFETY = 4.0
 """Twice for the scatter of a maximum between draws, twice because implementations round in different places (a fused
@@ -108,17 +109,6 @@ def _largest(reference: np.ndarray, moved: np.ndarray) -> float:
         difference = np.abs(moved.astype(np.float64) - reference.astype(np.float64))
     finite = difference[np.isfinite(difference)]
     return float(finite.max()) if finite.size else 0.0
-
-
-def relative_error(reference: np.ndarray, found: np.ndarray) -> float:
-    """‖found − reference‖/‖reference‖, in float64; infinite where something is NaN or infinite in one of them alone."""
-    wide, exact = found.astype(np.float64), reference.astype(np.float64)
-    finite = np.isfinite(exact)
-    if not np.array_equal(wide[~finite], exact[~finite], equal_nan=True) or not np.isfinite(wide[finite]).all():
-        return math.inf
-    norm = float(np.linalg.norm(exact[finite]))
-    distance = float(np.linalg.norm(wide[finite] - exact[finite]))
-    return distance / norm if norm else distance
 
 
 def _perturbed_run(

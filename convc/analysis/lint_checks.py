@@ -9,6 +9,7 @@ from typing import Any
 from ..codegen.cubin import CubinKernel
 from ..codegen.sass import Code, Loop
 from ..ir.plan import POINTERS
+from ..runtime.encoding import ALIGNMENT, BYTES
 from ..runtime.manifest import Binary, KernelSpec, StepSpec
 from ..runtime.tensor_maps import descriptor_type
 from ..targets import Target
@@ -164,7 +165,7 @@ def _main_loop(subject: Subject) -> Iterator[Outcome]:
     if loop is None or not is_limited(subject) or per_product(loop) <= MOST_INSTRUCTIONS:
         return
     yield (
-        f"{per_product(loop):.1f} instructions in the main loop for a product of 64x{LARGE_TILE} ({_quotient(loop)})",
+        f"{per_product(loop):.1f} instructions in the main loop for a product of 64x{LARGE_TILE} ({quotient(loop)})",
         f"{MOST_INSTRUCTIONS:.0f}, of tiles from {LARGE_TILE}x{LARGE_TILE} on",
         "addresses that step by constants, fewer warps or a deeper tile",
     )
@@ -176,7 +177,8 @@ def per_product(loop: Loop) -> float:
     return loop.instructions * LARGE_TILE / loop.columns if loop.columns else loop.ratio
 
 
-def _quotient(loop: Loop) -> str:
+def quotient(loop: Loop) -> str:
+    """Instructions over those on tensor cores."""
     return f"{loop.instructions}/{loop.tensor_core}"
 
 
@@ -214,7 +216,7 @@ def launch_record(spec: KernelSpec, base: int = 0) -> list[tuple[int, int]]:
         sizes = [4 if parameter.type == "i32" else 8]
         if descriptor is not None:
             rank = descriptor.rank
-            sizes = [128, *[4] * rank, *[8] * rank]
+            sizes = [BYTES, *[4] * rank, *[8] * rank]
         for size in sizes:
             _append(found, size, base)
     for _ in range(2):
@@ -223,9 +225,9 @@ def launch_record(spec: KernelSpec, base: int = 0) -> list[tuple[int, int]]:
 
 
 def _append(record: list[tuple[int, int]], size: int, base: int) -> None:
-    """Adds a parameter at the next multiple of its own size; of a tensor map, of 64 bytes."""
+    """Adds a parameter at the next multiple of its own size; of a tensor map, of its alignment."""
     end = base + (sum(record[-1]) if record else 0)
-    step = min(size, 64)
+    step = min(size, ALIGNMENT)
     record.append((-(-end // step) * step - base, size))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .lint import Report
-from .lint_checks import Finding, Subject
+from .lint_checks import Finding, Subject, quotient
 from .render import printable, table
 
 COLUMNS = (
@@ -40,7 +40,7 @@ def _row(subject: Subject) -> tuple[object, ...]:
         binary.shared_bytes + subject.cubin.static_shared_bytes,
         subject.form,
         subject.tile,
-        f"{loop.instructions}/{loop.tensor_core}={loop.ratio:.1f}" if loop else "-",
+        f"{quotient(loop)}={loop.ratio:.1f}" if loop else "-",
         code.counts["UTMALDG"],
         code.counts["LDGSTS"],
         _widths(code.widths["LDG"]),

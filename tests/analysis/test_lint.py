@@ -10,7 +10,16 @@ import pytest
 from small_networks import kernel_case
 
 from convc.analysis.lint import examine_artifact
-from convc.analysis.lint_checks import CHECKS, LARGE_TILE, MANY_CHANNELS, Subject, findings, launch_record
+from convc.analysis.lint_checks import (
+    CHECKS,
+    LARGE_TILE,
+    MANY_CHANNELS,
+    MOST_INSTRUCTIONS,
+    REGISTER_FILE,
+    Subject,
+    findings,
+    launch_record,
+)
 from convc.codegen.cache import KernelCache
 from convc.codegen.sass import Loop
 from convc.compiler import compile_plan
@@ -20,6 +29,8 @@ from convc.runtime.manifest import KernelSpec, Parameter, StepSpec
 from convc.targets import TARGETS
 
 change = msgspec.structs.replace
+MOST = 8 * int(MOST_INSTRUCTIONS)
+"""Instructions of a loop with eight products of 64 x `LARGE_TILE`, or four of 256 columns."""
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +64,13 @@ def large(subject: Subject, loop: Loop, access: str = "descriptors", **changes: 
 
 WRONG = {
     "spills": lambda s: binary(s, spill_bytes=4),
-    "registers": lambda s: binary(s, registers=65536 // s.binary.threads + 1),
+    "registers": lambda s: binary(s, registers=REGISTER_FILE // s.binary.threads + 1),
     "shared-memory": lambda s: replace(s, cubin=replace(s.cubin, static_shared_bytes=s.target.shared_bytes + 1)),
     "scratch": lambda s: binary(s, global_scratch_bytes=128),
     "overlap": lambda s: binary(s, warnings=("(C7515) wgmma.mma_async instructions are serialized",)),
     "parameters": lambda s: replace(s, cubin=replace(s.cubin, parameters=s.cubin.parameters[:-1])),
     "tensor-cores": lambda s: replace(s, code=replace(s.code, tensor_core=0)),
-    "main-loop": lambda s: large(s, Loop(113, 8)),
+    "main-loop": lambda s: large(s, Loop(MOST + 1, 8)),
 }
 
 
@@ -77,14 +88,17 @@ def test_threads_are_those_of_the_launch(subjects: dict[str, Subject]) -> None:
 
 
 def test_the_limits_themselves_hold(subjects: dict[str, Subject]) -> None:
-    """14 instructions for each product, all shared memory, all registers."""
+    """The most instructions for each product, all shared memory, all registers."""
     subject = subjects["sm_90"]
-    full = binary(subject, shared_bytes=TARGETS["sm_90"].shared_bytes, registers=65536 // subject.binary.threads)
-    assert findings([large(full, Loop(112, 8))]) == []
-    assert [found.check for found in findings([large(full, Loop(113, 8), SHIFTED)])] == ["main-loop"]
-    assert findings([large(full, Loop(112, 4, columns=4 * 256))]) == [], "products of 256 columns count as two"
-    assert [found.check for found in findings([large(full, Loop(113, 4, columns=4 * 256))])] == ["main-loop"]
-    assert [found.check for found in findings([large(full, Loop(113, 8, columns=8 * 128))])] == ["main-loop"]
+    registers = REGISTER_FILE // subject.binary.threads
+    full = binary(subject, shared_bytes=TARGETS["sm_90"].shared_bytes, registers=registers)
+    assert findings([large(full, Loop(MOST, 8))]) == []
+    assert [found.check for found in findings([large(full, Loop(MOST + 1, 8), SHIFTED)])] == ["main-loop"]
+    assert findings([large(full, Loop(MOST, 4, columns=4 * 256))]) == [], "products of 256 columns count as two"
+    assert [found.check for found in findings([large(full, Loop(MOST + 1, 4, columns=4 * 256))])] == ["main-loop"]
+    assert [found.check for found in findings([large(full, Loop(MOST + 1, 8, columns=8 * LARGE_TILE))])] == [
+        "main-loop"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 from compiled import inputs_of, run
 from small_networks import NETWORKS
 
-from convc.analysis.bounds import relative_bounds, relative_error
+from convc.analysis.bounds import relative_bounds
+from convc.analysis.comparison import relative_error
 from convc.api import plan
 from convc.runtime.numpy_executor import GraphRunner
 

@@ -13,7 +13,7 @@ from bench.gpu import cases, numerics, peers, speed  # noqa: E402
 from bench.gpu.cases import NETWORKS, graph_of  # noqa: E402
 from bench.gpu.graph_module import as_tensor, module_of  # noqa: E402
 from bench.gpu.torch_reference import in_fp32, module_in_fp32  # noqa: E402
-from convc.analysis.bounds import relative_error  # noqa: E402
+from convc.analysis.comparison import relative_error  # noqa: E402
 from convc.planner import bind_batch  # noqa: E402
 
 SMALL = ("resnet18", "squeezenet1_1", "mobilenet_v2")
