@@ -15,7 +15,7 @@ from .codegen.packed import open_cache
 from .codegen.pool import Job, compile_kernels
 from .codegen.worker import Compiled, Request
 from .ir import Dim, Node, Value, print_graph
-from .ir.plan import PackedWeight, Tile
+from .ir.plan import HostStep, PackedWeight, Tile
 from .ir.problem import Operand, Problem
 from .passes.lowering.builder import pack_dense
 from .passes.retile import Shortage, with_smaller_tiles
@@ -28,6 +28,8 @@ from .runtime.manifest import (
     Argument,
     Binary,
     BufferArgument,
+    HostStepSpec,
+    HostTensor,
     IntegerArgument,
     KernelSpec,
     LaunchSpec,
@@ -278,6 +280,36 @@ def _program_spec(plan: Plan, program: TargetPlan, kernels: tuple[KernelSpec, ..
         arena_bytes=program.arena.nbytes,
         arena_lower_bound=program.arena.lower_bound,
         counter_bytes=program.counter_bytes,
+        host_steps=tuple(_host_step_spec(plan, program, before, step) for before, step in program.host_steps),
+    )
+
+
+def _host_step_spec(plan: Plan, program: TargetPlan, before: int, step: HostStep) -> HostStepSpec:
+    return HostStepSpec(
+        before=before,
+        nodes=step.region.nodes,
+        reads=tuple(_host_tensor(plan, program, value) for value in step.reads),
+        writes=tuple(_host_tensor(plan, program, value) for value in step.stores),
+        origins=plan.origins_of(step.region),
+        reasons=plan.reasons_of(step.region),
+        predicted_us=step.predicted_us,
+        region=step.region.id,
+    )
+
+
+def _host_tensor(plan: Plan, program: TargetPlan, value: Value) -> HostTensor:
+    placed = plan.layouts.placements[value]
+    block = plan.layouts.blocks[placed.block]
+    base = program.arena.offsets.get(block.id, 0) if block.buffer == "arena" else 0
+    pairs = [pair for parts in placed.all_parts for pair in parts]
+    return HostTensor(
+        node=value.node,
+        output=value.output,
+        buffer=block.buffer,
+        offset=base + placed.offset * placed.dtype.itemsize,
+        dtype=placed.dtype.value,
+        extents=tuple(extent for extent, _ in pairs),
+        strides=tuple(stride for _, stride in pairs),
     )
 
 

@@ -535,7 +535,9 @@ FORM_TRAINING = "in training mode"
 FORM_SEQUENCE = "on a sequence"
 FORM_DTYPE = "on element type {dtype}"
 FORM_NO_KERNEL = "no kernel for it"
-FORM_COUNT = "the size of its result depends on the values; --device numpy runs it"
+FORM_COUNT = "the size of its result depends on the values"
+HOSTED_FOUND_SIZE = "its sizes are known only when it runs"
+HOSTED_BETWEEN = "the host has what it reads, and only the host reads what it makes"
 
 
 # -- Runtime: the artifact -------------------------------------------------------------------------------------------
@@ -553,10 +555,10 @@ def damaged(section: str, what: str, file: str | None = None) -> ArtifactError:
     return ArtifactError(f"section {section!r}: {what}; the file is damaged, compile the model again", file=file)
 
 
-def format_version(found: tuple[int, int], supported: tuple[int, int], file: str | None = None) -> ArtifactError:
+def format_version(found: tuple[int, int], supported: Iterable[int], file: str | None = None) -> ArtifactError:
     """A compiled file of another major version."""
     return ArtifactError(
-        f"format version {found[0]}.{found[1]}, but this convc reads {supported[0]}.x; "
+        f"format version {found[0]}.{found[1]}, but this convc reads {' and '.join(f'{m}.x' for m in supported)}; "
         "compile the model again with this convc, or load it with the convc that wrote it",
         file=file,
     )
@@ -735,6 +737,13 @@ def driver_call(call: str, code: int, name: str, text: str) -> DeviceError:
 
 def no_clock(device: str) -> DeviceError:
     return DeviceError(f"kernels can only be timed on a GPU, not on {device!r}; use device='cuda'")
+
+
+def host_steps_on(device: str) -> DeviceError:
+    """A network with steps of the host, where only launches can run."""
+    return DeviceError(
+        f"{device}: parts of this network run on the host, between launches; use --device interpreter or numpy"
+    )
 
 
 def no_binding(device: str) -> DeviceError:
@@ -1073,6 +1082,12 @@ def unbound_dimensions(names: Sequence[str]) -> ShapeError:
 def interpreter_failed(label: str | None, reason: str) -> DeviceError:
     """A kernel failed in Triton's interpreter, or the process that runs it did."""
     return DeviceError(f"the interpreter failed: {reason}", node=label)
+
+
+def host_step_failed(origins: Sequence[str], why: object) -> DeviceError:
+    """Something that the host computes between launches failed."""
+    shown = f"{type(why).__name__}: {why}" if isinstance(why, Exception) else str(why)
+    return DeviceError(f"the host could not compute it: {shown}", node=", ".join(origins[:3]) or None)
 
 
 # -- verification -----------------------------------------------------------------------------------------------------

@@ -5,13 +5,12 @@ This is the pipeline; the stages themselves live in `convc.passes` and `convc.co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from . import errors
 from .codegen.cache import KernelCache
 from .codegen.emit import EmittedKernel, emit, is_aligned
-from .codegen.expressions import NoText
 from .codegen.fingerprint import fingerprint
 from .codegen.group import Part, emit_group, equation_of
 from .codegen.packed import open_cache
@@ -19,7 +18,7 @@ from .ir import Graph, Node
 from .ir.dims import Dim, DimLike
 from .ir.images import Independent, Mixing, batch_symbols, images_of
 from .ir.journal import Journal
-from .ir.plan import Decline, FusedGraph, Layouts, PackedWeight, Region
+from .ir.plan import Decline, FusedGraph, HostStep, Layouts, PackedWeight, Region
 from .ir.problem import Operand, Problem
 from .passes import (
     Arena,
@@ -27,7 +26,6 @@ from .passes import (
     Launch,
     Step,
     Switches,
-    Work,
     arrange,
     canonical_passes,
     fuse,
@@ -39,9 +37,11 @@ from .passes import (
     traffic,
 )
 from .passes.choice import CostModel, Policy
+from .passes.hosted import hosted_nodes
 from .passes.im2col_tiles import walking
 from .passes.launches import predicted_us
 from .passes.layout import STORAGE
+from .passes.lowering import Item, Lowered
 from .passes.measured import with_measured_tiles
 from .passes.memory import Repeated
 from .passes.policies import policy_of
@@ -133,7 +133,8 @@ class Scheduled:
 @dataclass(frozen=True)
 class TargetPlan:
     """The launches for one target, in order, the arena that they share, why launches were not brought together, and the
-    schedule that the launches are written out from."""
+    schedule that the launches are written out from. host_steps: what the host does, each with the number of launches in
+    front of it, in order."""
 
     target: Target
     launches: tuple[Scheduled, ...]
@@ -141,6 +142,7 @@ class TargetPlan:
     counter_bytes: int
     declines: tuple[Decline, ...] = ()
     schedule: tuple[Entry, ...] = ()
+    host_steps: tuple[tuple[int, HostStep], ...] = ()
 
     @property
     def problems(self) -> list[Problem]:
@@ -164,7 +166,9 @@ class TargetPlan:
 
     @property
     def predicted_us(self) -> float:
-        return sum(launch.predicted_us for launch in self.launches)
+        """All launches, and the waits and copies of the host's steps."""
+        host = sum(step.predicted_us for _, step in self.host_steps)
+        return sum(launch.predicted_us for launch in self.launches) + host
 
 
 @dataclass(frozen=True)
@@ -186,6 +190,10 @@ class Plan:
     def origins(self, launch: Scheduled) -> tuple[str, ...]:
         """The user's nodes that a launch stands for."""
         return tuple(dict.fromkeys(origin for region in launch.regions for origin in self.origins_of(region)))
+
+    def reasons_of(self, region: Region) -> tuple[str, ...]:
+        """Why the nodes of a region run on the host; nothing where a kernel computes it."""
+        return tuple(dict.fromkeys(self.fused.hosted[id] for id in region.nodes if id in self.fused.hosted))
 
     def origins_of(self, region: Region) -> tuple[str, ...]:
         """The user's nodes that a region stands for."""
@@ -232,17 +240,12 @@ def _found_sizes(node: Node) -> list[Dim]:
     return [count] if isinstance(count, Dim) else []
 
 
-def _refuse_found_sizes(graph: Graph) -> None:
-    """Raises `UnsupportedModelError` for a graph with sizes that are not known before it runs, which kernels and their
-    memory are planned for; it also lists the operators that have no kernel anyway."""
+def _found_size_refusals(graph: Graph) -> dict[int, str]:
+    """What kernels cannot be planned for, where sizes are not known before the graph runs: the nodes that find them,
+    and the operators that have no kernel anyway. Nothing where all sizes are known."""
     found = {node.id: errors.FORM_COUNT for node in graph.nodes() if _found_sizes(node)}
-    if found:
-        without = {node.id: errors.FORM_NO_KERNEL for node in graph.nodes() if not has_kernel(node.operator)}
-        entries = [
-            errors.Unsupported(graph.node(id).op, "", (graph.node(id).label,), reason)
-            for id, reason in sorted((without | found).items())
-        ]
-        raise errors.UnsupportedModelError(entries)
+    without = {node.id: errors.FORM_NO_KERNEL for node in graph.nodes() if not has_kernel(node.operator)}
+    return {id: f"{graph.node(id).op}: {reason}" for id, reason in sorted((without | found).items())} if found else {}
 
 
 def optimise(
@@ -257,8 +260,30 @@ def optimise(
 
 
 def divide(canonical: Graph, options: Options) -> FusedGraph:
-    """The regions of a canonical graph, chosen by the policy."""
-    return fuse(canonical, options.switches, options.chooser)
+    """The regions of a canonical graph, chosen by the policy. For no target there are no steps of the host.
+
+    Raises:
+        UnsupportedModelError: operators without a kernel, where host steps are switched off.
+    """
+    return _divided(canonical, options)[0]
+
+
+def _divided(canonical: Graph, options: Options) -> tuple[FusedGraph, Layouts, list[Item]]:
+    """The regions with their layouts and problems. What turns out to have no kernel runs on the host, and the rest is
+    divided again."""
+    if not options.targets:
+        return fuse(canonical, options.switches, options.chooser), Layouts(), []
+    lowered = Lowered(refused=_found_size_refusals(canonical))
+    refused: dict[int, str] = {}
+    while True:
+        if not options.switches.feature("host-steps"):
+            lowered.require(canonical)
+        refused |= lowered.refused
+        fused = fuse(canonical, options.switches, options.chooser, hosted_nodes(canonical, refused))
+        layouts = place(fused, options.dtype, options.switches, options.chooser)
+        lowered = lower(fused, layouts, options.dtype)
+        if not lowered.refused:
+            return fused, layouts, lowered.items
 
 
 def make_plan(graph: Graph, options: Options, cache: KernelCache | None = None) -> Plan:
@@ -267,18 +292,15 @@ def make_plan(graph: Graph, options: Options, cache: KernelCache | None = None) 
     cache: where the kernels will come from, by default the user's; measured tiles hold for its version of Triton.
 
     Raises:
-        UnsupportedModelError: operators without a kernel. ShapeError: unbound dimensions. UsageError: a dynamic batch
-            for a network that mixes images.
+        UnsupportedModelError: operators without a kernel, where host steps are switched off. ShapeError: unbound
+            dimensions. UsageError: a dynamic batch for a network that mixes images.
     """
     images = _images(graph, options)
     canonical, journal = optimise(graph, options)
     with journal.record("fuse", canonical):
-        fused = divide(canonical, options)
+        fused, layouts, work = _divided(canonical, options)
     if not options.targets:
-        return Plan(options, fused, Layouts(), (), journal, images)
-    _refuse_found_sizes(fused.graph)
-    layouts = place(fused, options.dtype, options.switches, options.chooser)
-    work = lower(fused, layouts, options.dtype)
+        return Plan(options, fused, layouts, (), journal, images)
     machines = (options.switches.machine(target(name)) for name in options.targets)
     programs = tuple(_plan_target(work, fused, layouts, machine, options, cache) for machine in machines)
     return Plan(options, fused, layouts, programs, journal, images)
@@ -297,7 +319,7 @@ def _measured(machine: Target, options: Options, cache: KernelCache | None) -> M
 
 
 def _plan_target(
-    work: Sequence[Work],
+    work: Sequence[Item],
     fused: FusedGraph,
     layouts: Layouts,
     machine: Target,
@@ -326,20 +348,38 @@ def assemble(
     """Kernels and memory for launches whose tiles are chosen."""
     once, repeated = _once(schedule, machine)
     in_place = options.switches.on("update-in-place")
-    workspaces = [launch.kernel.workspace_bytes for launch in once]
-    arena = plan_arena([launch.problems for launch in once], layouts, workspaces, in_place, repeated)
-    launches, scratch = _expanded(schedule, once, machine)
+    workspaces = [entry.kernel.workspace_bytes if isinstance(entry, Scheduled) else 0 for entry in once]
+    touching = [entry.problems if isinstance(entry, Scheduled) else entry for entry in once]
+    arena = plan_arena(touching, layouts, workspaces, in_place, repeated)
+    entries, scratch = _expanded(schedule, once, machine)
+    launches = [entry for entry in entries if isinstance(entry, Scheduled)]
+    scratch = [index for entry, index in zip(entries, scratch, strict=True) if isinstance(entry, Scheduled)]
     placed = {-1 - number: arena.offsets[-1 - index] for number, index in enumerate(scratch) if workspaces[index]}
     offsets = {block: offset for block, offset in arena.offsets.items() if block >= 0} | placed
-    counters = max((launch.kernel.counter_bytes for launch in launches), default=0)
     return TargetPlan(
-        machine, tuple(launches), replace(arena, offsets=offsets), counters, tuple(declines), tuple(schedule)
+        machine,
+        tuple(launches),
+        replace(arena, offsets=offsets),
+        max((launch.kernel.counter_bytes for launch in launches), default=0),
+        tuple(declines),
+        tuple(schedule),
+        tuple(_host_steps(entries)),
     )
 
 
-def _once(schedule: Sequence[Entry], machine: Target) -> tuple[list[Scheduled], list[Repeated]]:
+def _host_steps(entries: Sequence[Scheduled | HostStep]) -> Iterator[tuple[int, HostStep]]:
+    """What the host does, with the number of launches in front of it."""
+    before = 0
+    for entry in entries:
+        if isinstance(entry, HostStep):
+            yield before, entry
+        else:
+            before += 1
+
+
+def _once(schedule: Sequence[Entry], machine: Target) -> tuple[list[Scheduled | HostStep], list[Repeated]]:
     """The launches of a schedule, those of stages for their first part alone, and which launches are repeated."""
-    once: list[Scheduled] = []
+    once: list[Scheduled | HostStep] = []
     repeated: list[Repeated] = []
     for entry in schedule:
         if isinstance(entry, Stage):
@@ -347,15 +387,15 @@ def _once(schedule: Sequence[Entry], machine: Target) -> tuple[list[Scheduled], 
             pairs = zip(entry.launches, entry.predicted_us, strict=True)
             once.extend(_scheduled(launch, machine, predicted) for launch, predicted in pairs)
         else:
-            once.append(_scheduled(entry, machine))
+            once.append(entry if isinstance(entry, HostStep) else _scheduled(entry, machine))
     return once, repeated
 
 
 def _expanded(
-    schedule: Sequence[Entry], once: Sequence[Scheduled], machine: Target
-) -> tuple[list[Scheduled], list[int]]:
+    schedule: Sequence[Entry], once: Sequence[Scheduled | HostStep], machine: Target
+) -> tuple[list[Scheduled | HostStep], list[int]]:
     """All launches in order, and for each the one of ``once`` that it repeats or is."""
-    launches: list[Scheduled] = []
+    launches: list[Scheduled | HostStep] = []
     originals: list[int] = []
     start = 0
     for entry in schedule:
@@ -380,15 +420,10 @@ def _scheduled(launch: Launch, machine: Target, predicted: float | None = None) 
 
 def _emitted(launch: Launch, machine: Target) -> EmittedKernel:
     programmatic = machine.has_programmatic_launch
-    try:
-        if len(launch.steps) == 1:
-            return emit(launch.problems[0], launch.steps[0].tile, _is_aligned, programmatic)
-        parts = [Part(step.work.problem, step.tile, step.alone) for step in launch.steps]
-        return emit_group(parts, _is_aligned, programmatic)
-    except NoText as missing:
-        nodes = tuple(f"%{step.work.region.output.node}" for step in launch.steps)
-        entry = errors.Unsupported(f"{missing} with a computed operand", "", nodes)
-        raise errors.UnsupportedModelError([entry]) from None
+    if len(launch.steps) == 1:
+        return emit(launch.problems[0], launch.steps[0].tile, _is_aligned, programmatic)
+    parts = [Part(step.work.problem, step.tile, step.alone) for step in launch.steps]
+    return emit_group(parts, _is_aligned, programmatic)
 
 
 def _is_aligned(operand: Operand) -> bool:

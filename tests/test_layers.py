@@ -41,6 +41,7 @@ EXCEPTIONS: dict[str, tuple[set[str], set[str]]] = {
     "convc.runtime.interpreter_worker": (set(), {"triton"}),
     "convc.runtime.driver": (set(), {"cuda"}),
     "convc.runtime.numpy_executor": ({"ir"}, set()),
+    "convc.runtime.host": ({"ir"}, set()),  # imported where a program has steps of the host
     "convc.runtime.weights": (set(), {"typing_extensions"}),  # for the type checker only
     "convc.analysis.verify": (set(), {"onnxruntime"}),
     "convc.analysis.charts": (set(), {"matplotlib"}),

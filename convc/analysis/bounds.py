@@ -91,12 +91,14 @@ def _worst(
     measure: Callable[[np.ndarray, np.ndarray], float],
 ) -> dict[str, float]:
     """`SAFETY` times what a measure finds between the network and its perturbed runs, by output."""
-    exact = GraphRunner(graph).run(dict(inputs))
+    runner = GraphRunner(graph)
+    exact = runner.run(dict(inputs))
+    sized = graph.bind(runner.sizes.found) if runner.sizes.found else graph
     names = [node.attributes["name"] for node in graph.graph_outputs]
     worst = dict.fromkeys(names, 0.0)
     fewest = min((array.size for array in exact if array.size), default=DEVIATIONS)
     for draw in range(max(DRAWS, -(-DEVIATIONS // fewest))):
-        perturbed = _perturbed_run(graph, dtype, inputs, np.random.default_rng((seed, draw)))
+        perturbed = _perturbed_run(graph, sized, dtype, inputs, np.random.default_rng((seed, draw)))
         for name, reference, moved in zip(names, exact, perturbed, strict=True):
             worst[name] = max(worst[name], measure(reference, moved))
     return {name: SAFETY * deviation for name, deviation in worst.items()}
@@ -112,8 +114,9 @@ def _largest(reference: np.ndarray, moved: np.ndarray) -> float:
 
 
 def _perturbed_run(
-    graph: Graph, dtype: str, inputs: Mapping[str, np.ndarray], random: np.random.Generator
+    graph: Graph, sized: Graph, dtype: str, inputs: Mapping[str, np.ndarray], random: np.random.Generator
 ) -> list[np.ndarray]:
+    """sized: the graph with the sizes that the run has found."""
     noise = _Perturbation(UNITS[dtype], random)
     moved = graph.copy()
     for node in list(moved.of_kind("Constant")):
@@ -121,7 +124,7 @@ def _perturbed_run(
             moved.update(node, payload=Payload(noise.stored(node.array)))
 
     def observe(node: Node, array: np.ndarray) -> np.ndarray:
-        addends = max(reduction_length(moved, moved.node(id)) for id in _region(moved, node))
+        addends = max(reduction_length(sized, sized.node(id)) for id in _region(moved, node))
         return noise.stored(noise.summed(array, addends) if addends > 1 else array)
 
     runner = GraphRunner(moved, observe=observe)

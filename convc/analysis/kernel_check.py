@@ -8,6 +8,7 @@ things are compared:
 - **overwritten**: every tensor that a later launch still reads must be as its own launch left it. A memory plan that
   lets two of them overlap shows at the launch that destroys the other.
 - **accumulated**: the result with the float64 evaluation of the whole network up to there; it is told, not judged.
+  Behind a step of the host it counts from what the host left.
 """
 
 from __future__ import annotations
@@ -56,10 +57,10 @@ class KernelCheck:
 
 # -- devices ----------------------------------------------------------------------------------------------------------
 class Stepper(Protocol):
-    """A run that can be looked into between launches."""
+    """A run that can be looked into between launches; the steps of the host in front of the first one are done."""
 
     def step(self, launch: int) -> None:
-        """Runs one launch."""
+        """Runs one launch, and the steps of the host behind it."""
 
     def read(self, value: Value, concat: tuple[Node, int] | None = None) -> np.ndarray:
         """A copy of a tensor as it is stored now; ``concat``: of that operand's slice of a concatenation instead."""
@@ -83,6 +84,7 @@ class _InMemory:
         self._plan, self._executor = plan, executor
         self._fetched: dict[str, np.ndarray] = {}
         executor.load(inputs)
+        executor.advance(0, 0)
 
     def step(self, launch: int) -> None:
         self._executor.advance(launch, launch + 1)
@@ -188,7 +190,7 @@ class _Examiner:
             Value(node.id): widened(inputs[node.attributes["name"]], node.outputs[0].dtype)
             for node in self.graph.graph_inputs
         }
-        self.evaluated = 0
+        self.regions = plan.fused.region_of()
         self.written: dict[Value, np.ndarray] = {}
 
     @cached_property
@@ -203,6 +205,7 @@ class _Examiner:
     def run(self) -> Iterator[KernelCheck]:
         """One check for each result of a launch's regions; of a region of several launches that are no copies, one for
         them all."""
+        self._take_host(0)
         for number, launch in enumerate(self.launches):
             if self.only is not None and number not in self.only:
                 self.stepper.step(number)
@@ -211,12 +214,20 @@ class _Examiner:
             operands = [self._operands(check, made_here=False) for check in checks]
             self.stepper.step(number)
             overwrites = tuple(self._overwritten(number, launch.regions))
+            self._take_host(number + 1)
             for check, before in zip(checks, operands, strict=True):
                 known = self._expected(check, before | self._operands(check, made_here=True))
                 found = self.stepper.read(check.stored, check.concat)
                 if check.last:
                     self.written[check.stored] = self.stepper.read(check.stored)
                 yield self._compared(number, launch, check, known, found, overwrites)
+
+    def _take_host(self, launches: int) -> None:
+        """What the steps of the host have left behind so many launches."""
+        for before, step in self.plan.programs[0].host_steps:
+            for value in step.stores if before == launches else ():
+                self.written[value] = self.stepper.read(value)
+                self.exact[value] = widened(self.written[value], self.graph.type(value).dtype)
 
     def _checks(self, number: int, launch: Scheduled, region: Region) -> list[_Check]:
         """What of a region can be compared after a launch: nothing before the last of its launches."""
@@ -298,7 +309,8 @@ class _Examiner:
 
     def _needed_until(self, value: Value) -> int:
         """The last launch that reads a tensor, through views and concatenations that share its memory too."""
-        last = -1
+        steps = self.plan.programs[0].host_steps
+        last = max((before - 1 for before, step in steps if value in step.reads), default=-1)
         for use in self.graph.users(value):
             node = self.graph.node(use.node)
             if node.op == "Output":
@@ -346,19 +358,17 @@ class _Examiner:
         )
 
     def _exact(self, value: Value) -> np.ndarray:
-        """A value of the whole network in float64, which is evaluated region by region as far as is needed."""
-        regions = self.plan.fused.regions
-        while value not in self.exact:
-            for id in regions[self.evaluated].nodes:
+        """A value of the whole network in float64; regions are evaluated as they are needed."""
+        if value not in self.exact:
+            for id in self.regions[value.node].nodes:
                 node = self.graph.node(id)
                 operands = [self._wide(operand) for operand in self.graph.inputs(node)]
                 self.exact |= dict(zip(self.graph.values(node), evaluate(self.graph, node, operands), strict=True))
-            self.evaluated += 1
         return self.exact[value]
 
     def _wide(self, value: Value) -> np.ndarray:
         constant = self.graph.constant(value)
-        return self.exact[value] if constant is None else widened(constant, self.graph.type(value).dtype)
+        return self._exact(value) if constant is None else widened(constant, self.graph.type(value).dtype)
 
 
 def _saturated(exact: np.ndarray, dtype: DType) -> np.ndarray:

@@ -16,13 +16,14 @@ from .types import DType
 
 @dataclass(frozen=True)
 class Region:
-    """Nodes that one kernel computes.
+    """Nodes that one kernel computes, or that the host does in one step.
 
     nodes: in topological order. anchor: the node that decides the kernel family, None for elementwise chains.
     output: the value that leaves the region. rules: names of the fusion rules that built it. prologue: those of
     the nodes that the anchor reads through, computed while its operand is loaded. pool: the last node, where it reduces
     the result over whole images. also: the value of that node where its operand, which is then ``output``, leaves the
-    region too; nothing but ``output`` leaves where it is None.
+    region too; nothing but ``output`` leaves where it is None. on_host: where the host computes the nodes, every value
+    that leaves the region, ``output`` first.
     """
 
     id: int
@@ -33,6 +34,7 @@ class Region:
     prologue: tuple[int, ...] = ()
     pool: int | None = None
     also: Value | None = None
+    on_host: tuple[Value, ...] = ()
 
     @property
     def head(self) -> int:
@@ -42,6 +44,8 @@ class Region:
     @property
     def outputs(self) -> tuple[Value, ...]:
         """Every value that leaves the region."""
+        if self.on_host:
+            return self.on_host
         return (self.output,) if self.also is None else (self.output, self.also)
 
 
@@ -151,6 +155,11 @@ class Placement:
         return 1 + sum((extent - 1) * abs(stride) for parts in self.all_parts for extent, stride in parts)
 
     @property
+    def nbytes(self) -> int:
+        """Bytes from the first element to the last."""
+        return self.span * self.dtype.itemsize
+
+    @property
     def all_parts(self) -> tuple[tuple[tuple[int, int], ...], ...]:
         """(extent, stride) pairs of every dimension, outermost first; one pair where it steps evenly."""
         return self.parts or tuple((pair,) for pair in zip(self.shape, self.strides, strict=True))
@@ -239,12 +248,35 @@ class Layouts:
 
 @dataclass(frozen=True)
 class FusedGraph:
-    """A graph divided into regions, in an order in which they can run."""
+    """A graph divided into regions, in an order in which they can run. hosted: the nodes that run on the host, with the
+    reasons."""
 
     graph: Graph
     regions: tuple[Region, ...]
     declines: tuple[Decline, ...] = ()
+    hosted: Mapping[int, str] = field(default_factory=dict)
 
     def region_of(self) -> Mapping[int, Region]:
         """Node number → its region."""
         return {node: region for region in self.regions for node in region.nodes}
+
+    def stays_on_host(self, value: Value) -> bool:
+        """Whether a value never lies in a buffer that kernels could read: its size is found by the run, or the host
+        makes it and only the host reads it."""
+        if not self.graph.type(value).is_static:
+            return True
+        return value.node in self.hosted and all(use.node in self.hosted for use in self.graph.users(value))
+
+
+@dataclass(frozen=True)
+class HostStep:
+    """What the host computes between two launches.
+
+    region: its nodes. reads, stores: the values that it takes from buffers and puts there; others stay with the host.
+    predicted_us: the waits and the copies; what NumPy takes is not predicted.
+    """
+
+    region: Region
+    reads: tuple[Value, ...]
+    stores: tuple[Value, ...]
+    predicted_us: float = 0.0

@@ -21,6 +21,9 @@ class Feature:
 FEATURES = {
     feature.name: feature
     for feature in (
+        Feature(
+            "host-steps", True, "operators without a kernel run on the host, between launches; off, they are refused"
+        ),
         Feature("zero-borders", True, "tensors that padded convolutions read lie between zeros, which need no masks"),
         Feature("descriptors", True, "matrix operands come through tensor maps, by the copy engine (from sm_90 on)"),
         Feature("im2col", False, "convolutions in Gluon, whose tensor maps walk over windows (sm_90)"),

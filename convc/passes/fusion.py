@@ -10,7 +10,7 @@ proposers, one for each rule, and a policy chooses among what they offer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -22,6 +22,7 @@ from ..targets import GPUS
 from . import back_to_back, expansion, global_pool, pool_conv, pooling, prologue, separable, softmax
 from .choice import Choice, CostModel, Policy
 from .extensions import Propose, from_outside
+from .hosted import leaving, steps
 from .offers import check_offer
 from .switches import Switches
 
@@ -58,6 +59,7 @@ class _Fuser:
     switches: Switches
     policy: Policy
     position: dict[int, int]
+    hosted: Mapping[int, str] = field(default_factory=dict)
     owner: dict[int, int] = field(default_factory=dict)
     members: dict[int, list[int]] = field(default_factory=dict)
     prologues: dict[int, list[int]] = field(default_factory=dict)
@@ -65,6 +67,12 @@ class _Fuser:
     applied: dict[int, list[str]] = field(default_factory=dict)
     declines: list[Decline] = field(default_factory=list)
     complete: set[int] = field(default_factory=set)
+
+    def settle(self, step: Sequence[int]) -> None:
+        """Makes a region of what the host does in one step; nothing else joins it."""
+        self.members[step[0]] = [*step]
+        self.owner |= dict.fromkeys(step, step[0])
+        self.complete.add(step[0])
 
     def grow(self, seed: Node) -> None:
         """Starts a region at ``seed`` and takes what can follow it."""
@@ -136,12 +144,16 @@ class _Fuser:
 
         outside: whether the rule is one from outside, whose offers are checked and, where closed, left as they are.
         """
+        if node.id in self.hosted:
+            return
         offered = propose(self.graph, node, self.owner)
         if outside:
             check_offer(rule, offered, self.graph, self.owner)
         if offered is None:
             return
         reason = offered if isinstance(offered, str) else None
+        if isinstance(offered, Choice) and not self.hosted.keys().isdisjoint(offered.nodes):
+            reason = "what it would be fused with runs on the host"
         if not self.switches.on(rule):
             reason = reason or "the rule is switched off"
         if isinstance(offered, Choice):
@@ -225,17 +237,22 @@ def _first(switches: Switches) -> tuple[tuple[str, Propose], ...]:
     )
 
 
-def fuse(graph: Graph, switches: Switches, policy: Policy | None = None) -> FusedGraph:
+def fuse(
+    graph: Graph, switches: Switches, policy: Policy | None = None, hosted: Mapping[int, str] | None = None
+) -> FusedGraph:
     """Divides a copy of ``graph`` into regions; without any fusion rule each operator is a region of its own.
 
     Nodes that several kernels compute are in it once for each. policy: decides among legal fusions; by default the cost
-    model, for all GPUs. Anchors are taken from the deepest to the first, so that a residual sum goes to the longer
-    branch and reads a tensor that already exists.
+    model, for all GPUs. hosted: nodes that run on the host, and why; their regions are its steps. Anchors are taken
+    from the deepest to the first, so that a residual sum goes to the longer branch and reads a tensor that already
+    exists.
     """
     graph = graph.copy()
     nodes = graph.nodes()
     position = {node.id: index for index, node in enumerate(nodes)}
-    fuser = _Fuser(graph, switches, policy or CostModel(), position)
+    fuser = _Fuser(graph, switches, policy or CostModel(), position, hosted or {})
+    for step in steps(graph, fuser.hosted):
+        fuser.settle(step)
     operators = [node for node in nodes if node.kind is not Kind.STRUCTURAL]
     for rule, propose in from_outside():
         for node in operators:
@@ -257,7 +274,7 @@ def fuse(graph: Graph, switches: Switches, policy: Policy | None = None) -> Fuse
             fuser.grow(node)
     if switches.on("elementwise-chain"):
         for node in reversed(nodes):
-            if node.kind is Kind.ELEMENTWISE and node.id in fuser.members:
+            if node.kind is Kind.ELEMENTWISE and node.id in fuser.members and node.id not in fuser.hosted:
                 fuser.absorb_producers(node.id)
     for rule, propose in ENDINGS:
         for node in nodes:
@@ -278,12 +295,19 @@ def _divided(graph: Graph, fuser: _Fuser) -> FusedGraph:
     order = _region_order(graph, fuser)
     regions = []
     for index, seed in enumerate(order):
-        region = _region(graph, fuser, index, seed)
+        region = _hosted(graph, fuser, index, seed) if seed in fuser.hosted else _region(graph, fuser, index, seed)
         regions.append(_pooled(graph, region, fuser.pools[seed]) if seed in fuser.pools else region)
         for id in regions[-1].nodes:
             graph.update(graph.node(id), region=index)
     graph.stage = "fused"
-    return FusedGraph(graph, tuple(regions), tuple(fuser.declines))
+    return FusedGraph(graph, tuple(regions), tuple(fuser.declines), fuser.hosted)
+
+
+def _hosted(graph: Graph, fuser: _Fuser, index: int, seed: int) -> Region:
+    """A step of the host."""
+    nodes = fuser.members[seed]
+    results = leaving(graph, nodes)
+    return Region(index, tuple(nodes), None, results[0], on_host=results)
 
 
 def _region(graph: Graph, fuser: _Fuser, index: int, seed: int) -> Region:

@@ -15,17 +15,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Union
 
 import networkx as nx
 
 from ..ir import Value
 from ..ir.chained import ChainedContraction
-from ..ir.plan import Decline, FusedGraph, PackedWeight, Tile
+from ..ir.plan import Decline, FusedGraph, HostStep, PackedWeight, Tile
 from ..ir.problem import Contraction, Problem
 from ..targets import TARGETS, Target
 from ..targets.cost import BLOCK_L2_BYTES_PER_S, TICKET_S, side_by_side
 from .choice import Choice, Policy
-from .lowering import Work
+from .lowering import Item, Work
 from .switches import Switches
 from .tiling import Tiles
 from .traffic import traffic
@@ -62,11 +63,15 @@ class Launch:
         return tuple(step.work.problem for step in self.steps)
 
 
+Entry = Union[Launch, HostStep]
+
+
 def arrange(
-    work: Sequence[Work], fused: FusedGraph, target: Target, switches: Switches, policy: Policy
-) -> tuple[list[Launch], list[Decline]]:
-    """The launches of a program, in an order in which they can run, and why others were not brought together."""
-    arranger = _Arranger(work, fused, target, policy)
+    items: Sequence[Item], fused: FusedGraph, target: Target, switches: Switches, policy: Policy
+) -> tuple[list[Entry], list[Decline]]:
+    """The launches of a program and the steps of the host, in an order in which they can run, and why other launches
+    were not brought together."""
+    arranger = _Arranger(items, fused, target, policy)
     if switches.on(SIBLINGS):
         arranger.join_siblings()
     if switches.on(LAST_BLOCK):
@@ -82,16 +87,18 @@ def judge_of(target: Target) -> Target:
 
 
 class _Arranger:
-    """Merges launches in a graph whose nodes are launches (by the index of their first work) and whose edges are
-    dependencies."""
+    """Merges launches in a graph whose nodes are launches and steps of the host (by the index of their first item) and
+    whose edges are dependencies."""
 
-    def __init__(self, work: Sequence[Work], fused: FusedGraph, target: Target, policy: Policy) -> None:
+    def __init__(self, items: Sequence[Item], fused: FusedGraph, target: Target, policy: Policy) -> None:
         self.fused, self.target, self.policy = fused, target, policy
         self.judge = judge_of(target)
         self.tiles = Tiles(target)
         self.judged = Tiles(self.judge) if target.is_interpreter else self.tiles
-        self.launches = {i: Launch((Step(item, self.tiles.best(item.problem)),)) for i, item in enumerate(work)}
-        self.graph = _dependencies(work, fused)
+        works = {index: item for index, item in enumerate(items) if isinstance(item, Work)}
+        self.host = {index: item for index, item in enumerate(items) if isinstance(item, HostStep)}
+        self.launches = {i: Launch((Step(work, self.tiles.best(work.problem)),)) for i, work in works.items()}
+        self.graph = _dependencies(items, fused)
         self.declines: list[Decline] = []
 
     # -- siblings -----------------------------------------------------------------------------------------------------
@@ -191,8 +198,8 @@ class _Arranger:
 
     def _fits(self, follower: int, inside: set[int]) -> bool:
         """Whether a launch is one small step that waits for nothing that itself waits for the launches inside."""
-        launch = self.launches[follower]
-        if len(launch.steps) > 1 or self._alone_s(launch.problems[0]) > LONGEST_ALONE_S:
+        launch = self.launches.get(follower)
+        if launch is None or len(launch.steps) > 1 or self._alone_s(launch.problems[0]) > LONGEST_ALONE_S:
             return False
         others = {s for i in inside for s in self.graph.successors(i)} - inside - {follower}
         return not any(nx.has_path(self.graph, other, follower) for other in others)
@@ -238,9 +245,10 @@ class _Arranger:
         del self.launches[other]
         nx.contracted_nodes(self.graph, first, other, self_loops=False, copy=False, store_contraction_as=None)
 
-    def ordered(self) -> list[Launch]:
-        """All launches, each as early as its turn among the kernels comes and its operands exist."""
-        return [self.launches[index] for index in nx.lexicographical_topological_sort(self.graph)]
+    def ordered(self) -> list[Entry]:
+        """All launches and steps of the host, each as early as its turn comes and its operands exist."""
+        order = nx.lexicographical_topological_sort(self.graph)
+        return [self.launches[index] if index in self.launches else self.host[index] for index in order]
 
 
 def predicted_us(steps: Sequence[Step], target: Target) -> float:
@@ -260,8 +268,8 @@ def _contracted(problem: Problem) -> Value | PackedWeight | None:
     return first.x.source if isinstance(first, Contraction) else None
 
 
-def _dependencies(work: Sequence[Work], fused: FusedGraph) -> nx.DiGraph:
-    """Which works need which others: regions by their edges, through regions that launch nothing."""
+def _dependencies(items: Sequence[Item], fused: FusedGraph) -> nx.DiGraph:
+    """Which items need which others: regions by their edges, through regions that launch nothing."""
     graph = nx.DiGraph()
     graph.add_nodes_from(region.id for region in fused.regions)
     for source, target in fused.graph.networkx.edges():
@@ -269,11 +277,11 @@ def _dependencies(work: Sequence[Work], fused: FusedGraph) -> nx.DiGraph:
         if a is not None and b is not None and a != b:
             graph.add_edge(a, b)
     needed = nx.DiGraph()
-    needed.add_nodes_from(range(len(work)))
+    needed.add_nodes_from(range(len(items)))
     works: dict[int, list[int]] = {}
-    for index, item in enumerate(work):
+    for index, item in enumerate(items):
         works.setdefault(item.region.id, []).append(index)
-    for index, item in enumerate(work):
+    for index, item in enumerate(items):
         needed.add_edges_from((before, index) for before in _makers(graph, works, item.region.id))
     return needed
 

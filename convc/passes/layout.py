@@ -76,12 +76,15 @@ class _Placer:
         for region in self.fused.regions:
             self._place_shuffle(region)
         for region in reversed(self.fused.regions):
-            if self.graph.node(region.output.node).op == "Concat":
+            if self._is_concat(region):
                 self._place_concat(region)
         for region in self.fused.regions:
             self._place_region(region)
         self.layouts.views = frozenset(self.views)
         return self.layouts
+
+    def _is_concat(self, region: Region) -> bool:
+        return not region.on_host and self.graph.node(region.output.node).op == "Concat"
 
     def _block(self, buffer: str, elements: int, dtype: DType, margin: int = 0) -> Block:
         block = Block(len(self.layouts.blocks), buffer, elements * dtype.itemsize, dtype, margin)
@@ -103,9 +106,11 @@ class _Placer:
         for index, output in enumerate(self.graph.graph_outputs):
             (value,) = self.graph.inputs(output)
             type = self.graph.type(value)
+            if not type.is_static:
+                continue
             placement = self._own_block(value, f"output:{index}", type.dtype, range(type.rank))
             self.layouts.placements[value] = placement
-            while self.graph.producer(value).op in ("Reshape", "Transpose"):
+            while self._moves(self.graph.producer(value)):
                 source = self.graph.inputs(value.node)[0]
                 strides = self._strides_before(self.graph.node(value.node), source, placement)
                 if strides is None:
@@ -114,6 +119,10 @@ class _Placer:
                 shape = tuple(int(dim) for dim in self.graph.type(source).shape)  # type: ignore[arg-type]
                 value, placement = source, Placement(placement.block, placement.dtype, shape, strides)
                 self.layouts.placements[value] = placement
+
+    def _moves(self, node: Node) -> bool:
+        """Whether a node is a view that layout can make free."""
+        return node.op in ("Reshape", "Transpose") and node.id not in self.fused.hosted
 
     def _strides_before(self, node: Node, source: Value, placement: Placement) -> tuple[int, ...] | None:
         """Strides of a view's source, from those of its result."""
@@ -131,12 +140,12 @@ class _Placer:
             return
         outputs = {self.graph.inputs(node)[0] for node in self.graph.graph_outputs}
         for region in reversed(self.fused.regions):
-            node = self.graph.node(region.output.node)
-            if node.op != "Concat":
+            if not self._is_concat(region):
                 continue
-            for value in self.graph.inputs(node):
+            for value in self.graph.inputs(region.output.node):
                 producer = self.graph.producer(value)
                 written = producer.kind not in (Kind.STRUCTURAL, Kind.VIEW) and value not in outputs
+                written &= producer.id not in self.fused.hosted
                 if written and value not in self.homes:
                     self.homes[value] = region.output
 
@@ -158,6 +167,9 @@ class _Placer:
             start += shape[axis]
 
     def _place_region(self, region: Region) -> None:
+        if region.on_host:
+            self._place_host(region)
+            return
         for value in (value for output in region.outputs for value in self.graph.values(output.node)):
             if value in self.layouts.placements:
                 self._without_border(value)
@@ -166,6 +178,15 @@ class _Placer:
             if placement is not None:
                 self.views.add(value.node)
             self.layouts.placements[value] = placement or self._bordered(region, value) or self._fresh(value)
+
+    def _place_host(self, region: Region) -> None:
+        """A block of its own for every result of a step of the host that kernels read."""
+        for value in region.on_host:
+            if value in self.layouts.placements:
+                self._without_border(value)
+            elif not self.fused.stays_on_host(value):
+                self.layouts.placements[value] = self._fresh(value)
+                self._without_border(value, "the host makes it")
 
     def _bordered(self, region: Region, value: Value) -> Placement | None:
         """A place between zeros, where convolutions with padding read the value and it can have them."""
@@ -186,10 +207,10 @@ class _Placer:
         offset = border.margin * border.channels
         return Placement(block.id, dtype, shape, border.strides, offset, border=border)
 
-    def _without_border(self, value: Value) -> None:
+    def _without_border(self, value: Value, reason: str = "") -> None:
         """Tells why a value that has its place already lies between no zeros."""
         inside = self.layouts.blocks[self.layouts.placements[value].block].buffer == "arena"
-        reason = "it lies in a concatenation, or in another order" if inside else "it is a graph output"
+        reason = reason or ("it lies in a concatenation, or in another order" if inside else "it is a graph output")
         decline = borders.declined(self.fused, value, reason) if self.switches.feature(borders.RULE) else None
         if decline is not None:
             self.layouts.declines.append(decline)
@@ -198,7 +219,11 @@ class _Placer:
         """Lets the kernel of a region store its result in the order that reshapes and transpositions behind it make,
         where the last of them would be a copy."""
         value = region.output
-        if value in self.layouts.placements or self.graph.producer(value).kind in (Kind.VIEW, Kind.STRUCTURAL):
+        if (
+            region.on_host
+            or value in self.layouts.placements
+            or self.graph.producer(value).kind in (Kind.VIEW, Kind.STRUCTURAL)
+        ):
             return
         views, shared = self._copied(value)
         if not views:
@@ -231,7 +256,7 @@ class _Placer:
         shared = False
         while placed is not None:
             readers = [self.graph.node(use.node) for use in self.graph.users(value)]
-            moving = [reader for reader in readers if reader.op in ("Reshape", "Transpose")]
+            moving = [reader for reader in readers if self._moves(reader)]
             if not moving:
                 return [], False
             shared |= len(readers) > 1

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..ir.digest import problem_digest
+from ..ir.plan import HostStep
 from ..targets import Target
 from ..targets.tuned import Measured
 from .im2col_tiles import candidates
@@ -27,7 +28,7 @@ def with_measured_tiles(schedule: Sequence[Entry], target: Target, measured: Mea
 def _entry(entry: Entry, target: Target, measured: Measured) -> Entry:
     if isinstance(entry, Stage):
         return replace(entry, launches=tuple(_launch(launch, target, measured) for launch in entry.launches))
-    return _launch(entry, target, measured)
+    return entry if isinstance(entry, HostStep) else _launch(entry, target, measured)
 
 
 def _launch(launch: Launch, target: Target, measured: Measured) -> Launch:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Union
 
 from ..ir import Value
-from ..ir.plan import Layouts, Placement
+from ..ir.plan import HostStep, Layouts, Placement
 from ..ir.problem import Operand, Problem
 
 ALIGNMENT = 256
@@ -38,8 +39,8 @@ class Arena:
     lower_bound: int = 0
 
 
-Launch = Sequence[Problem]
-"""The problems that one launch solves, at the same time or one after the other."""
+Launch = Union[Sequence[Problem], HostStep]
+"""The problems that one launch solves, at the same time or one after the other; or what the host does between two."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,14 @@ def _block_of(layouts: Layouts, operand: Operand) -> int:
     return layouts.placements[operand.source].block
 
 
+def _problems(launch: Launch) -> Sequence[Problem]:
+    return () if isinstance(launch, HostStep) else launch
+
+
 def _touched(launch: Launch, layouts: Layouts) -> list[int]:
     """The blocks that a launch reads or writes, as often as its problems name them."""
+    if isinstance(launch, HostStep):
+        return [layouts.placements[value].block for value in (*launch.reads, *launch.stores)]
     operands = [operand for problem in launch for operand in (*problem.reads, *problem.stores)]
     return [_block_of(layouts, operand) for operand in operands if isinstance(operand.source, Value)]
 
@@ -115,10 +122,10 @@ def _in_place_unions(launches: Sequence[Launch], layouts: Layouts, parts: Mappin
     writes: dict[int, int] = {}
     for index, launch in enumerate(launches):
         last_use |= dict.fromkeys(_touched(launch, layouts), index)
-        for operand in (operand for problem in launch for operand in problem.stores):
+        for operand in (operand for problem in _problems(launch) for operand in problem.stores):
             writes[_block_of(layouts, operand)] = writes.get(_block_of(layouts, operand), 0) + 1
     unions: dict[int, int] = {}
-    for index, problem in ((index, problem) for index, launch in enumerate(launches) for problem in launch):
+    for index, problem in ((index, problem) for index, launch in enumerate(launches) for problem in _problems(launch)):
         if problem.output not in problem.stores:
             continue
         launch = launches[index]

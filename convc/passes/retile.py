@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..ir.chained import ChainedContraction
-from ..ir.plan import POINTERS, Tile
+from ..ir.plan import POINTERS, HostStep, Tile
 from ..ir.problem import Contraction, Problem
 from ..targets import Target
 from .launches import Launch, Step
@@ -33,7 +33,7 @@ def _entry(entry: Entry, short: Mapping[int, Shortage], target: Target) -> Entry
         launches = tuple(_launch(launch, short, target) for launch in entry.launches)
         changed = any(new is not old for new, old in zip(launches, entry.launches, strict=True))
         return replace(entry, launches=launches) if changed else entry
-    return _launch(entry, short, target)
+    return entry if isinstance(entry, HostStep) else _launch(entry, short, target)
 
 
 def _launch(launch: Launch, short: Mapping[int, Shortage], target: Target) -> Launch:

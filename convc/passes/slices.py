@@ -22,7 +22,7 @@ from typing import TypeVar, Union
 
 from ..ir import Graph, Value
 from ..ir.chained import ChainedContraction
-from ..ir.plan import Decline, Layouts, Tile
+from ..ir.plan import Decline, HostStep, Layouts, Tile
 from ..ir.problem import Operand, Problem
 from ..ir.rewriting import mapped
 from ..targets import Target
@@ -72,12 +72,12 @@ class Stage:
         return replace(operand, offset=operand.offset + number * shift) if shift else operand
 
 
-Entry = Union[Launch, Stage]
+Entry = Union[Launch, HostStep, Stage]
 """What a schedule is made of."""
 
 
 def slice_stages(
-    launches: Sequence[Launch], graph: Graph, layouts: Layouts, target: Target, policy: Policy
+    launches: Sequence[Launch | HostStep], graph: Graph, layouts: Layouts, target: Target, policy: Policy
 ) -> tuple[list[Entry], list[Decline]]:
     """The launches with stages made of those where that is predicted to pay, and why others were left."""
     slicer = _Slicer(launches, graph, layouts, target, policy)
@@ -86,9 +86,9 @@ def slice_stages(
 
 class _Slicer:
     def __init__(
-        self, launches: Sequence[Launch], graph: Graph, layouts: Layouts, target: Target, policy: Policy
+        self, launches: Sequence[Launch | HostStep], graph: Graph, layouts: Layouts, target: Target, policy: Policy
     ) -> None:
-        self.launches, self.graph, self.layouts, self.policy = launches, graph, layouts, policy
+        self.entries, self.graph, self.layouts, self.policy = launches, graph, layouts, policy
         self.target = target
         self.judge = judge_of(target)
         self.free = replace(self.judge, dram_bytes_per_s=math.inf)
@@ -103,13 +103,13 @@ class _Slicer:
         """From the first launch on: the stage that gains most, if the policy takes it, or the launch by itself."""
         entries: list[Entry] = []
         number = 0
-        while number < len(self.launches):
+        while number < len(self.entries):
             found = max(self._stages(number), key=lambda pair: pair[0], default=None)
             if found is not None and self._taken(*found):
                 entries.append(found[1])
                 number += len(found[1].launches)
             else:
-                entries.append(self.launches[number])
+                entries.append(self.entries[number])
                 number += 1
         return entries
 
@@ -124,11 +124,11 @@ class _Slicer:
 
     def _stages(self, first: int) -> Iterator[tuple[float, Stage]]:
         """Stages that begin with a launch, with their gains in seconds."""
-        batch = self._batch(self.launches[first])
+        batch = self._batch(self.entries[first])
         if batch < 2:
             return
-        for last in range(first + 1, min(first + LONGEST_STAGE, len(self.launches))):
-            if self._batch(self.launches[last]) != batch:
+        for last in range(first + 1, min(first + LONGEST_STAGE, len(self.entries))):
+            if self._batch(self.entries[last]) != batch:
                 return
             kept = self._kept(first, last, batch)
             parts = self._least_parts(first, last, kept, batch)
@@ -138,8 +138,16 @@ class _Slicer:
                     return
                 yield self._gain(first, stage), stage
 
-    def _batch(self, launch: Launch) -> int:
-        """The first extent that all tensors of a launch share; 0 where there is none or a last block works alone."""
+    def _launch(self, number: int) -> Launch:
+        launch = self.entries[number]
+        assert isinstance(launch, Launch), "the host works on whole batches"
+        return launch
+
+    def _batch(self, launch: Launch | HostStep) -> int:
+        """The first extent that all tensors of a launch share; 0 where there is none, a last block works alone, or it
+        is the host's."""
+        if isinstance(launch, HostStep):
+            return 0
         sources = {o.source for problem in launch.problems for o in _all(problem)}
         first = {self.layouts.placements[s].shape[:1] for s in sources if isinstance(s, Value)}
         extents = {shape[0] for shape in first if shape and shape[0] > 1}
@@ -148,7 +156,7 @@ class _Slicer:
 
     def _kept(self, first: int, last: int, batch: int) -> frozenset[int]:
         """Blocks of the arena that only these launches touch and that hold the batch outermost."""
-        inside = {block for number in range(first, last + 1) for block in _blocks(self.launches[number], self.layouts)}
+        inside = {block for number in range(first, last + 1) for block in _blocks(self.entries[number], self.layouts)}
         return frozenset(
             block
             for block in inside
@@ -182,7 +190,7 @@ class _Slicer:
         if len(found) < len(launches):
             return None
         shifts = {}
-        for launch in self.launches[first : last + 1]:
+        for launch in self.entries[first : last + 1]:
             for value in _values(launch):
                 placed = self.layouts.placements[value]
                 if placed.block not in kept and placed.shape[0] > 1:
@@ -194,11 +202,10 @@ class _Slicer:
         """A launch for the first part of the batch, with tiles for it; None where it cannot be divided."""
         key = number, parts
         if key not in self._parts:
-            steps = [
-                self._step(step, parts, len(self.launches[number].steps) > 1) for step in self.launches[number].steps
-            ]
+            whole_batch = self._launch(number)
+            steps = [self._step(step, parts, len(whole_batch.steps) > 1) for step in whole_batch.steps]
             whole = [step for step in steps if step is not None]
-            launch = replace(self.launches[number], steps=tuple(whole))
+            launch = replace(whole_batch, steps=tuple(whole))
             self._parts[key] = launch if len(whole) == len(steps) else None
         return self._parts[key]
 
@@ -216,7 +223,7 @@ class _Slicer:
         return Step(replace(step.work, problem=problem), tile) if tile is not None else None
 
     def _gain(self, first: int, stage: Stage) -> float:
-        before = sum(self._seconds(self.launches[first + i]) for i in range(len(stage.launches)))
+        before = sum(self._seconds(self._launch(first + i)) for i in range(len(stage.launches)))
         return (1 - MARGIN) * before - stage.parts * sum(stage.predicted_us) * 1e-6
 
     def _seconds(self, launch: Launch) -> float:
@@ -284,13 +291,15 @@ def _all(problem: Problem) -> tuple[Operand, ...]:
     return (*problem.reads, *problem.stores)
 
 
-def _values(launch: Launch) -> list[Value]:
+def _values(launch: Launch | HostStep) -> list[Value]:
     """The tensors that a launch reads or writes, each once."""
+    if isinstance(launch, HostStep):
+        return [*dict.fromkeys((*launch.reads, *launch.stores))]
     operands = [operand for problem in launch.problems for operand in _all(problem)]
     return list(dict.fromkeys(o.source for o in operands if isinstance(o.source, Value)))
 
 
-def _blocks(launch: Launch, layouts: Layouts) -> set[int]:
+def _blocks(launch: Launch | HostStep, layouts: Layouts) -> set[int]:
     return {layouts.placements[value].block for value in _values(launch)}
 
 

@@ -24,7 +24,7 @@ import msgspec
 from .. import errors
 from . import manifest as records
 from .check import Inconsistent, check_manifest
-from .manifest import FORMAT_MAJOR, FORMAT_MINOR, Manifest, SectionSpec
+from .manifest import FORMAT_MAJOR, FORMAT_MINOR, HOST_STEPS_MAJOR, Manifest, SectionSpec
 from .weights import SECTION, align, check_weights, load_weights, pack_weights
 
 __all__ = ["Artifact", "build", "load_weights", "pack_weights", "read", "write"]
@@ -33,6 +33,7 @@ MAGIC = b"\x89CONVC\r\n"
 HEADER = struct.Struct("<8sIQ32s")
 ALIGN = 64
 MANIFEST_LIMIT = 16 << 20
+READ_MAJORS = (FORMAT_MAJOR, HOST_STEPS_MAJOR)
 
 
 class Closable(Protocol):
@@ -109,11 +110,17 @@ def build(manifest: Manifest, blobs: Mapping[str, Any]) -> Artifact:
     for name, view in views.items():
         sections.append(SectionSpec(name, offset, view.nbytes, hashlib.sha256(view).hexdigest()))
         offset = align(offset + view.nbytes, ALIGN)
-    filled = msgspec.structs.replace(manifest, format=(FORMAT_MAJOR, FORMAT_MINOR), sections=tuple(sections))
+    filled = msgspec.structs.replace(manifest, format=_format_of(manifest), sections=tuple(sections))
     # The manifest goes through its own encoding, so that a network in memory is what a reader of the file would get.
     manifest = _decoded(_encoded(filled, None), None)
     _check_weights(manifest, views, None)
     return Artifact(manifest, views)
+
+
+def _format_of(manifest: Manifest) -> tuple[int, int]:
+    """The lowest version whose readers know all that is in a manifest."""
+    hosted = any(program.host_steps for program in manifest.programs)
+    return (HOST_STEPS_MAJOR if hosted else FORMAT_MAJOR), FORMAT_MINOR
 
 
 def write(path: str | os.PathLike[str], manifest: Manifest, blobs: Mapping[str, Any]) -> None:
@@ -160,8 +167,8 @@ def _parsed(mapped: mmap.mmap, file: str, verify: bool) -> Artifact:
     if magic != MAGIC:
         raise errors.not_an_artifact("it does not begin as one", file)
     found = (version >> 16, version & 0xFFFF)
-    if found[0] != FORMAT_MAJOR:
-        raise errors.format_version(found, (FORMAT_MAJOR, FORMAT_MINOR), file)
+    if found[0] not in READ_MAJORS:
+        raise errors.format_version(found, READ_MAJORS, file)
     if length > min(MANIFEST_LIMIT, len(data) - HEADER.size):
         raise errors.damaged("manifest", f"its length is {length} bytes in a file of {len(data)}", file)
     end = HEADER.size + length

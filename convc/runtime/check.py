@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 
 from .dtypes import ITEMSIZE
 from .manifest import (
-    FOUND_SIZE,
     Binary,
     BufferArgument,
+    HostTensor,
     IntegerArgument,
     KernelSpec,
     LaunchSpec,
@@ -23,8 +23,8 @@ from .manifest import (
     TensorMapArgument,
     TensorMapSpec,
     TensorSpec,
-    ViewSpec,
     WeightSpec,
+    is_found,
 )
 from .tensor_maps import (
     CORNERS,
@@ -70,8 +70,8 @@ def check_manifest(manifest: Manifest, *, newer: bool = False) -> None:
         _check_names(role, (spec.name for spec in specs))
         for spec in specs:
             require(spec.dtype in ITEMSIZE, f"{role} {spec.name!r} has the unknown dtype {spec.dtype!r}")
-            may_be_found = role == "output" and not manifest.programs
-            fits = may_be_found or FOUND_SIZE not in spec.shape
+            may_be_found = role == "output" and all(program.host_steps for program in manifest.programs)
+            fits = may_be_found or not is_found(spec)
             require(fits, f"{role} {spec.name!r} has the shape {list(spec.shape)}")
             rows = spec.images * manifest.max_batch
             held = not spec.images or (rows > 0 and spec.shape[:1] == (rows,))
@@ -86,8 +86,8 @@ def check_manifest(manifest: Manifest, *, newer: bool = False) -> None:
 
 
 def tensor_bytes(spec: TensorSpec) -> int:
-    """Bytes of a dense input or output."""
-    return math.prod(spec.shape) * ITEMSIZE[spec.dtype]
+    """Bytes of a dense input or output; none for one whose size the run finds out."""
+    return 0 if is_found(spec) else math.prod(spec.shape) * ITEMSIZE[spec.dtype]
 
 
 def buffer_sizes(manifest: Manifest, program: ProgramSpec) -> dict[str, int]:
@@ -132,16 +132,16 @@ def _check_constants(manifest: Manifest) -> None:
         require(view.weight in sizes, f"constant {label!r} is a view of the unknown weight {view.weight!r}")
         require(view.dtype in ITEMSIZE, f"constant {label!r} has the unknown dtype {view.dtype!r}")
         require(len(view.shape) == len(view.strides), f"constant {label!r} has {len(view.strides)} strides")
-        first, last = _extent(view)
+        first, last = _extent(view.shape, view.strides)
         inside = first >= 0 and last * ITEMSIZE[view.dtype] <= sizes[view.weight]
         require(inside, f"constant {label!r} reaches outside of weight {view.weight!r}")
 
 
-def _extent(view: ViewSpec) -> tuple[int, int]:
-    """The first element that a view touches, and one past the last."""
-    if 0 in view.shape:
+def _extent(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
+    """The first element that strides reach, and one past the last."""
+    if 0 in shape:
         return 0, 0
-    reach = [(extent - 1) * stride for extent, stride in zip(view.shape, view.strides, strict=True)]
+    reach = [(extent - 1) * stride for extent, stride in zip(shape, strides, strict=True)]
     return sum(min(r, 0) for r in reach), 1 + sum(max(r, 0) for r in reach)
 
 
@@ -153,6 +153,60 @@ def _check_program(manifest: Manifest, program: ProgramSpec) -> None:
         where = f"{program.target}: launch {i}"
         require(launch.kernel < len(program.kernels), f"{where} names kernel {launch.kernel}, which is not there")
         _check_launch(launch, program.kernels[launch.kernel], sizes, where)
+
+    _check_host_steps(manifest, program, sizes)
+
+
+def _check_host_steps(manifest: Manifest, program: ProgramSpec, sizes: dict[str, int]) -> None:
+    """Steps lie in order between the launches, and what they touch inside the buffers. Whether they fit the graph is
+    found out when it is read (`convc.runtime.host`)."""
+    require(not program.host_steps or bool(manifest.graph), f"{program.target}: steps of the host without a graph")
+    before = 0
+    for i, step in enumerate(program.host_steps):
+        where = f"{program.target}: step {i} of the host"
+        ordered = before <= step.before <= len(program.launches)
+        require(ordered, f"{where} is behind {step.before} launches, expected {before} to {len(program.launches)}")
+        before = step.before
+        require(bool(step.nodes) and len({*step.nodes}) == len(step.nodes), f"{where}: nodes {list(step.nodes)}")
+        _check_names(f"{where}: tensor", (f"%{t.node}.{t.output}" for t in (*step.reads, *step.writes)))
+        for tensor in (*step.reads, *step.writes):
+            _check_host_tensor(tensor, sizes, f"{where}: %{tensor.node}.{tensor.output}")
+        for tensor in step.writes:
+            _check_host_write(tensor, f"{where}: %{tensor.node}.{tensor.output}")
+
+
+def _check_host_tensor(tensor: HostTensor, sizes: dict[str, int], at: str) -> None:
+    shared = tensor.buffer in sizes and tensor.buffer not in ("weights", "counters")
+    require(shared, f"{at} names the buffer {tensor.buffer!r}, which is unknown or not the host's")
+    require(tensor.dtype in ITEMSIZE, f"{at} has the unknown dtype {tensor.dtype!r}")
+    require(len(tensor.extents) == len(tensor.strides), f"{at} has {len(tensor.strides)} strides")
+    itemsize = ITEMSIZE[tensor.dtype]
+    require(tensor.offset % itemsize == 0, f"{at}: offset {tensor.offset} is not a multiple of {itemsize}")
+    begin, end = host_bytes(tensor)
+    inside = begin >= 0 and end <= sizes[tensor.buffer]
+    require(inside, f"{at} is at bytes {begin} to {end} of {tensor.buffer!r}, which has {sizes[tensor.buffer]}")
+
+
+def _check_host_write(tensor: HostTensor, at: str) -> None:
+    """What the host puts into a buffer covers its bytes: all from the first to the last are copied there."""
+    require(not tensor.buffer.startswith("input:"), f"{at} is put into {tensor.buffer!r}")
+    step = 1
+    pairs = zip(tensor.strides, tensor.extents, strict=True)
+    for stride, extent in sorted(pair for pair in pairs if pair[1] != 1) if 0 not in tensor.extents else ():
+        require(stride == step, f"{at} is put where its strides {tensor.strides} leave gaps")
+        step *= extent
+
+
+def host_extent(tensor: HostTensor) -> tuple[int, int]:
+    """The first element that a tensor touches, from its own place on, and one past the last."""
+    return _extent(tensor.extents, tensor.strides)
+
+
+def host_bytes(tensor: HostTensor) -> tuple[int, int]:
+    """Where the first byte of a tensor is in its buffer, and one past the last."""
+    first, last = host_extent(tensor)
+    itemsize = ITEMSIZE[tensor.dtype]
+    return tensor.offset + first * itemsize, tensor.offset + last * itemsize
 
 
 def _check_kernel(kernel: KernelSpec, where: str) -> None:

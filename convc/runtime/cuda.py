@@ -66,6 +66,8 @@ class CudaExecutor:
     def prepare(self, artifact: Artifact, program: ProgramSpec | None) -> None:
         """Allocate, load and capture. Raises `ArtifactError` and `DeviceError`; then nothing is left on the GPU."""
         program = program or self.choose(artifact, None)
+        if program.host_steps:
+            raise errors.host_steps_on("cuda")
         if program.min_driver > self._driver.version:
             raise errors.old_driver(self._driver.version, program.min_driver)
         weights = weight_bytes(artifact)

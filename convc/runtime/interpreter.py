@@ -17,10 +17,12 @@ import numpy as np
 from .. import errors
 from .artifact import Artifact, load_weights
 from .batch import for_images, images_of
+from .check import buffer_sizes, host_bytes
 from .dtypes import numpy_dtype
+from .host_steps import host_steps
 from .interpreter_pool import Child, give_back, taken
 from .interpreter_worker import Buffer, Finished, Passed, Range, Reply, Setup, Step
-from .manifest import Argument, IntegerArgument, ProgramSpec, TensorMapArgument, TensorSpec
+from .manifest import Argument, HostTensor, IntegerArgument, ProgramSpec, TensorMapArgument, TensorSpec, is_found
 from .tensor_maps import descriptor_type
 
 _POISON = 0xFF
@@ -45,14 +47,13 @@ class InterpreterExecutor:
             raise errors.no_program("interpreter", {p.target: p for p in manifest.programs})
         _check_interpretable(program)
         self._inputs, self._outputs, self._program = manifest.inputs, manifest.outputs, program
-        sizes = {"arena": program.arena_bytes, "weights": manifest.weights_bytes, "counters": program.counter_bytes}
-        sizes |= {f"input:{i}": tensor_bytes(spec) for i, spec in enumerate(manifest.inputs)}
-        sizes |= {f"output:{i}": tensor_bytes(spec) for i, spec in enumerate(manifest.outputs)}
-        self._shared = Shared(sizes)
+        self._host = host_steps(artifact, program)
+        self._shared = Shared(buffer_sizes(manifest, program))
         self.buffer("arena")[:] = _POISON
         if manifest.weights:
             load_weights(artifact, self.buffer("weights").data)
-        self._start(artifact, program, self._shared)
+        if program.launches:
+            self._start(artifact, program, self._shared)
 
     def _start(self, artifact: Artifact, program: ProgramSpec, shared: Shared) -> None:
         setup = Setup(
@@ -89,12 +90,24 @@ class InterpreterExecutor:
             self.buffer(f"input:{index}")[: data.size] = data
 
     def advance(self, first: int = 0, last: int = -1) -> list[float]:
-        """Runs the launches from ``first`` to the one before ``last`` (−1: to the end) on the buffers as they are.
+        """Runs the launches from ``first`` to the one before ``last`` (−1: to the end) on the buffers as they are, and
+        the steps of the host behind each of them; in front of launch 0 those that come first.
 
-        Returns the seconds of each. Raises `DeviceError` where a kernel fails.
+        Returns the seconds of each launch. Raises `DeviceError` where a kernel fails, and what the host's operators do.
         """
-        assert self._child is not None
-        return self._checked(self._child.ask(Range(first, last))).seconds
+        seconds: list[float] = []
+        if first == 0:
+            self._host.begin()
+            self._host.run(0, self._bytes_of)
+        for begin, end in self._host.segments(first, len(self._program.launches) if last < 0 else last):
+            assert self._child is not None
+            seconds += self._checked(self._child.ask(Range(begin, end))).seconds
+            self._host.run(end, self._bytes_of)
+        return seconds
+
+    def _bytes_of(self, tensor: HostTensor) -> np.ndarray:
+        begin, end = host_bytes(tensor)
+        return self.buffer(tensor.buffer)[begin:end]
 
     def timer(self, launch: int, repeats: int) -> Callable[[], float]:
         """What measures one launch on the buffers as they are: microseconds of Triton's interpreter, of one run."""
@@ -106,6 +119,8 @@ class InterpreterExecutor:
         return self._shared.view(name)
 
     def _output(self, index: int, spec: TensorSpec) -> np.ndarray:
+        if is_found(spec):
+            return self._host.output(index)
         held = self.buffer(f"output:{index}").view(numpy_dtype(spec.dtype))
         return held[: math.prod(spec.shape)].reshape(spec.shape).copy()
 
@@ -170,8 +185,3 @@ def _told(argument: Argument) -> Passed:
     if isinstance(argument, TensorMapArgument):
         return Passed(argument.buffer, argument.offset, argument.shape, argument.strides)
     return Passed(argument.buffer, argument.offset)
-
-
-def tensor_bytes(spec: TensorSpec) -> int:
-    """Bytes of a dense tensor."""
-    return int(np.prod(spec.shape, dtype=object)) * numpy_dtype(spec.dtype).itemsize

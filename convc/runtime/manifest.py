@@ -14,6 +14,8 @@ from .tensor_maps import MAX_RANK
 
 FORMAT_MAJOR = 1
 FORMAT_MINOR = 1
+HOST_STEPS_MAJOR = 2
+"""Major version of files with steps of the host, which a reader of version 1 would leave out."""
 
 Natural = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(gt=0)]
@@ -29,7 +31,7 @@ class Record(Struct, frozen=True, forbid_unknown_fields=False, omit_defaults=Tru
 
 class TensorSpec(Record, frozen=True):
     """An input or output of the network: dense, in ONNX order. A dimension of 0 elements is allowed; one of an output
-    that only the run finds out is `FOUND_SIZE`, in an artifact without programs.
+    that only the run finds out is `FOUND_SIZE`: it is made by the host, and in no buffer.
 
     images: rows of the first dimension that each image has where the batch is dynamic; ``shape`` is then that of
     `Manifest.max_batch` images. 0 where the tensor holds no images, and where the batch is not dynamic.
@@ -47,6 +49,11 @@ class WeightSpec(Record, frozen=True):
     name: Text
     offset: Natural
     nbytes: Natural
+
+
+def is_found(spec: TensorSpec) -> bool:
+    """Whether only the run finds out how large an output is."""
+    return FOUND_SIZE in spec.shape
 
 
 class ViewSpec(Record, frozen=True):
@@ -186,8 +193,45 @@ class LaunchSpec(Record, frozen=True):
     regions: tuple[Natural, ...] = ()
 
 
+class HostTensor(Record, frozen=True):
+    """A value that a step of the host reads from a buffer or puts there: output ``output`` of node ``node``.
+
+    buffer, offset: where its first element is, in bytes. dtype: as it is stored. extents, strides: in elements, how it
+    steps through the buffer; a dimension that steps unevenly is several extents.
+    """
+
+    node: Natural
+    output: Natural
+    buffer: Text
+    offset: Natural
+    dtype: Text
+    extents: Annotated[tuple[Natural, ...], Meta(max_length=2 * Rank)]
+    strides: Annotated[tuple[int, ...], Meta(max_length=2 * Rank)]
+
+
+class HostStepSpec(Record, frozen=True):
+    """What the host computes between two launches, with NumPy.
+
+    before: the number of launches in front of it. nodes: of the graph's text, in order. reads, writes: what it takes
+    from buffers and puts there; other values stay with the host. origins: names of the user's nodes. reasons: why it
+    is not a kernel. predicted_us: of the waits and the copies; what NumPy takes is not in it. region: its number in the
+    graph's text.
+    """
+
+    before: Natural
+    nodes: tuple[Natural, ...]
+    reads: tuple[HostTensor, ...]
+    writes: tuple[HostTensor, ...]
+    origins: tuple[Text, ...] = ()
+    reasons: tuple[Text, ...] = ()
+    predicted_us: float = 0.0
+    region: Natural = 0
+
+
 class ProgramSpec(Record, frozen=True):
     """The network for one target: kernels, launches in order, and the buffers that they need.
+
+    host_steps: what the host does between the launches, in order.
 
     Counters are zero before the first launch of a run, and the launches leave them zero.
     min_driver: the CUDA version that the driver must support, as 1000 * major + 10 * minor; 0 where it is not known.
@@ -200,6 +244,7 @@ class ProgramSpec(Record, frozen=True):
     arena_lower_bound: Natural
     counter_bytes: Natural = 0
     min_driver: Natural = 0
+    host_steps: tuple[HostStepSpec, ...] = ()
 
 
 class SectionSpec(Record, frozen=True):

@@ -94,11 +94,41 @@ def _with_logical_constants(graph: Graph) -> Graph:
     return graph
 
 
+class Sizes:
+    """The sizes that symbols turn out to have in one run; ``found`` holds them by name."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, int] = {}
+
+    def measure(self, type: TensorType, array: np.ndarray) -> None:
+        """Takes the values of symbols from the sizes of an array."""
+        for dim, size in zip(type.shape, array.shape, strict=True):
+            if isinstance(dim, Dim) and dim.is_symbol:
+                self.found.setdefault(str(dim), size)
+
+    def bind(self, attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Attributes with numbers for symbols."""
+        return bind_attributes(attributes, self.found) if self.found else attributes
+
+
+def rounded(graph: Graph, value: Value, array: np.ndarray, stored: DType | None) -> np.ndarray:
+    """A value that leaves a region, in the precision that it is stored in (None: its own); outputs keep theirs."""
+    if stored is None or graph.type(value).dtype is not DType.FP32:
+        return array
+    if any(graph.node(use.node).op == "Output" for use in graph.users(value)):
+        return array
+    with np.errstate(all="ignore"):
+        return array.astype(stored.numpy).astype(np.float32)
+
+
 class GraphRunner:
     """Evaluates a graph on arrays.
 
     stored: rounds fp32 values to this type where they leave a fused region (None: nowhere). observe: called with every
     value that leaves a region; what it returns is used instead.
+
+    Attributes:
+        sizes: what symbols were in the last run.
     """
 
     def __init__(
@@ -113,7 +143,7 @@ class GraphRunner:
         self._nodes = graph.nodes()
         self._last_use = self._last_uses()
         self._is_static = not graph.symbols
-        self._sizes: dict[str, int] = {}
+        self.sizes = Sizes()
 
     def _last_uses(self) -> dict[Value, int]:
         return {value: index for index, node in enumerate(self._nodes) for value in self.graph.inputs(node)}
@@ -123,7 +153,7 @@ class GraphRunner:
 
         Sizes that are symbols become what the arrays have.
         """
-        self._sizes = {}
+        self.sizes = Sizes()
         values: dict[Value, np.ndarray] = {}
         outputs: dict[int, np.ndarray] = {}
         for index, node in enumerate(self._nodes):
@@ -144,33 +174,19 @@ class GraphRunner:
 
     def _evaluate(self, node: Node, operands: list[np.ndarray], values: dict[Value, np.ndarray]) -> None:
         with np.errstate(all="ignore"):
-            results = node.operator.evaluate(self._attributes(node), operands)
+            results = node.operator.evaluate(self.sizes.bind(node.attributes), operands)
         for value, result in zip(self.graph.values(node), results, strict=True):
             self._measure(self.graph.type(value), result)
             if node.kind is not Kind.VIEW and self._leaves_region(value, node):
-                result = self._rounded(value, result)
+                result = rounded(self.graph, value, result, self._stored)
                 if self._observe is not None:
                     result = self._observe(node, result)
             values[value] = result
 
-    def _attributes(self, node: Node) -> Mapping[str, Any]:
-        return node.attributes if self._is_static else bind_attributes(node.attributes, self._sizes)
-
     def _measure(self, type: TensorType, array: np.ndarray) -> None:
-        """Takes the values of symbols from the sizes of an array."""
         if not self._is_static:
-            for dim, size in zip(type.shape, array.shape, strict=True):
-                if isinstance(dim, Dim) and dim.is_symbol:
-                    self._sizes.setdefault(str(dim), size)
+            self.sizes.measure(type, array)
 
     def _leaves_region(self, value: Value, node: Node) -> bool:
         users = [self.graph.node(use.node) for use in self.graph.users(value)]
         return node.region is None or any(user.region != node.region for user in users)
-
-    def _rounded(self, value: Value, array: np.ndarray) -> np.ndarray:
-        if self._stored is None or self.graph.type(value).dtype is not DType.FP32:
-            return array
-        if any(self.graph.node(use.node).op == "Output" for use in self.graph.users(value)):
-            return array
-        with np.errstate(all="ignore"):
-            return array.astype(self._stored.numpy).astype(np.float32)

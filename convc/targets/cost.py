@@ -28,6 +28,12 @@ STREAMED_WAVE_S = 1.0e-6
 """A block of a kernel without products: its addresses, its loads, its store."""
 TICKET_S = 1.0e-6
 """Counting the blocks of a launch, and waiting until the last one sees what the others wrote."""
+HOST_TURN_S = 25e-6
+"""A guess: the host waits for the launches before it, wakes up, and queues the launches behind it."""
+HOST_COPY_S = 5e-6
+"""A guess: queueing one copy between the GPU's memory and the host's."""
+HOST_BYTES_PER_S = 2.0e10
+"""A guess: page-locked memory over 16 lanes of PCI Express 4.0, whose raw rate is 32 GB/s."""
 BLOCK_L2_BYTES_PER_S = 1.0e11
 """What one multiprocessor takes from L2: 64 bytes a clock."""
 
@@ -148,3 +154,8 @@ def lone_seconds(problem: Problem, tile: Tile, steps: int, dram_bytes: int, targ
     rate = (target.tensor_flops if problem.compute.itemsize == 2 else target.fp32_flops) / target.sms
     products = 2.0 * tiles * steps * tile.rows * tile.cols * tile.depth / (rate * issue_efficiency(tile))
     return max(loaded / BLOCK_L2_BYTES_PER_S, latency, products)
+
+
+def host_step_seconds(copied: Sequence[int]) -> float:
+    """Predicted seconds of a turn of the host, for the bytes of each copy. What it computes there is not included."""
+    return HOST_TURN_S + len(copied) * HOST_COPY_S + sum(copied) / HOST_BYTES_PER_S

@@ -1,4 +1,4 @@
-"""Operators without a kernel: refused for targets that need one, all at once, and run by the numpy executor."""
+"""Operators without a kernel: run by the host, or refused all at once where host steps are switched off."""
 
 from __future__ import annotations
 
@@ -38,15 +38,24 @@ OUTPUTS = {"a": TensorProto.INT64, "z": TensorProto.FLOAT, "t": TensorProto.FLOA
 @pytest.mark.parametrize("target", ["sm_90", "interpreter"])
 def test_all_are_listed_at_once(target: str) -> None:
     with pytest.raises(errors.UnsupportedModelError) as caught:
-        convc.plan(model(*REFUSED, outputs=OUTPUTS), target=target)
+        convc.plan(model(*REFUSED, outputs=OUTPUTS), target=target, disable="host-steps")
     text = str(caught.value)
     for operator, node in (("CumSum", "sums"), ("ArgMax", "classes"), ("Tan", "tangent")):
         assert f"{operator}: no kernel for it (node {node!r})" in text
     with pytest.raises(errors.UnsupportedModelError) as caught:
-        convc.plan(model(*REFUSED, FOUND, outputs={**OUTPUTS, "nz": TensorProto.INT64}), target=target)
-    listed = {entry.op: entry.reason for entry in caught.value.unsupported}
+        network = model(*REFUSED, FOUND, outputs={**OUTPUTS, "nz": TensorProto.INT64})
+        convc.plan(network, target=target, disable="host-steps")
+    listed = dict(entry.op.split(": ") for entry in caught.value.unsupported)
     assert set(listed) == {"CumSum", "ArgMax", "Tan", "NonZero"}
     assert "depends on the values" in listed["NonZero"]
+
+
+@pytest.mark.parametrize("target", ["sm_90", "interpreter"])
+def test_the_host_runs_them(target: str) -> None:
+    plan = convc.plan(model(*REFUSED, FOUND, outputs={**OUTPUTS, "nz": TensorProto.INT64}), target=target)
+    ((before, step),) = plan.programs[0].host_steps
+    assert before == len(plan.programs[0].launches) == 1
+    assert set(plan.origins_of(step.region)) == {"sums", "classes", "tangent", "places"}
 
 
 def test_padding_around_the_edge_has_no_kernel() -> None:
@@ -54,11 +63,15 @@ def test_padding_around_the_edge_has_no_kernel() -> None:
     x = graph.add_input("x", convc.ir.TensorType(convc.ir.DType.FP32, (2, 4)))
     graph.add_output("y", graph.add("Pad", [x], {"pads": (0, 1, 0, 2), "mode": "wrap"}, origins=["round"]))
     with pytest.raises(errors.UnsupportedModelError, match="Pad with mode wrap: no kernel"):
-        convc.plan(graph, target="interpreter")
+        convc.plan(graph, target="interpreter", disable="host-steps")
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)
+    with convc.compile(graph, target="interpreter").engine("interpreter") as engine:
+        np.testing.assert_array_equal(engine(x), np.pad(x, ((0, 0), (1, 2)), mode="wrap"))
 
 
-def test_numpy_executor_runs_them() -> None:
-    checked = verify(model(*REFUSED, outputs=OUTPUTS), "numpy", batch=2)
+@pytest.mark.parametrize("device", ["numpy", "interpreter"])
+def test_executors_run_them(device: str) -> None:
+    checked = verify(model(*REFUSED, outputs=OUTPUTS), device, batch=2)
     assert checked.ok and [output.name for output in checked.outputs] == ["a", "z", "t"]
 
 

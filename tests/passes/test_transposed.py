@@ -14,6 +14,7 @@ from convc.analysis.verify import verify
 from convc.frontends import dsl as nn
 from convc.ir import Graph
 from convc.passes.canonical.transposed import expand_transposed
+from convc.passes import Switches
 from convc.planner import Options, make_plan
 from convc.runtime.numpy_executor import GraphRunner
 
@@ -92,7 +93,7 @@ def test_filters_from_the_run_are_left_alone() -> None:
     net.output(net.add("ConvTranspose", [x.value, w.value], attributes, name="up"))
     assert not expand_transposed(net.graph)
     with pytest.raises(errors.UnsupportedModelError, match=r"ConvTranspose.*'up'"):
-        make_plan(net.graph, Options(("sm_90",), "fp16"))
+        make_plan(net.graph, Options(("sm_90",), "fp16", switches=Switches(disable=("host-steps",))))
 
 
 def test_what_reads_padding_alone_is_left_alone() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Union
 
 from ... import errors
-from ...ir import Kind, Node, Operator
-from ...ir.ops.triton_text import has_text
-from ...ir.plan import FusedGraph, Layouts, Region
+from ...ir import Graph, Kind, Node, Operator
+from ...ir.ops.triton_text import has_text, pow_text
+from ...ir.plan import FusedGraph, HostStep, Layouts, Region
 from ...ir.problem import Contraction, Problem
+from ...targets.cost import host_step_seconds
 from ..back_to_back import RULE as CHAINED
 from ..pool_conv import RULE as POOL_CONV
 from ..pooling import RULE as POOLED
@@ -50,26 +52,53 @@ class Work:
     problem: Problem
 
 
-def lower(fused: FusedGraph, layouts: Layouts, mode: str) -> list[Work]:
-    """The problems of all regions in running order; views that cost nothing have none.
+Item = Union[Work, HostStep]
+"""What runs: a kernel's problem, or a step of the host."""
 
-    Raises:
-        UnsupportedModelError: operators, or forms of them, without a kernel: all of them.
-    """
-    work: list[Work] = []
-    refusals: dict[str, list[Node]] = {}
+
+@dataclass
+class Lowered:
+    """items: in running order. refused: nodes, or forms of them, without a kernel, and which they are."""
+
+    items: list[Item] = field(default_factory=list)
+    refused: dict[int, str] = field(default_factory=dict)
+
+    def require(self, graph: Graph) -> None:
+        """Raises `UnsupportedModelError` where anything was refused: all of it."""
+        grouped: dict[str, list[str]] = {}
+        for id, what in self.refused.items():
+            grouped.setdefault(what, []).append(graph.node(id).label)
+        if grouped:
+            raise errors.UnsupportedModelError(
+                [errors.Unsupported(what, "", tuple(labels)) for what, labels in grouped.items()]
+            )
+
+
+def lower(fused: FusedGraph, layouts: Layouts, mode: str) -> Lowered:
+    """The problems of all regions in running order; views that cost nothing have none."""
+    lowered = Lowered()
     for region in fused.regions:
+        if region.on_host:
+            lowered.items.append(_host_step(fused, layouts, region))
+            continue
         if region.output.node in layouts.views:
             continue
         try:
-            work.extend(Work(region, problem) for problem in _lower_region(fused, layouts, mode, region))
+            lowered.items.extend(Work(region, problem) for problem in _lower_region(fused, layouts, mode, region))
         except Refused as refusal:
-            refusals.setdefault(str(refusal), []).append(fused.graph.node(region.head))
-    if refusals:
-        raise errors.UnsupportedModelError(
-            [errors.Unsupported(what, "", tuple(n.label for n in nodes)) for what, nodes in refusals.items()]
-        )
-    return work
+            node = region.head if refusal.node is None else refusal.node
+            at = region.head if node in region.prologue else node  # nodes of a prologue may be copies
+            lowered.refused[at] = str(refusal)
+    return lowered
+
+
+def _host_step(fused: FusedGraph, layouts: Layouts, region: Region) -> HostStep:
+    inside = set(region.nodes)
+    read = (value for id in region.nodes for value in fused.graph.inputs(id) if value.node not in inside)
+    reads = dict.fromkeys(value for value in read if value in layouts.placements)
+    stores = tuple(value for value in region.on_host if value in layouts.placements)
+    copied = [layouts.placements[value].nbytes for value in (*reads, *stores)]
+    return HostStep(region, tuple(reads), stores, round(host_step_seconds(copied) * 1e6, 3))
 
 
 def _lower_region(fused: FusedGraph, layouts: Layouts, mode: str, region: Region) -> list[Problem]:
@@ -118,7 +147,15 @@ def has_kernel(operator: Operator) -> bool:
 def _check_kernels(fused: FusedGraph, region: Region) -> None:
     for node in map(fused.graph.node, region.nodes):
         if not has_kernel(node.operator):
-            raise Refused(f"{node.op}: {errors.FORM_NO_KERNEL}")
+            raise Refused(f"{node.op}: {errors.FORM_NO_KERNEL}", node.id)
+        if node.op == "Pow" and not _has_power(fused.graph, node):
+            raise Refused("Pow with a computed operand", node.id)
+
+
+def _has_power(graph: Graph, node: Node) -> bool:
+    """Whether kernels can raise something to the exponent of a Pow."""
+    exponent = graph.constant(graph.inputs(node)[1])
+    return exponent is not None and exponent.size == 1 and bool(pow_text(float(exponent.reshape(-1)[0])))
 
 
 def _check_dtypes(fused: FusedGraph, region: Region, node: Node) -> None:
@@ -132,4 +169,4 @@ def _check_dtypes(fused: FusedGraph, region: Region, node: Node) -> None:
         for type in (*inner.outputs, *map(graph.type, graph.inputs(inner))):
             converted = inner.op == "Cast" and type.dtype.fits_fp32
             if not converted and (not type.dtype.is_float or type.dtype.itemsize > 4):
-                raise Refused(f"{inner.op} on {type.dtype}")
+                raise Refused(f"{inner.op} on {type.dtype}", inner.id)

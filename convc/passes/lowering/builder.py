@@ -25,7 +25,11 @@ class DimMap:
 
 
 class Refused(Exception):
-    """A form of an operator that has no kernel; the message says which."""
+    """A form of an operator that has no kernel; the message says which. node: it, where it is not its region's head."""
+
+    def __init__(self, what: str, node: int | None = None) -> None:
+        super().__init__(what)
+        self.node = node
 
 
 @dataclass
@@ -148,7 +152,7 @@ class Builder:
             if id == self.region.anchor or id in self.region.prologue:
                 continue
             if node.kind is not Kind.ELEMENTWISE:
-                raise Refused(f"{node.op} inside a fused chain")
+                raise Refused(f"{node.op} inside a fused chain", node.id)
             arguments = [self._argument(node, position) for position in range(len(self.graph.inputs(node)))]
             statement = Statement(id, node.operator, node.attributes, tuple(arguments))
             self.statements.append(statement)
