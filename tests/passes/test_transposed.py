@@ -13,8 +13,8 @@ from convc import errors
 from convc.analysis.verify import verify
 from convc.frontends import dsl as nn
 from convc.ir import Graph
-from convc.passes.canonical.transposed import expand_transposed
 from convc.passes import Switches
+from convc.passes.canonical.transposed import expand_transposed
 from convc.planner import Options, make_plan
 from convc.runtime.numpy_executor import GraphRunner
 
