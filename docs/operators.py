@@ -16,7 +16,8 @@ from typing import Any
 import onnx
 
 from convc import errors
-from convc.frontends.onnx import limits
+from convc.frontends.onnx import defined, limits
+from convc.frontends.onnx.control import CONTROL
 from convc.frontends.onnx.quantization import exact
 from convc.frontends.onnx.registry import ADAPTERS, Adapter
 from convc.ir import Dim, DType, Kind, Operator, TensorType, operators
@@ -68,6 +69,10 @@ REWRITTEN = {
 """What passes make of operators that have no kernel of their own."""
 INDEX_INPUT = {**dict.fromkeys(PICKED, 1), "RoiAlign": 2}
 """Inputs that are integers whatever the others are."""
+RANDOM = ("Bernoulli",)
+"""Operators whose body draws numbers, which nothing here does."""
+EXPANDED = """These are imported by the functions that the onnx package has for them. Every operator in such a function
+appears under the name of the node that it stands for."""
 GROUPS = (
     ("any", tuple(DType)),
     ("numbers", tuple(dtype for dtype in DType if dtype is not DType.BOOL)),
@@ -199,7 +204,14 @@ def opsets(op: str) -> str:
     return f"{first} – {gone - 1}" if gone else f"{first} –"
 
 
-def note(adapter: Adapter) -> str:
+def expanded() -> list[str]:
+    """The operators of the newest set that have a function as their body and nothing of convc's own."""
+    newest = onnx.defs.onnx_opset_version()
+    names = sorted({schema.name for schema in onnx.defs.get_all_schemas() if not schema.domain})
+    return [op for op in names if op not in (*ADAPTERS, *CONTROL, *RANDOM) and defined.schema("", op, newest)]
+
+
+def note(adapter: Callable[..., Any]) -> str:
     """The first paragraph of an adapter's docstring."""
     paragraph = inspect.cleandoc(adapter.__doc__ or "").split("\n\n")[0]
     return " ".join(paragraph.split()).replace("|", "\\|").replace("``", "`")
@@ -217,12 +229,14 @@ def page() -> str:
         kernels = "–" if none and op not in PARTLY else "in part" if missing else "yes"
         shown = ", ".join(f"*{part}*" if part in missing else part for part in parts) or "a value known when importing"
         lines.append(f"| {op} | {opsets(op)} | {kernels} | {shown} | {note(adapter)} |")
-    lines.append("| If | 6 – | yes | the branch that is taken | The condition must be known when importing. |")
+    for op, enter in CONTROL.items():
+        lines.append(f"| {op} | {opsets(op)} | as its body | its subgraphs, written out | {note(enter)} |")
     lines += [
         "",
         "Operators of the graph in *italics* have no kernel. The notes say what differs between operator sets.",
         "",
     ]
+    lines += ["## Operators that ONNX defines by others", "", EXPANDED, "", ", ".join(expanded()), ""]
     lines += ["## Operators of the graph", ""]
     lines += ["| operator | kind | numpy executor | kernels |", "| --- | --- | --- | --- |"]
     for name, operator in sorted(known.items()):

@@ -9,8 +9,9 @@ that convc does not have, by name); *wrong* (another number, shape or element ty
 (anything else). What is expected of each stands in ``onnx_backend.csv``, with the case's tier: T1 is what
 classification networks need, T2 what segmentation, detection and generation do, T3 the same operators on other element
 types and the rest that may come up in a convolutional network, OUT everything else. Anything worse than expected fails;
-so does a wrong answer in T1 to T3, and a count below what convc promises (`LEAST`). (One case of OUT, attention written
-out in fp16, expects what NumPy adds up in fp16; convc adds in fp32, which is closer to the exact result.)
+so does a wrong answer in T1 to T3, and a count below what convc promises (`LEAST`). (Two cases of OUT,
+causal attention in fp16, whole and written out, expect what NumPy adds up in fp16; convc adds in fp32, which is closer
+to the exact result.)
 
 The official runner counts a backend's "not supposed to implement it" as a pass; this one does not.
 """

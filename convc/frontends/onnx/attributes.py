@@ -27,18 +27,23 @@ _READ: dict[int, Any] = {
 }
 
 
+_OPTIONAL = onnx.defs.OpSchema.FormalParameterOption.Optional
 _STILL_MEANT = ("GroupNormalization",)
 """Operators whose first form was deprecated when another came, and is read nevertheless: exporters have written it."""
 
 
 @dataclass(frozen=True)
 class Schema:
-    """An operator at one opset: attribute types and defaults, and the counts of inputs and outputs."""
+    """An operator at one opset: attribute types and defaults, and the counts of inputs and outputs.
+
+    needed: positions of inputs that must not be left out.
+    """
 
     types: Mapping[str, int]
     defaults: Mapping[str, Any]
     required: frozenset[str]
     inputs: tuple[int, int]
+    needed: tuple[int, ...]
     outputs: tuple[int, int]
 
 
@@ -82,6 +87,7 @@ def schema_of(op: str, opset: int) -> Schema | None:
         defaults={name: read_attribute(default) for name, default in given.items() if default.name},
         required=frozenset(name for name, attribute in found.attributes.items() if attribute.required),
         inputs=(found.min_input, found.max_input),
+        needed=tuple(i for i, given in enumerate(found.inputs[: found.min_input]) if given.option is not _OPTIONAL),
         outputs=(found.min_output, found.max_output),
     )
 

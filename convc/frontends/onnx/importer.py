@@ -1,9 +1,8 @@
-"""The walk over a model: nodes in order, local functions and constant branches entered where they are called."""
+"""The walk over a model: nodes in order; functions, branches and loops are entered where they are called."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,58 +14,19 @@ from onnx import AttributeProto, GraphProto, NodeProto
 from convc import errors
 from convc.ir.dims import Dim
 from convc.ir.graph import Graph, Value
+from convc.ir.types import TensorType
 
-from . import structure
-from .attributes import check_attributes, schema_of
+from . import defined, limits, structure
+from .attributes import Schema, check_attributes, schema_of
 from .builder import Builder, Operand
 from .call import Call
+from .control import CONTROL, Site
 from .files import Source
+from .frames import UNKNOWN, Finish, Frame, Known, Scope
 from .inputs import Symbols, check_declared, input_type
 from .registry import ADAPTERS, UnsupportedForm
 from .sequences import SEQUENCE_READERS, Pieces
 from .tensors import array_of, dense
-
-
-class _Unknown:
-    """Stands for the output of a node that could not be imported."""
-
-
-UNKNOWN = _Unknown()
-Known = Operand | Pieces | _Unknown | None
-
-
-@dataclass
-class Scope:
-    """Values by name; a subgraph also sees the scope around it."""
-
-    values: dict[str, Known] = field(default_factory=dict)
-    parent: Scope | None = None
-
-    def find(self, name: str) -> Known:
-        scope: Scope | None = self
-        while scope is not None:
-            if name in scope.values:
-                return scope.values[name]
-            scope = scope.parent
-        raise errors.undefined_value(name)
-
-
-@dataclass
-class Frame:
-    """One list of nodes being walked, and where its results go when it is done.
-
-    read: names that are read somewhere in it. attributes: those of the function call that it belongs to.
-    results: (name inside, name outside) pairs; outer: the scope that they go to.
-    """
-
-    nodes: Iterator[NodeProto]
-    scope: Scope
-    opsets: Mapping[str, int]
-    read: set[str]
-    prefix: str = ""
-    attributes: Mapping[str, AttributeProto] = field(default_factory=dict)
-    results: Sequence[tuple[str, str]] = ()
-    outer: Scope | None = None
 
 
 class Importer:
@@ -83,6 +43,7 @@ class Importer:
         self.unsupported: dict[tuple[str, str, str], list[str]] = {}
         self.deciding: set[str] = set()
         self.open = False
+        self.walked = 0
         self.functions: Mapping[structure.FunctionKey, onnx.FunctionProto] = {}
         self.stack: list[Frame] = []
 
@@ -99,7 +60,7 @@ class Importer:
         scope = Scope()
         taken = self._initializers(graph, scope, self.raw)
         self._inputs(graph, scope, taken)
-        self.stack.append(self._frame(graph, scope, opsets, taken))
+        self.walk(graph.node, (output.name for output in graph.output), taken, Frame(scope, opsets))
         while self.stack:
             self._step(self.stack[-1])
         self._outputs(graph, scope)
@@ -114,7 +75,8 @@ class Importer:
             scope.values[tensor.name] = array_of(tensor, self.base, raw.get(index))
         for sparse in graph.sparse_initializer:
             scope.values[sparse.values.name] = dense(sparse, self.base)
-        for name, array in scope.values.items():
+        for name in taken:
+            array = scope.values[name]
             assert isinstance(array, np.ndarray)
             self.builder.name(array, name)
         return taken
@@ -148,11 +110,28 @@ class Importer:
         sizes = (dim for first in firsts for dim in first if isinstance(dim, Dim) and dim.is_symbol)
         return frozenset(map(str, sizes)) if self.open else frozenset()
 
-    def _frame(self, graph: GraphProto, scope: Scope, opsets: Mapping[str, int], taken: set[str], **more: Any) -> Frame:
-        outputs = (name for node in graph.node for name in node.output if name)
-        structure.check_unique("value", outputs, taken)
-        read = structure.names_read(graph.node) | {output.name for output in graph.output}
-        return Frame(iter(structure.ordered(graph.node)), scope, opsets, read, **more)
+    def walk(self, nodes: Sequence[NodeProto], results: Iterable[str], taken: set[str], frame: Frame) -> None:
+        """Has ``frame`` walk these nodes next. taken: names that its scope has already; results: those it must make.
+
+        Raises:
+            LoadError: a name twice, or a cycle. LimitError: too many nodes, with functions and loops written out.
+        """
+        structure.check_unique("value", (name for node in nodes for name in node.output if name), taken)
+        self.walked += len(nodes)
+        if self.walked > limits.NODES:
+            raise errors.too_many("nodes, with functions and loops written out", self.walked, limits.NODES)
+        frame.nodes = iter(structure.ordered(nodes))
+        frame.read = structure.names_read(nodes) | set(results)
+        self.stack.append(frame)
+
+    def enter(
+        self, caller: tuple[Frame, NodeProto], graph: GraphProto, scope: Scope, place: str, finish: Finish
+    ) -> None:
+        """Walks a subgraph of a node next. place: what stands before the names of its nodes."""
+        frame, _ = caller
+        taken = set(scope.values) | self._initializers(graph, scope, {})
+        inner = Frame(scope, frame.opsets, prefix=place, attributes=frame.attributes, caller=caller, finish=finish)
+        self.walk(graph.node, (output.name for output in graph.output), taken, inner)
 
     def _outputs(self, graph: GraphProto, scope: Scope) -> None:
         structure.check_unique("output", (info.name for info in graph.output), set())
@@ -173,15 +152,17 @@ class Importer:
     # -- nodes --------------------------------------------------------------------------------------------------------
     def _step(self, frame: Frame) -> None:
         node = next(frame.nodes, None)
-        if node is None:
-            self.stack.pop()
-            for inner, outer in frame.results:
-                assert frame.outer is not None
-                frame.outer.values[outer] = frame.scope.find(inner)
-            return
+        if node is not None:
+            return self._guarded(frame, node, lambda: self._node(frame, node))
+        self.stack.pop()
+        if frame.caller is not None:
+            self._guarded(*frame.caller, lambda: frame.finish(frame.scope))
+
+    def _guarded(self, frame: Frame, node: NodeProto, action: Callable[[], None]) -> None:
+        """Does something in the name of a node: what is unsupported is noted for it, and an error names it."""
         self.builder.origin = frame.prefix + structure.label(node)
         try:
-            self._node(frame, node)
+            action()
         except UnsupportedForm as form:
             self._refuse(frame, node, str(form))
             self._decided_by(form.computed)
@@ -208,31 +189,32 @@ class Importer:
     def _node(self, frame: Frame, node: NodeProto) -> None:
         inputs = [frame.scope.find(name) if name else None for name in node.input]
         attributes = _attributes(node, frame.attributes)
-        if structure.key(node) in self.functions:
-            return self._enter_function(frame, node, inputs, attributes)
-        opset = frame.opsets.get("", 0)
-        schema = schema_of(node.op_type, opset) if not structure.normal(node.domain) and opset else None
-        if schema is None or (node.op_type not in ADAPTERS and node.op_type != "If"):
+        function = self.functions.get(structure.key(node))
+        if function is not None:
+            return self._call(frame, node, function, inputs, attributes)
+        domain, op = structure.normal(node.domain), node.op_type
+        opset = frame.opsets.get(domain, 0)
+        schema = schema_of(op, opset) if opset and not domain else None
+        own = schema is not None and (op in ADAPTERS or op in CONTROL)
+        body = defined.schema(domain, op, opset) if opset and not own else None
+        if not own and body is None:
             return self._refuse(frame, node)
-        for what, found, bounds in (("inputs", inputs, schema.inputs), ("outputs", node.output, schema.outputs)):
-            if not bounds[0] <= len(found) <= bounds[1]:
-                raise errors.operand_count(what, len(found), *bounds)
-        for position in range(schema.inputs[0]):
-            if inputs[position] is None:
-                raise errors.operand_missing(node.op_type, position)
-        values = check_attributes(attributes, schema)
+        values = _checked(node, inputs, attributes, schema) if schema else {}
         if any(value is UNKNOWN for value in inputs):
             frame.scope.values.update({name: UNKNOWN for name in node.output if name})
-        elif node.op_type == "If":
-            self._enter_branch(frame, node, inputs[0], values)
-        else:
+        elif body is not None:
+            self._expand(frame, node, body, opset, inputs, attributes)
+        elif schema is not None:
             operands = _without_trailing_gaps(inputs)
-            if any(isinstance(operand, Pieces) for operand in operands) and node.op_type not in SEQUENCE_READERS:
+            if any(isinstance(operand, Pieces) for operand in operands) and op not in (*SEQUENCE_READERS, *CONTROL):
                 raise UnsupportedForm(errors.FORM_SEQUENCE)
             used = tuple(bool(name) and name in frame.read for name in node.output)
             self._tensors(values)
-            call = Call(node.op_type, opset, operands, used, values, schema, self.builder)
-            self._define(frame, node, ADAPTERS[node.op_type](call))
+            call = Call(op, opset, operands, used, values, schema, self.builder)
+            if op in CONTROL:
+                CONTROL[op](Site(self, frame, node, call))
+            else:
+                self.define(frame, node, ADAPTERS[op](call))
 
     def _tensors(self, attributes: dict[str, Any]) -> None:
         for name, value in attributes.items():
@@ -241,8 +223,9 @@ class Importer:
             elif isinstance(value, onnx.SparseTensorProto):
                 attributes[name] = dense(value, self.base)
 
-    def _define(self, frame: Frame, node: NodeProto, result: Operand | Pieces | Sequence[Operand]) -> None:
-        outputs: Sequence[Operand | Pieces] = [result] if isinstance(result, (Value, np.ndarray, Pieces)) else result
+    def define(self, frame: Frame, node: NodeProto, result: Operand | Pieces | Sequence[Known]) -> None:
+        """Gives a node's outputs their values."""
+        outputs: Sequence[Known] = [result] if isinstance(result, (Value, np.ndarray, Pieces)) else result
         for position, name in enumerate(node.output):
             if not name:
                 continue
@@ -254,47 +237,84 @@ class Importer:
             elif name in frame.read:
                 raise UnsupportedForm(errors.FORM_OUTPUT.format(position=position))
 
-    # -- functions and branches ---------------------------------------------------------------------------------------
-    def _enter_function(
-        self, frame: Frame, node: NodeProto, inputs: Sequence[Known], given: Mapping[str, AttributeProto]
+    # -- functions ----------------------------------------------------------------------------------------------------
+    def _call(
+        self,
+        frame: Frame,
+        node: NodeProto,
+        function: onnx.FunctionProto,
+        inputs: Sequence[Known],
+        given: Mapping[str, AttributeProto],
     ) -> None:
-        function = self.functions[structure.key(node)]
-        if len(inputs) > len(function.input) or len(node.output) > len(function.output):
-            raise errors.operand_count("inputs", len(inputs), 0, len(function.input))
+        """Walks the body of one of the model's functions next."""
         defaults = {attribute.name: attribute for attribute in function.attribute_proto}
         for name in set(given) - set(defaults) - set(function.attribute):
             raise errors.attribute_unknown(name, [*defaults, *function.attribute])
-        padded = [*inputs, *[None] * (len(function.input) - len(inputs))]
+        opsets = structure.opsets(function.opset_import)
+        self._enter_function(frame, node, function, inputs, {**defaults, **given}, opsets)
+
+    def _expand(
+        self,
+        frame: Frame,
+        node: NodeProto,
+        schema: defined.Schema,
+        opset: int,
+        inputs: Sequence[Known],
+        given: Mapping[str, AttributeProto],
+    ) -> None:
+        """Walks the body that ONNX defines the operator by next."""
+        attributes = {**defined.defaults(schema), **given}
+        resolved = NodeProto(op_type=node.op_type, domain=node.domain, input=node.input, output=node.output)
+        resolved.attribute.extend(given.values())
+        function = defined.body(schema, opset, resolved, [self._described(value) for value in inputs])
+        if function is None:
+            return self._refuse(frame, node)
+        opsets = {**frame.opsets, **structure.opsets(function.opset_import)}
+        self._enter_function(frame, node, function, inputs, attributes, opsets)
+
+    def _described(self, value: Known) -> TensorType | Sequence[TensorType] | None:
+        if isinstance(value, Pieces):
+            return [self.builder.type(piece) for piece in value]
+        return self.builder.type(value) if isinstance(value, (Value, np.ndarray)) else None
+
+    def _enter_function(
+        self,
+        frame: Frame,
+        node: NodeProto,
+        function: onnx.FunctionProto,
+        inputs: Sequence[Known],
+        attributes: Mapping[str, AttributeProto],
+        opsets: Mapping[str, int],
+    ) -> None:
+        if len(inputs) > len(function.input) or len(node.output) > len(function.output):
+            raise errors.operand_count("inputs", len(inputs), 0, len(function.input))
         taken: set[str] = set()
         structure.check_unique("input", function.input, taken)
-        structure.check_unique("value", (name for inner in function.node for name in inner.output if name), taken)
-        self.stack.append(
-            Frame(
-                nodes=iter(structure.ordered(function.node)),
-                scope=Scope(dict(zip(function.input, padded, strict=True))),
-                opsets=structure.opsets(function.opset_import),
-                read=structure.names_read(function.node) | set(function.output),
-                prefix=f"{self.builder.origin}/",
-                attributes={**defaults, **given},
-                results=[(inner, outer) for inner, outer in zip(function.output, node.output, strict=False) if outer],
-                outer=frame.scope,
-            )
+        asked = zip(node.output, function.output, strict=False)
+        wanted = [inner if outer else "" for outer, inner in asked]
+        padded = [*inputs, *[None] * (len(function.input) - len(inputs))]
+        inner = Frame(
+            Scope(dict(zip(function.input, padded, strict=True))),
+            opsets,
+            prefix=f"{self.builder.origin}/",
+            attributes=attributes,
+            caller=(frame, node),
+            finish=lambda scope: self.define(frame, node, [scope.find(name) if name else None for name in wanted]),
         )
+        self.walk(function.node, function.output, taken, inner)
 
-    def _enter_branch(self, frame: Frame, node: NodeProto, condition: Known, branches: Mapping[str, Any]) -> None:
-        if not isinstance(condition, np.ndarray) or condition.dtype == object:
-            computed = [condition] if isinstance(condition, Value) else []
-            raise UnsupportedForm(errors.FORM_RUNTIME.format(what="condition"), computed)
-        if condition.size != 1 or condition.dtype != np.bool_:
-            raise errors.operand_shape("the condition", list(condition.shape), "one boolean")
-        graph = branches["then_branch" if condition.item() else "else_branch"]
-        if graph.input or len(graph.output) != len(node.output):
-            raise errors.operand_count("outputs of the branch", len(graph.output), len(node.output), len(node.output))
-        scope = Scope(parent=frame.scope)
-        taken = self._initializers(graph, scope, {})
-        results = [(inner.name, outer) for inner, outer in zip(graph.output, node.output, strict=True) if outer]
-        more = {"prefix": frame.prefix, "attributes": frame.attributes, "results": results, "outer": frame.scope}
-        self.stack.append(self._frame(graph, scope, frame.opsets, taken, **more))
+
+def _checked(
+    node: NodeProto, inputs: Sequence[Known], attributes: Mapping[str, AttributeProto], schema: Schema
+) -> dict[str, Any]:
+    """The attributes' values. Raises `LoadError` where inputs, outputs or attributes are not the operator's."""
+    for what, found, bounds in (("inputs", inputs, schema.inputs), ("outputs", node.output, schema.outputs)):
+        if not bounds[0] <= len(found) <= bounds[1]:
+            raise errors.operand_count(what, len(found), *bounds)
+    for position in schema.needed:
+        if inputs[position] is None:
+            raise errors.operand_missing(node.op_type, position)
+    return check_attributes(attributes, schema)
 
 
 def _attributes(node: NodeProto, given: Mapping[str, AttributeProto]) -> dict[str, AttributeProto]:

@@ -1,6 +1,11 @@
-"""Sequences, as far as exporters use them for a split whose pieces are then picked by constant indices."""
+"""Sequences and optional values whose members are all at hand: they are made, changed and taken apart while importing.
+
+A sequence is no value of the graph; an index into it must be known. An optional value is the value itself, or nothing.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,7 +18,10 @@ from .call import Call
 from .movement import along
 from .registry import UnsupportedForm, adapter
 
-SEQUENCE_READERS = {"SequenceAt", "SequenceLength"}
+SEQUENCE_READERS = {
+    "ConcatFromSequence", "Identity", "Optional", "OptionalGetElement", "OptionalHasElement", "SequenceAt",
+    "SequenceErase", "SequenceInsert", "SequenceLength",
+}  # fmt: skip
 
 
 class Pieces(tuple[Operand, ...]):
@@ -52,15 +60,82 @@ def _pieces(call: Call) -> Pieces:
     return sequence
 
 
+def _position(call: Call, position: int, size: int, default: int) -> int:
+    """The index at an optional input, counted from the front. Raises `ShapeError` for one outside ``size`` places."""
+    [index] = call.integers(position, "index") or (default,)
+    if not -size <= index < size:
+        raise errors.index_out_of_range(index, size)
+    return index % size
+
+
 @adapter("SequenceAt")
 def sequence_at(call: Call) -> Operand:
     pieces = _pieces(call)
-    [index] = call.integers(1, "index") or (0,)
-    if not -len(pieces) <= index < len(pieces):
+    return pieces[_position(call, 1, len(pieces), 0)]
+
+
+@adapter("SequenceConstruct")
+def sequence_construct(call: Call) -> Pieces:
+    return Pieces(call.operands)
+
+
+@adapter("SequenceEmpty")
+def sequence_empty(call: Call) -> Pieces:
+    return Pieces()
+
+
+@adapter("SequenceInsert")
+def sequence_insert(call: Call) -> Pieces:
+    """In front of the member at an index, which may be one behind the last; at the end where none is given."""
+    pieces = _pieces(call)
+    [index] = call.integers(2, "index") or (len(pieces),)
+    if not -len(pieces) <= index <= len(pieces):
         raise errors.index_out_of_range(index, len(pieces))
-    return pieces[index]
+    place = index if index >= 0 else index + len(pieces)
+    return Pieces((*pieces[:place], call.required(1), *pieces[place:]))
+
+
+@adapter("SequenceErase")
+def sequence_erase(call: Call) -> Pieces:
+    pieces = _pieces(call)
+    place = _position(call, 1, len(pieces), -1)
+    return Pieces((*pieces[:place], *pieces[place + 1 :]))
+
+
+@adapter("ConcatFromSequence")
+def concat_from_sequence(call: Call) -> Operand:
+    """Side by side along an axis, or along a new one."""
+    pieces = _pieces(call)
+    if not pieces:
+        raise errors.operand_shape("the sequence", [], "one member or more")
+    return side_by_side(call, pieces, call.attr("axis"), call.flag("new_axis"))
+
+
+def side_by_side(call: Call, pieces: Sequence[Operand], axis: int, raised: bool) -> Operand:
+    """Pieces one behind the other along an axis, a new one (``raised``) or one that they have."""
+    rank = len(call.shape(pieces[0])) + raised
+    place = call.axis(axis, rank)
+    if raised:
+        shapes = [call.shape(piece) for piece in pieces]
+        parts = zip(pieces, shapes, strict=True)
+        pieces = [call.reshape(piece, (*shape[:place], 1, *shape[place:])) for piece, shape in parts]
+    return pieces[0] if len(pieces) == 1 else call.emit("Concat", *pieces, axis=place)
 
 
 @adapter("SequenceLength")
 def sequence_length(call: Call) -> Operand:
     return np.asarray(len(_pieces(call)), np.int64)
+
+
+# -- optional values --------------------------------------------------------------------------------------------------
+@adapter("Optional", "OptionalGetElement")
+def optional(call: Call) -> Operand:
+    """The value itself, which must be there."""
+    if not call.inputs:
+        raise UnsupportedForm(errors.FORM_NOTHING)
+    return call.x
+
+
+@adapter("OptionalHasElement")
+def optional_has_element(call: Call) -> Operand:
+    return np.asarray(bool(call.inputs))

@@ -1,0 +1,158 @@
+"""Loops, scans, branches, sequences and operators that ONNX defines by others, against ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from onnx_support import agree, floats, i64, model_of, one, ops_of, whole
+
+from convc import errors
+from convc.frontends.onnx import import_onnx, limits
+
+X = whole(4, 3)
+
+
+def node(op: str, inputs: str, outputs: str, **attributes: Any) -> onnx.NodeProto:
+    """A node of these names, "-" for one that is left out."""
+    names = ["" if name == "-" else name for name in inputs.split()]
+    return helper.make_node(op, names, outputs.split(), name=f"the_{op.lower()}", **attributes)
+
+
+SINGLE = {"i": TensorProto.INT64, "going": TensorProto.BOOL, "on": TensorProto.BOOL}
+"""Names of single values, with their types; all others are floats of any shape."""
+
+
+def graph(nodes: Sequence[onnx.NodeProto], inputs: str, outputs: str) -> onnx.GraphProto:
+    infos = [
+        [
+            helper.make_tensor_value_info(name, SINGLE.get(name, TensorProto.FLOAT), [] if name in SINGLE else None)
+            for name in names.split()
+        ]
+        for names in (inputs, outputs)
+    ]
+    return helper.make_graph(list(nodes), "inner", *infos)
+
+
+def turning(*nodes: onnx.NodeProto, inputs: str = "i going v", outputs: str = "on w") -> onnx.GraphProto:
+    """The body of a loop that goes on as long as it is told to."""
+    return graph([node("Identity", "going", "on"), *nodes], inputs, outputs)
+
+
+# -- loops ------------------------------------------------------------------------------------------------------------
+def test_a_loop_is_written_out() -> None:
+    doubled = turning(node("Add", "v x", "w"), node("Mul", "w w", "each"), outputs="on w each")
+    feeds = {"x": X}
+    model = model_of([node("Loop", "turns - x", "y all", body=doubled)], feeds, {"turns": i64(3)}, results=["y", "all"])
+    found = agree(model, feeds, exact=True)
+    assert ops_of(found).count("Add") == 3
+    adds = [origin for n in found.nodes() if n.op == "Add" for origin in n.origins]
+    assert adds == [f"the_loop[{turn}]/the_add" for turn in range(3)]
+
+
+def test_a_loop_ends_where_its_condition_does() -> None:
+    """The condition depends on the number of the turn alone."""
+    body = graph([node("Less", "i last", "on"), node("Add", "v x", "w")], "i going v", "on w")
+    feeds, true = {"x": X}, np.array(True)
+    model = model_of([node("Loop", "- true x", "y", body=body)], feeds, {"true": true, "last": np.array(2)})
+    assert ops_of(agree(model, feeds, exact=True)).count("Add") == 3
+    stopped = model_of([node("Loop", "turns true x", "y", body=turning(node("Add", "v x", "w")))], feeds,
+                       {"turns": i64(5), "true": np.array(False)})  # fmt: skip
+    assert not ops_of(agree(stopped, feeds, exact=True))
+
+
+def test_loops_that_only_the_run_can_end_are_refused_once() -> None:
+    body, feeds = turning(node("Add", "v x", "w")), {"x": X, "turns": i64(2)}
+    model = model_of([node("Loop", "turns - x", "y", body=body)], feeds)
+    with pytest.raises(errors.UnsupportedModelError, match=r"Loop .node 'the_loop'.: its trip count is computed"):
+        import_onnx(model)
+    agree(model, feeds, exact=True, constants={"turns": i64(2)})
+    strange = turning(node("LSTM", "v v v", "w", hidden_size=2))
+    model = model_of([node("Loop", "turns - x", "y", body=strange)], {"x": X}, {"turns": i64(1000)})
+    with pytest.raises(errors.UnsupportedModelError) as caught:
+        import_onnx(model)
+    assert str(caught.value).count("the_lstm") == 1
+
+
+def test_endless_loops_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "NODES", 100)
+    model = model_of([node("Loop", "- - x", "y", body=turning(node("Add", "v x", "w")))], {"x": X})
+    with pytest.raises(errors.LimitError, match="nodes, with functions and loops written out"):
+        import_onnx(model)
+
+
+@pytest.mark.parametrize("backwards", [0, 1])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_scan_takes_slices(axis: int, backwards: int) -> None:
+    body = graph([node("Add", "state part", "next"), node("Mul", "next next", "each")], "state part", "next each")
+    feeds = {"x": X}
+    start = np.zeros(X.shape[1 - axis], np.float32)
+    scanned = node("Scan", "start x", "y all", body=body, num_scan_inputs=1, scan_input_axes=[axis],
+                   scan_output_axes=[1], scan_output_directions=[backwards],
+                   scan_input_directions=[backwards])  # fmt: skip
+    agree(model_of([scanned], feeds, {"start": start}, results=["y", "all"]), feeds, exact=True)
+
+
+# -- branches ---------------------------------------------------------------------------------------------------------
+def branching(*, rows: int) -> onnx.ModelProto:
+    """The sum decides: x doubled, or as many of its first rows negated."""
+    doubled = graph([node("Add", "x x", "a")], "", "a")
+    cut = graph([node("Slice", "x zero rows", "c"), node("Neg", "c", "b")], "", "b")
+    nodes = [
+        node("ReduceSum", "x", "sum", keepdims=0),
+        node("Greater", "sum none", "large"),
+        node("If", "large", "y", then_branch=doubled, else_branch=cut),
+    ]
+    return model_of(nodes, {"x": X}, {"none": np.float32(0), "zero": i64(0), "rows": i64(rows)})
+
+
+def test_a_computed_condition_picks_between_both_branches() -> None:
+    for x in (np.abs(X) + 1, -np.abs(X) - 1):
+        assert "Where" in ops_of(agree(branching(rows=4), {"x": x}, exact=True))
+
+
+def test_branches_of_different_shapes_need_a_known_condition() -> None:
+    with pytest.raises(errors.UnsupportedModelError, match=r"If .node 'the_if'.: its condition is computed"):
+        import_onnx(branching(rows=2))
+
+
+# -- sequences --------------------------------------------------------------------------------------------------------
+def test_sequences_are_taken_apart() -> None:
+    nodes = [
+        node("SequenceConstruct", "x x", "two"),
+        node("Neg", "x", "n"),
+        node("SequenceInsert", "two n one", "three"),
+        node("SequenceErase", "three last", "left"),
+        node("ConcatFromSequence", "left", "y", axis=1, new_axis=1),
+    ]
+    feeds = {"x": X}
+    agree(model_of(nodes, feeds, {"one": np.array(1), "last": np.array(-1)}), feeds, exact=True)
+
+
+def test_indices_outside_a_sequence() -> None:
+    nodes = [node("SequenceConstruct", "x x", "two"), node("SequenceErase", "two at", "left"), node("SequenceAt", "left zero", "y")]  # fmt: skip  # noqa: E501
+    with pytest.raises(errors.ShapeError, match="index 2 is outside an axis of size 2"):
+        import_onnx(model_of(nodes, {"x": X}, {"at": np.array(2), "zero": np.array(0)}))
+
+
+# -- operators that ONNX defines by others ----------------------------------------------------------------------------
+def test_operators_without_a_definition_are_expanded() -> None:
+    x, cos, sin = floats(1, 2, 3, 8), floats(5, 4), floats(5, 4)
+    found = one("RotaryEmbedding", x, cos, sin, constants=[i64(0, 1, 2).reshape(1, 3)], opset=23)
+    assert all(origin.startswith("the_node/") for n in found.nodes() if n.op == "Mul" for origin in n.origins)
+
+
+def test_attributes_that_are_left_out_have_their_defaults() -> None:
+    """``periodic`` is 1 unless the node says otherwise, which the body reads by name."""
+    for attributes in ({}, {"periodic": 0}):
+        one("HannWindow", constants=[np.array(10)], opset=17, **attributes)
+
+
+def test_what_the_body_needs_and_convc_lacks_is_named() -> None:
+    model = model_of([node("Bernoulli", "x", "y")], {"x": X}, opset=15)
+    with pytest.raises(errors.UnsupportedModelError, match=r"RandomUniformLike .node 'the_bernoulli/"):
+        import_onnx(model)
