@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -31,10 +32,13 @@ def test_nothing_heavy_is_imported_for_help(words: list[str]) -> None:
 
 
 def test_help_is_quick() -> None:
+    """In seconds of a processor, which are those that a user waits on a machine that does nothing else."""
+
     def seconds() -> float:
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([*COMMAND, "--help"], capture_output=True, check=True)
-        return time.perf_counter() - start
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(seconds() for _ in range(5)) < HELP_SECONDS
 
@@ -93,7 +97,7 @@ def test_ctrl_c_while_kernels_compile(tmp_path: Path) -> None:
             break
     wait_for(lambda: any((tmp_path / "tmp").glob("convc-*/*")))
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert (process.returncode, out, err) == (130, "", "convc: error: interrupted\n")
     assert not (tmp_path / "x.convc").exists() and not list((tmp_path / "tmp").iterdir())
 
@@ -102,7 +106,7 @@ def _default_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def wait_for(condition: object, seconds: float = 30) -> None:
+def wait_for(condition: object, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < end

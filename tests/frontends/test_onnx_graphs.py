@@ -22,11 +22,11 @@ LOCAL = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
 
 
 def refused(model: onnx.ModelProto, kind: type[errors.ConvcError], match: str) -> errors.ConvcError:
-    """The error that importing raises, within a second."""
-    started = time.perf_counter()
+    """The error that importing raises, within a second of this process's time."""
+    started = time.process_time()
     with pytest.raises(kind, match=match) as caught:
         import_onnx(model)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert "\n" not in str(caught.value)
     return caught.value
 

@@ -89,7 +89,7 @@ def test_hostile_broken_and_nasty_files(tmp_path: Path) -> None:
     wrong: list[str] = []
     for case in maker.build(str(tmp_path / "models")):
         path = tmp_path / "models" / case["path"]
-        started = time.perf_counter()
+        started = time.process_time()
         try:
             import_onnx(path)
             answer = "must_work"
@@ -100,7 +100,7 @@ def test_hostile_broken_and_nasty_files(tmp_path: Path) -> None:
                 wrong.append(f"{case['name']}: {error}")
         if answer != case["expect"] and not case["also_ok"] and case["name"] not in LATER:
             wrong.append(f"{case['name']}: {answer}, expected {case['expect']}")
-        if answer == "reject" and time.perf_counter() - started > 1:
+        if answer == "reject" and time.process_time() - started > 1:
             wrong.append(f"{case['name']}: refused after more than a second")
         if answer == case["expect"] == "must_work" and not case["also_ok"]:
             check_agreement(path, maker.feeds_for(onnx.load(path)))

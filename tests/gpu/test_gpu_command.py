@@ -17,7 +17,7 @@ PLACES = [ROOT, ROOT / "tests" / "gpu" / "fake_site", ROOT / "tests" / "runtime"
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, PLACES))}
     words = [sys.executable, "-m", "bench.gpu", *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120)
+    return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=600)
 
 
 @pytest.fixture
