@@ -157,7 +157,7 @@ def _compile_missing(
             key = (program.target.name, launch.kernel.name)
             if key not in binaries and key not in keys:
                 keys.append(key)
-                jobs.append(Job(request_of(launch, program.target.capability), _label(plan, launch)))
+                jobs.append(job_of(plan, launch, program.target.capability))
     for key, compiled in zip(keys, compile_kernels(jobs, cache, progress) if jobs else [], strict=True):
         binaries[key] = compiled
 
@@ -167,10 +167,11 @@ def _label(plan: Plan, launch: Scheduled) -> str:
     return ", ".join(plan.origins(launch)) or launch.kernel.name
 
 
-def request_of(launch: Scheduled, capability: int) -> Request:
+def job_of(plan: Plan, launch: Scheduled, capability: int) -> Job:
     """What is asked of the compiling processes for a launch."""
     kernel = launch.kernel
-    return Request(kernel.name, kernel.source, kernel.parameters, capability, kernel.num_warps, kernel.num_stages)
+    asked = Request(kernel.name, kernel.source, kernel.parameters, capability, kernel.num_warps, kernel.num_stages)
+    return Job(asked, _label(plan, launch))
 
 
 def _retiled(plan: Plan, program: TargetPlan, binaries: Binaries) -> TargetPlan:

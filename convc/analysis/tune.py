@@ -25,7 +25,7 @@ from ..codegen.fingerprint import fingerprint
 from ..codegen.packed import open_cache
 from ..codegen.pool import Job, compile_kernels
 from ..codegen.worker import Compiled
-from ..compiler import compile_plan, request_of, settled, suits
+from ..compiler import compile_plan, job_of, settled, suits
 from ..ir.digest import problem_digest
 from ..ir.plan import Tile
 from ..ir.problem import Problem
@@ -164,9 +164,8 @@ def compile_candidates(
         launches = variant(plan, problems, number).programs[0].launches
         for tuned in problems:
             if number < len(tuned.candidates):
-                launch = launches[tuned.launches[0]]
-                label = ", ".join(plan.origins(launch)) or launch.kernel.name
-                jobs.append((tuned.candidates[number], Job(request_of(launch, target.capability), label)))
+                job = job_of(plan, launches[tuned.launches[0]], target.capability)
+                jobs.append((tuned.candidates[number], job))
     cache = cache or open_cache()
     for (candidate, _), compiled in zip(jobs, _compiled([job for _, job in jobs], cache, progress), strict=True):
         if not isinstance(compiled, Compiled):
