@@ -741,11 +741,9 @@ def no_clock(device: str) -> DeviceError:
     return DeviceError(f"kernels can only be timed on a GPU, not on {device!r}; use device='cuda'")
 
 
-def host_steps_on(device: str) -> DeviceError:
-    """A network with steps of the host, where only launches can run."""
-    return DeviceError(
-        f"{device}: parts of this network run on the host, between launches; use --device interpreter or numpy"
-    )
+def found_size_bound(name: str) -> DeviceError:
+    """Memory of the caller's for an output whose size nobody knows yet."""
+    return DeviceError(f"output {name!r} has a size that only the run finds out: it cannot be bound; call the engine")
 
 
 def no_binding(device: str) -> DeviceError:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
-from .session import capture, new_event, own, release
+from .session import new_event, own, release
 
 if TYPE_CHECKING:
     from .cuda import CudaExecutor
@@ -37,11 +37,12 @@ class Binding:
         self._session, self._own = executor.session, executor.stream
         with ExitStack() as undo:
             self._events = [new_event(self._driver, undo, timed=False) for _ in range(2)]
-            self._graph = capture(self._device, executor.bound_to(addresses), self._own, undo)
+            self._course = executor.bound_to(addresses, undo)
             self._owned = own(self, self._device, undo)
 
     def run(self, stream: Any = None) -> None:
-        """Launch. On the caller's ``stream`` nothing is waited for; without one, until the outputs are complete."""
+        """Launch. On the caller's ``stream`` only steps of the host are waited for; without one, until the outputs are
+        complete."""
         driver, own = self._driver, self._own
         with self._session:
             if stream is None:
@@ -59,7 +60,7 @@ class Binding:
         before, after = self._copies
         for copy in before:
             self._driver.on_device(*copy, stream)
-        self._driver.launch_graph(self._graph, stream)
+        self._course.queue(stream)
         for copy in after:
             self._driver.on_device(*copy, stream)
 
@@ -91,8 +92,9 @@ class BoundNetwork:
         """Run on what the inputs hold now; the outputs, by name.
 
         stream: a CUDA stream (a handle of cuda-bindings or an integer, such as ``torch.cuda.Stream.cuda_stream``): the
-        network runs there, in order with what the caller queues, and the call returns at once. Without one the inputs
-        must be complete, and the outputs are when the call returns.
+        network runs there, in order with what the caller queues, and the call returns at once; where the host has steps
+        between launches, when the last of them is done. Without one the inputs must be complete, and the outputs are
+        when the call returns.
 
         Raises `DeviceError`, and `UsageError` when the engine is closed or belongs to another process.
         """

@@ -1,7 +1,8 @@
 """Running compiled kernels on an NVIDIA GPU with the driver API alone.
 
 Everything is resolved when the executor is prepared: buffers are allocated, weights copied, cubins loaded, parameters
-laid out, and all launches captured in one CUDA graph. A run copies inputs, launches the graph and copies outputs.
+laid out, and all launches captured in one CUDA graph; where the host has steps between them, in one for each piece
+(`convc.runtime.course`). A run copies inputs, launches the graph and copies outputs.
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from .batch import images_of, shape_of
 from .binding import LaunchBinder, binary
 from .bound import Binding, Copy
 from .check import buffer_sizes
+from .course import Course, Host
 from .device_array import DeviceArray, DeviceView
-from .driver import DEFAULT_SHARED, Device, Driver, Launch
+from .driver import DEFAULT_SHARED, Device, Driver
 from .dtypes import numpy_dtype
-from .manifest import Binary, ProgramSpec, TensorSpec, WeightSpec
+from .host_steps import host_steps
+from .manifest import Binary, ProgramSpec, TensorSpec, WeightSpec, is_found
 from .pipeline import Pipeline, Place
 from .session import Session, allocate, allocate_one, capture, new_event, new_stream, own, quietly, release
 from .weights import weight_bytes
@@ -66,8 +69,6 @@ class CudaExecutor:
     def prepare(self, artifact: Artifact, program: ProgramSpec | None) -> None:
         """Allocate, load and capture. Raises `ArtifactError` and `DeviceError`; then nothing is left on the GPU."""
         program = program or self.choose(artifact, None)
-        if program.host_steps:
-            raise errors.host_steps_on("cuda")
         if program.min_driver > self._driver.version:
             raise errors.old_driver(self._driver.version, program.min_driver)
         weights = weight_bytes(artifact)
@@ -82,47 +83,54 @@ class CudaExecutor:
             scratch = self._allocate_scratch(undo, program)
             self._binder = LaunchBinder(self._driver, program, functions, scratch)
             self._launches = self._binder.bind(self._buffers)
-            self._graph = capture(self.device, self._launches, self.stream, undo)
+            self._host = Host(self.device, host_steps(artifact, program), undo)
+            self._course = Course(self._host, self._launches, self._buffers, self.stream, undo)
             undo.callback(quietly, self._driver.synchronize, self.stream)
             self._owned = own(self, self.device, undo)
         self.session = Session(self.device, self.stream)
         self._inputs = self._places("input", artifact.manifest.inputs)
         self._outputs = self._places("output", artifact.manifest.outputs)
+        self._found = [index for index, spec in enumerate(artifact.manifest.outputs) if is_found(spec)]
 
     def run(self, inputs: list[Any]) -> list[Any]:
         """Host arrays in, new host arrays out; where any input is a `DeviceView`, `DeviceArray` outputs."""
         with self.session:
             self._copy_in(inputs)
-            self._driver.launch_graph(self._graph, self.stream)
+            self._course.queue(self.stream)
             images = images_of(self._specs, inputs)
             if any(type(value) is DeviceView for value in inputs):
                 return self._outputs_on_device(images)
             return self._outputs_on_host(images)
 
     def profile(self, inputs: list[Any]) -> list[float]:
-        """Microseconds of each launch, in order, in one run without the graph."""
-        driver = self._driver
+        """Microseconds of each launch, in order, in one run without graphs; steps of the host are not in them."""
+        driver, times = self._driver, []
         with self.session, ExitStack() as undo:
-            events = [new_event(driver, undo) for _ in range(len(self._launches) + 1)]
             self._copy_in(inputs)
-            driver.record(events[0], self.stream)
-            for launch, event in zip(self._launches, events[1:], strict=True):
-                driver.launch(launch, self.stream)
-                driver.record(event, self.stream)
+            self._host.begin(self._buffers, self.stream)
+            for first, last in self._host.steps.segments(0, len(self._launches)):
+                events = [new_event(driver, undo) for _ in range(last - first + 1)]
+                driver.record(events[0], self.stream)
+                for launch, event in zip(self._launches[first:last], events[1:], strict=True):
+                    driver.launch(launch, self.stream)
+                    driver.record(event, self.stream)
+                times += list(pairwise(events))
+                self._host.take(last, self._buffers, self.stream)
             driver.synchronize(self.stream)
-            return [driver.elapsed_us(*pair) for pair in pairwise(events)]
+            return [driver.elapsed_us(*pair) for pair in times]
 
     def measure(self, inputs: list[Any], repeats: int, warmup: int = 3) -> list[float]:
-        """Microseconds of each of ``repeats`` launches of the whole graph on the GPU, without the copies."""
+        """Microseconds of each of ``repeats`` runs on the GPU, without the copies of inputs and outputs, with steps of
+        the host."""
         driver = self._driver
         with self.session, ExitStack() as undo:
             pairs = [(new_event(driver, undo), new_event(driver, undo)) for _ in range(repeats)]
             self._copy_in(inputs)
             for _ in range(warmup):
-                driver.launch_graph(self._graph, self.stream)
+                self._course.queue(self.stream)
             for start, end in pairs:
                 driver.record(start, self.stream)
-                driver.launch_graph(self._graph, self.stream)
+                self._course.queue(self.stream)
                 driver.record(end, self.stream)
             driver.synchronize(self.stream)
             return [driver.elapsed_us(*pair) for pair in pairs]
@@ -157,16 +165,21 @@ class CudaExecutor:
         with self.session:
             return DeviceArray(self.device, spec.shape, numpy_dtype(spec.dtype))
 
-    def bound_to(self, addresses: Mapping[str, int]) -> list[Launch]:
-        """The launches with some buffers elsewhere."""
-        return self._binder.bind(self._buffers | dict(addresses))
+    def bound_to(self, addresses: Mapping[str, int], undo: ExitStack) -> Course:
+        """A run with some buffers elsewhere, which ``undo`` gives back."""
+        buffers = self._buffers | dict(addresses)
+        return Course(self._host, self._binder.bind(buffers), buffers, self.stream, undo)
+
+    def found(self) -> dict[int, np.ndarray]:
+        """The outputs, by position, whose sizes the run that was queued last has found out."""
+        return {index: self._host.steps.output(index) for index in self._found}
 
     # -- For whoever measures or examines
 
     def enqueue(self, stream: Any) -> None:
-        """Launch the whole network on a stream of the caller's, on what lies in the buffers; nothing is waited for.
-        The device must be current."""
-        self._driver.launch_graph(self._graph, stream)
+        """Queue the whole network on a stream of the caller's, on what lies in the buffers; nothing is waited for but
+        steps of the host. The device must be current."""
+        self._course.queue(stream)
 
     def enqueue_launch(self, number: int, stream: Any) -> None:
         """One launch of the network, in the same way."""
@@ -179,10 +192,15 @@ class CudaExecutor:
             self._driver.synchronize(self.stream)
 
     def advance(self, first: int = 0, last: int = -1) -> None:
-        """Run the launches from ``first`` to the one before ``last`` (−1: to the end) on the buffers as they are."""
+        """Run the launches from ``first`` to the one before ``last`` (−1: to the end) on the buffers as they are, and
+        the steps of the host behind each of them; in front of launch 0 those that come first."""
         with self.session:
-            for launch in self._launches[first : None if last < 0 else last]:
-                self._driver.launch(launch, self.stream)
+            if first == 0:
+                self._host.begin(self._buffers, self.stream)
+            for begin, end in self._host.steps.segments(first, len(self._launches) if last < 0 else last):
+                for launch in self._launches[begin:end]:
+                    self._driver.launch(launch, self.stream)
+                self._host.take(end, self._buffers, self.stream)
             self._driver.synchronize(self.stream)
 
     def timer(self, launch: int, repeats: int) -> Callable[[], float]:
@@ -302,20 +320,23 @@ class CudaExecutor:
                 driver.to_device(pointer, value.ctypes.data, value.nbytes, stream)
 
     def _outputs_on_host(self, images: int) -> list[np.ndarray]:
-        driver, stream, arrays = self._driver, self.stream, []
-        for pointer, spec, dtype in self._outputs:
-            array = np.empty(shape_of(spec, images), dtype)
-            if array.nbytes:
+        driver, stream, arrays, found = self._driver, self.stream, [], self.found()
+        for i, (pointer, spec, dtype) in enumerate(self._outputs):
+            array = found[i] if i in found else np.empty(shape_of(spec, images), dtype)
+            if array.nbytes and i not in found:
                 driver.to_host(array.ctypes.data, pointer, array.nbytes, stream)
             arrays.append(array)
         driver.synchronize(stream)
         return arrays
 
     def _outputs_on_device(self, images: int) -> list[DeviceArray]:
-        driver, stream, arrays = self._driver, self.stream, []
-        for pointer, spec, dtype in self._outputs:
-            arrays.append(DeviceArray(self.device, shape_of(spec, images), dtype))
-            if arrays[-1].nbytes:
+        driver, stream, arrays, found = self._driver, self.stream, [], self.found()
+        for i, (pointer, spec, dtype) in enumerate(self._outputs):
+            shape = found[i].shape if i in found else shape_of(spec, images)
+            arrays.append(DeviceArray(self.device, shape, dtype))
+            if arrays[-1].nbytes and i in found:
+                driver.to_device(arrays[-1].pointer, found[i].ctypes.data, found[i].nbytes, stream)
+            elif arrays[-1].nbytes:
                 driver.on_device(arrays[-1].pointer, pointer, arrays[-1].nbytes, stream)
         driver.synchronize(stream)
         return arrays

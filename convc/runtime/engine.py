@@ -17,7 +17,7 @@ from .bound import BoundNetwork
 from .devices import parse_device
 from .executor import Executor
 from .inputs import InputBinder
-from .manifest import ProgramSpec, TensorSpec
+from .manifest import ProgramSpec, TensorSpec, is_found
 from .streaming import overlapped
 
 log = logging.getLogger("convc")
@@ -119,6 +119,9 @@ class Engine:
         make = getattr(self.executor, "bind", None)
         if make is None:
             raise errors.no_binding(self.device)
+        for spec in self.outputs:
+            if is_found(spec):
+                raise errors.found_size_bound(spec.name)
         with self._in_use():
             read = self._binder.bind_on_device(inputs)
             images = images_of(self.inputs, read)

@@ -55,10 +55,8 @@ class HostProgram(HostSteps):
                 self.found[index] = graph.inputs(node)[0]
                 _require(self.found[index] in known, f"the host does not make the output {output.name!r}")
 
-    def run(self, launches: int, memory: Memory) -> None:
-        for step in self.steps:
-            if step.spec.before == launches:
-                step.run(memory, self._kept)
+    def take(self, number: int, memory: Memory) -> None:
+        self.steps[number].run(memory, self._kept)
 
     def begin(self) -> None:
         self._kept = Kept()

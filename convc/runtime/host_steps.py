@@ -28,13 +28,24 @@ class HostSteps:
 
     def __init__(self, specs: Sequence[HostStepSpec] = ()) -> None:
         self.specs = specs
+        self._behind: dict[int, list[int]] = {}
+        for number, spec in enumerate(specs):
+            self._behind.setdefault(spec.before, []).append(number)
 
     def begin(self) -> None:
         """Forget the run before."""
 
+    def behind(self, launches: int) -> list[int]:
+        """The steps, by number, that come when so many launches of a run are done."""
+        return self._behind.get(launches, [])
+
+    def take(self, number: int, memory: Memory) -> None:
+        """One step. Raises what its operators raise, and `DeviceError` for anything unforeseen."""
+
     def run(self, launches: int, memory: Memory) -> None:
-        """The steps that come when so many launches of a run are done. Raises what their operators raise, and
-        `DeviceError` for anything unforeseen."""
+        """The steps that come when so many launches of a run are done."""
+        for number in self.behind(launches):
+            self.take(number, memory)
 
     def output(self, index: int) -> np.ndarray:
         """An output whose size the run has found out."""
@@ -43,7 +54,7 @@ class HostSteps:
     def segments(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """The launches from ``first`` to the one before ``last`` in pieces, as (first, one past the last): steps come
         between two, and behind the last where there are some."""
-        stops = sorted({spec.before for spec in self.specs if first < spec.before < last})
+        stops = sorted(stop for stop in self._behind if first < stop < last)
         yield from pairwise([first, *stops, last]) if first < last else ()
 
 

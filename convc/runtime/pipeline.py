@@ -7,12 +7,11 @@ which they never overlap; the copies to the GPU and those back have a stream eac
 - its inputs are put into the lane's host memory when the copy of batch ``n - 2`` from there is done, and copied to the
   GPU when the launches of batch ``n - 2`` have read what was there before;
 - it is launched, and its outputs are copied to host memory, when its inputs have arrived and the caller has taken the
-  outputs of batch ``n - 2``.
+  outputs of batch ``n - 2``. Where the host has steps between launches, it is waited for up to the last of them.
 """
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,8 +20,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .batch import images_of, shape_of
-from .manifest import TensorSpec
-from .session import allocate_one, capture, new_event, new_stream, own, quietly, release
+from .check import tensor_bytes
+from .course import Course, page_locked
+from .manifest import TensorSpec, is_found
+from .session import allocate_one, new_event, new_stream, own, quietly, release
 from .streaming import LANES
 
 if TYPE_CHECKING:
@@ -45,16 +46,21 @@ class _Lane:
     """What one batch uses. inputs, outputs: in order, with flat arrays. uploaded, launched: images of the batch that
     was uploaded last, and of the one that was launched last, where the batch is dynamic."""
 
-    def __init__(self, inputs: Staged, outputs: Staged, graph: Any) -> None:
-        self.inputs, self.outputs, self.graph = inputs, outputs, graph
+    def __init__(self, inputs: Staged, outputs: Staged, course: Course) -> None:
+        self.inputs, self.outputs, self.course = inputs, outputs, course
+        self.found: dict[int, np.ndarray] = {}
         self.uploaded = self.launched = 0
         self.arrived: Any = None
         self.computed: Any = None
         self.left: Any = None
 
     def results(self) -> Staged:
-        """The outputs, with arrays of as many images as were launched."""
-        shapes = [(place, staged, shape_of(place.spec, self.launched)) for place, staged in self.outputs]
+        """The outputs that are copied, with arrays of as many images as were launched."""
+        shapes = [
+            (place, staged, shape_of(place.spec, self.launched))
+            for place, staged in self.outputs
+            if not is_found(place.spec)
+        ]
         return [(place, staged[: math.prod(shape)].reshape(shape)) for place, staged, shape in shapes]
 
 
@@ -99,7 +105,8 @@ class Pipeline:
         with self._session:
             lane.launched = lane.uploaded
             driver.wait(self._run, lane.arrived)
-            driver.launch_graph(lane.graph, self._run)
+            lane.course.queue(self._run)
+            lane.found = self._executor.found()
             driver.record(lane.computed, self._run)
             driver.wait(self._down, lane.computed)
             for place, array in lane.results():
@@ -114,7 +121,8 @@ class Pipeline:
         with self._session:
             self._driver.finish(lane.left)
         self._collected += 1
-        return [array.copy() for _, array in lane.results()]
+        copied = (array.copy() for _, array in lane.results())
+        return [lane.found[i] if i in lane.found else next(copied) for i in range(len(lane.outputs))]
 
     @property
     def pending(self) -> int:
@@ -135,18 +143,15 @@ class Pipeline:
             for role, places in (("input", inputs), ("output", outputs))
         }
         own = {f"{role}:{i}": place.pointer for role, pairs in staged.items() for i, (place, _) in enumerate(pairs)}
-        graph = capture(self._device, executor.bound_to(own), self._run, undo)
-        lane = _Lane(staged["input"], staged["output"], graph)
+        lane = _Lane(staged["input"], staged["output"], executor.bound_to(own, undo))
         lane.arrived, lane.computed, lane.left = (new_event(self._driver, undo, timed=False) for _ in range(3))
         return lane
 
     def _staged(self, undo: ExitStack, role: str, given: Place) -> tuple[Place, np.ndarray]:
         """A buffer on the GPU, and page-locked memory of the same size as a flat array."""
-        nbytes = math.prod(given.spec.shape) * given.dtype.itemsize
+        nbytes = tensor_bytes(given.spec)
         pointer = allocate_one(self._device, nbytes, f"an {role} of batches that overlap", undo)
-        host = self._device.allocate_host(nbytes, f"an {role} of batches that overlap")
-        undo.callback(quietly, self._driver.free_host, host)
-        memory: Any = (ctypes.c_uint8 * max(nbytes, 1)).from_address(host)
+        staged = page_locked(self._device, nbytes, f"an {role} of batches that overlap", undo)
         if role == "input" and given.spec.images:
             self._driver.fill(pointer, 0, nbytes, self._up)
-        return given._replace(pointer=pointer), np.frombuffer(memory, np.uint8, count=nbytes).view(given.dtype)
+        return given._replace(pointer=pointer), staged.view(given.dtype)
