@@ -10,7 +10,7 @@ from compiled import Builder, conv, integers
 
 from convc.frontends import dsl as nn
 from convc.frontends import zoo
-from convc.ir import Graph, Value
+from convc.ir import DType, Graph, Value
 
 
 def residual_block() -> Graph:
@@ -127,6 +127,17 @@ def _conv1x1_prologue(b: Builder) -> Value:
     return conv(b, b.add("Relu", scaled), weights(128, 72, 1, 1))
 
 
+def _integers(b: Builder, channels: int, filters: int, groups: int = 1) -> Value:
+    """Bytes times bytes and a bias, scaled, and bytes again."""
+    x = b.add("Cast", b.input(weights(1, channels, 9, 9)), dtype=DType.INT8)
+    w, bias = weights(filters, channels // groups, 3, 3).astype(np.int8), np.full(filters, 2**25, np.int32)
+    window = {"strides": (1, 1), "pads": (1,) * 4, "dilations": (1, 1), "groups": groups}
+    sums = b.add("ConvInteger", x, b.constant(w), b.constant(bias), **window)
+    scaled = b.add("Mul", b.add("Cast", sums, dtype=DType.FP32), b.constant(np.float32(2.0**-20)))
+    limited = b.add("Clip", b.add("Round", scaled), min=-128.0, max=127.0)
+    return b.add("Cast", b.add("Cast", limited, dtype=DType.INT8), dtype=DType.FP32)
+
+
 KERNELS: dict[str, tuple[str, Callable[[Builder], Value]]] = {
     # case: (the kernel's first word, graph)
     "conv3x3_bias_residual_relu": ("conv3x3", _conv3x3),
@@ -153,6 +164,8 @@ KERNELS: dict[str, tuple[str, Callable[[Builder], Value]]] = {
         "conv3x3",
         lambda b: conv(b, inside(b, 1, 16, 9, 9), weights(24, 16, 3, 3), dilations=(2, 2), pads=(2,) * 4),
     ),
+    "conv_integers": ("conv3x3", lambda b: _integers(b, 48, 40)),
+    "depthwise_integers": ("depthwise", lambda b: _integers(b, 24, 24, 24)),
     "depthwise_multiplier": (
         "depthwise",
         lambda b: conv(b, inside(b, 1, 24, 9, 9), weights(48, 1, 3, 3), weights(48), groups=24, pads=(1,) * 4),

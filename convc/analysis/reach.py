@@ -196,12 +196,12 @@ def _sliced(graph: Graph, node: Node, value: Value, reach: Reach) -> Reach:
 
 
 RULES: dict[str, Callable[[Graph, Node, Value, Reach], Reach]] = {
-    **dict.fromkeys(("Conv", "MaxPool", "AveragePool"), _window),
+    **dict.fromkeys(("Conv", "ConvInteger", "MaxPool", "AveragePool"), _window),
     "ConvTranspose": _spread,
     "Resize": _resized,
     **{name: _reduced for name in operators() if name.startswith("Reduce")},
     **dict.fromkeys(("Softmax", "LogSoftmax"), _along_axis),
-    **dict.fromkeys(("Gemm", "MatMul"), _product),
+    **dict.fromkeys(("Gemm", "MatMul", "MatMulInteger"), _product),
     **dict.fromkeys(("BatchNormalization", "LRN", "Concat", "Pad", "Output"), _kept),
     "Expand": _aligned,
     "Transpose": _transposed,

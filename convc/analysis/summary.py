@@ -178,7 +178,7 @@ def _plain(jump: Fraction) -> float:
 
 def _spare(graph: Graph, node: Node) -> list[tuple[int, int]]:
     """For each axis of a window without ceil mode: elements behind the last window, and the padding at that end."""
-    if node.op not in ("Conv", "MaxPool", "AveragePool") or node.attributes.get("ceil_mode"):
+    if node.op not in ("Conv", "ConvInteger", "MaxPool", "AveragePool") or node.attributes.get("ceil_mode"):
         return []
     given, kernel = node.attributes, window_of(graph, node)
     extents, rank = _numbers(graph.type(graph.inputs(node)[0]).shape[2:]), len(kernel)

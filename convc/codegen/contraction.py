@@ -95,6 +95,7 @@ def body(
         prologue_addresses=prologue.addresses(problem, "channel" if loop.flat else "d"),
         loop=loop.is_loop,
         split_k=tile.split_k,
+        sums=TRITON_TYPES[problem.sums],
         counters=loop.counters(),
         start_lines=loop.start_lines(),
         advance_lines=loop.advance_lines(),
@@ -221,7 +222,8 @@ def _step_lines(loop: Loop) -> list[str]:
     if problem.w.dtype is not problem.compute:
         lines.append(f"b = b.to(tl.{TRITON_TYPES[problem.compute]})")
     precision = f', input_precision="{problem.precision}"' if problem.compute is DType.FP32 else ""
-    lines.append(f"acc = tl.dot(a, b, acc{precision})")
+    exact = f"acc += tl.dot(a, b).to(tl.{TRITON_TYPES[problem.sums]})  # fp32 holds the sum of a step exactly"
+    lines.append(f"acc = tl.dot(a, b, acc{precision})" if problem.sums.is_float else exact)
     return lines
 
 

@@ -38,6 +38,7 @@ class Body:
 
     row_mask, col_mask: names of the masks, or empty where the tile divides the extents. suffixes: how one-dimensional
     blocks along rows and columns are shaped to the tile. rows_stored: False where one value a column is stored.
+    integers: names of what is held as int32 and not as fp32: sums of integers, and what was added to them.
     """
 
     problem: Problem
@@ -51,6 +52,7 @@ class Body:
     row_name: str = "row"
     col_name: str = "col"
     rows_stored: bool = True
+    integers: set[str] = field(default_factory=set)
 
     def emit(self, accumulator: str | None) -> list[str]:
         """Lines from the accumulator to the store."""
@@ -60,8 +62,12 @@ class Body:
     def values(self, accumulator: str | None) -> str:
         """Adds the lines from the accumulator to what is stored; returns its name."""
         loaded = {ref.index for s in self.problem.statements for ref in s.arguments if ref.kind == "operand"}
+        if accumulator is not None and not getattr(self.problem, "sums", DType.FP32).is_float:
+            self.integers.add(accumulator)
         for index in sorted(loaded):
             operand = self.problem.operands[index]
+            if operand.dtype is DType.INT32:
+                self.integers.add(variable(operand))
             self.lines.append(f"{variable(operand)} = {self.load(operand)}")
         result = self.apply(self.problem.statements, self.problem.operands, accumulator)
         if not self.problem.statements and accumulator is None:
@@ -75,6 +81,11 @@ class Body:
         result = accumulator or ""
         for index, statement in enumerate(statements):
             result = f"{self.prefix}{index}"
+            if (
+                statement.operator.name == "Add"
+                and self._argument(statement.arguments[0], operands, accumulator) in self.integers
+            ):
+                self.integers.add(result)
             self.lines.append(f"{result} = {self._expression(statement, operands, accumulator)}")
         return result
 
@@ -110,7 +121,8 @@ class Body:
             text = pow_text(exponent.number) if exponent.kind == "number" else ""
             text = fill(text, operands[:1]) if text else ""
         elif statement.operator.name == "Cast":
-            return cast(operands[0], statement.attributes["dtype"])
+            wide = f"{operands[0]}.to(tl.float32)" if operands[0] in self.integers else operands[0]
+            return cast(wide, statement.attributes["dtype"])
         else:
             text = triton_text(statement.operator, statement.attributes, operands)
         if not text:

@@ -80,7 +80,8 @@ class Loop:
         """What the kernel is passed beside its operands."""
         extra: list[tuple[str, str, Argument]] = []
         if self.tile.split_k > 1:
-            extra += [("partial", "*fp32", Argument("partial")), ("counters", "*i32", Argument("counters"))]
+            partial = "*fp32" if self.problem.sums.is_float else "*i32"
+            extra += [("partial", partial, Argument("partial")), ("counters", "*i32", Argument("counters"))]
         if self.is_loop:
             extra.append(("steps", "i32", Argument("number", value=self.steps // self.tile.split_k)))
         return tuple(extra)

@@ -11,7 +11,7 @@ from ..ir.problem import Axis, Tap, WindowReduction
 from ..ir.separable import SeparableContraction
 from . import border, expansion
 from .contraction import origin, start_of
-from .expressions import Body, widened
+from .expressions import TRITON_TYPES, Body, widened
 from .global_pool import ending, tiles
 from .indexing import block_starts, dimensions, group_lines, is_wide, joined_masks, offsets, scaled
 from .kernel import Parts, ragged, render
@@ -46,6 +46,7 @@ def parts(problem: WindowReduction, tile: Tile) -> Parts:
         x_offset=_x_offset(problem),
         before=_expanding_lines(problem, tile) if isinstance(problem, ExpandedWindow) else [],
         weighted=problem.w is not None,
+        sums=TRITON_TYPES[problem.sums],
         w_offset=offsets(problem, problem.w).joined() if problem.w else "",
         initial=INITIAL[problem.mode],
         loop_lines=_loop_lines(problem, tile),

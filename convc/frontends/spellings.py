@@ -13,6 +13,7 @@ from typing import Any
 from .. import errors
 from ..ir.dims import Dim, DimLike
 from ..ir.graph import Node
+from . import integer_spellings
 from .host_spellings import HOST_SPELLINGS
 from .writer import ELEMENT_TYPES, Spelling, Writer
 
@@ -229,6 +230,8 @@ REDUCTIONS = (
 
 SPELLINGS: dict[str, Spelling] = {
     "Conv": convolution,
+    "ConvInteger": integer_spellings.convolution,
+    "MatMulInteger": integer_spellings.product,
     "MaxPool": max_pool,
     "MaxPoolIndices": max_places,
     "AveragePool": average_pool,

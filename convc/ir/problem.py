@@ -231,7 +231,8 @@ class Contraction(Problem):
     """acc[row, col] = Σ over taps and depth of x·w: convolution and matrix product.
 
     depth: channels per group (or K of a matrix product); x_depth, w_depth: strides along it. taps: window dimensions.
-    precision: of the products, ``ieee`` or ``tf32`` for fp32 operands. prologue: statements applied to x as it is
+    precision: of the products, ``ieee`` or ``tf32`` for fp32 operands. sums: fp32; int32 where operands are integers of
+    at most 255 in size, whose products are added up exactly. prologue: statements applied to x as it is
     loaded (their accumulator is x), over ``prologue_operands``. normalise: ``softmax`` or ``log_softmax`` of each row
     behind the statements, or nothing; tiles then hold whole rows.
     """
@@ -244,6 +245,7 @@ class Contraction(Problem):
     taps: tuple[Tap, ...] = ()
     compute: DType = DType.FP32
     precision: str = "ieee"
+    sums: DType = DType.FP32
     prologue: tuple[Statement, ...] = ()
     prologue_operands: tuple[Operand, ...] = ()
     normalise: str = ""
@@ -289,6 +291,7 @@ class WindowReduction(Problem):
     taps: tuple[Tap, ...] = ()
     divisor: str = "window"
     padded: tuple[int, ...] = ()
+    sums: DType = DType.FP32
 
     @property
     def reads(self) -> tuple[Operand, ...]:
@@ -316,10 +319,13 @@ class AxisReduction(Problem):
         return (self.x, *self.operands)
 
 
+EXACT_SUM = 256
+"""Products of two whole numbers of at most 255 whose sum fp32 holds exactly: 256 of them stay below 2^24."""
 FLAT_DEPTH = 16
 """Below so many channels, one step of the main loop covers the innermost window dimension and the channels."""
 FLAT_LENGTH = 256
-"""Not where these are more elements, though: a block of 16 rows would not have the registers for their addresses."""
+"""Not where these are more elements, though: a block of 16 rows would not have the registers for their addresses (and
+sums of integers are exact to that length: `EXACT_SUM`)."""
 
 
 @dataclass(frozen=True)

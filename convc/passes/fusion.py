@@ -37,8 +37,8 @@ ENDINGS: tuple[tuple[str, Propose], ...] = (
 MAX_EXTERNAL_OPERANDS = 12
 """Most tensors that one fused kernel reads besides its anchor's."""
 
-_ANCHOR_RULES = {
-    "Conv": "conv-epilogue",
+_ANCHOR_RULES: dict[str | Kind, str] = {
+    **dict.fromkeys(("Conv", "ConvInteger"), "conv-epilogue"),
     "Pad": "pad-epilogue",
     Kind.CONTRACTION: "matmul-epilogue",
     Kind.WINDOW: "pool-epilogue",

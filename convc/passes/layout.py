@@ -282,7 +282,7 @@ class _Placer:
         the same shape; anything else in plain order."""
         node = self.graph.producer(value)
         rank = self.graph.type(value).rank
-        if node.op in ("MatMul", "Gemm"):
+        if node.op in ("MatMul", "MatMulInteger", "Gemm"):
             return tuple(range(rank))
         if node.kind in (Kind.ELEMENTWISE, Kind.REDUCTION, Kind.VIEW, Kind.MOVEMENT):
             region = self.fused.regions[node.region] if node.region is not None else None

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ..ir import Graph, Kind, Node, Value
 from ..ir.problem import FLAT_DEPTH
-from .chains import elements, extents, is_depthwise
+from .chains import elements, extents
 from .choice import ELEMENT_BYTES, ISSUED_PER_MAC, Choice, operator_instructions
 
 RULE = "conv-prologue"
@@ -42,7 +42,7 @@ def propose(graph: Graph, conv: Node, taken: Mapping[int, int]) -> Choice | str 
 
     taken: nodes that belong to a kernel already, with its seed.
     """
-    if conv.op != "Conv":
+    if conv.op not in ("Conv", "ConvInteger"):
         return None
     x = graph.inputs(conv)[0]
     producer = graph.producer(x)
@@ -60,7 +60,7 @@ def unfit(graph: Graph, conv: Node, nodes: Sequence[int]) -> str | None:
     x, w = graph.inputs(conv)[:2]
     if not graph.type(x).is_static:
         return "its shape is not known"
-    if is_depthwise(graph, conv):
+    if 1 < conv.attributes["groups"] == graph.type(x).shape[1]:
         return "the convolution is depthwise"
     outside = _read(graph, nodes)
     odd = [graph.type(value).dtype for node, _, value in outside if not _readable(graph, node, value)]
@@ -113,13 +113,20 @@ def _chain(graph: Graph, conv: Node, x: Value, taken: Mapping[int, int]) -> list
         value = stack.pop()
         node = graph.producer(value)
         readers = {use.node for use in graph.users(value)}
-        fits = node.kind is Kind.ELEMENTWISE and node.id not in taken and graph.type(value) == graph.type(x)
+        fits = node.kind is Kind.ELEMENTWISE and node.id not in taken and _alike(graph, conv, value, x)
         if node.id in inside or not fits or not readers <= inside:
             continue
         inside.add(node.id)
         nodes.append(node.id)
         stack.extend(graph.inputs(node))
     return sorted(nodes)
+
+
+def _alike(graph: Graph, conv: Node, value: Value, x: Value) -> bool:
+    """Whether a value in front of a convolution's operand is as large; integers may be computed in fp32."""
+    if conv.op == "ConvInteger":
+        return graph.type(value).shape == graph.type(x).shape
+    return graph.type(value) == graph.type(x)
 
 
 def _choice(graph: Graph, conv: Node, nodes: Sequence[int]) -> Choice:

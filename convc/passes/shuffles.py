@@ -81,7 +81,7 @@ def unfit(fused: FusedGraph, region: Region, placed: Placement | None) -> str | 
         return _unfit_slices(graph, node, placed)
     conv = graph.node(region.anchor) if region.anchor is not None else node
     groups = int(conv.attributes.get("groups", 1))
-    filters = placed.shape[1] // groups if conv.op == "Conv" else 1
+    filters = placed.shape[1] // groups if conv.op in ("Conv", "ConvInteger") else 1
     if groups > 1 and not divides(placed.all_parts[1], filters):
         return "its groups do not divide into the parts of the channels"
     return None

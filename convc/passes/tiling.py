@@ -14,7 +14,7 @@ from ..ir.chained import ChainedContraction
 from ..ir.expansion import ExpandedWindow
 from ..ir.plan import POINTERS, Tile
 from ..ir.pooled import PooledContraction
-from ..ir.problem import Axis, AxisReduction, Contraction, Problem, Steps, WindowReduction, steps_of
+from ..ir.problem import EXACT_SUM, Axis, AxisReduction, Contraction, Problem, Steps, WindowReduction, steps_of
 from ..ir.separable import SeparableContraction
 from ..targets import Target
 from ..targets.cost import contraction_seconds, lone_seconds, pooling_seconds, streaming_seconds
@@ -204,7 +204,7 @@ def _depths(problem: Contraction, steps: Steps, target: Target) -> Iterator[int]
     if steps.flat:
         yield max(MIN_DOT, ceil_power(steps.length))
         return
-    top = min(ceil_power(steps.length), widest)
+    top = min(ceil_power(steps.length), widest if problem.sums.is_float else min(widest, EXACT_SUM))
     yield from (depth for depth in powers(MIN_DOT, top) if depth >= min(32, top))
 
 

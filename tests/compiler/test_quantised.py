@@ -6,10 +6,12 @@ rounding, a missing saturation or a wrong zero point is a wrong integer, and not
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
-from compiled import run, same
+from compiled import planned, retiled, run, run_planned, same
 from onnx import TensorProto, helper, numpy_helper
 
 import convc
@@ -107,3 +109,103 @@ def test_quantisation_ends_the_kernel_of_the_convolution() -> None:
     stored = [(problem.family, problem.output.dtype.value) for problem in problems]
     assert [dtype for family, dtype in stored if family == "contraction"] == ["int8", "int8"]
     assert [dtype for family, dtype in stored if family == "pointwise"] == ["int8", "fp16"], "and one dequantises"
+
+
+# -- products of integers ---------------------------------------------------------------------------------------------
+CONVOLUTIONS = {
+    # channels, filters, groups, attributes
+    "3x3": (20, 9, 1, {"pads": [1] * 4}),
+    "strided": (3, 5, 1, {"pads": [0, 1, 2, 1], "strides": [2, 1]}),
+    "1x1": (40, 17, 1, {"kernel_shape": [1, 1]}),
+    "grouped": (8, 6, 2, {"pads": [1] * 4, "dilations": [2, 1]}),
+    "depthwise": (6, 12, 6, {"pads": [1] * 4}),
+    "one filter": (5, 1, 1, {"pads": [1] * 4}),
+}
+
+
+def weights_of(case: str, dtype: type) -> np.ndarray:
+    channels, filters, groups, attributes = CONVOLUTIONS[case]
+    return drawn(dtype, filters, channels // groups, *attributes.get("kernel_shape", [3, 3]))
+
+
+def qlinear(case: str, dtype: type, w: np.ndarray, wz: np.ndarray) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """QLinearConv with a bias, a scale a filter, and a zero point that the border does not have; sums are large."""
+    channels, filters, groups, attributes = CONVOLUTIONS[case]
+    constants = {
+        "xs": f32(0.03),
+        "xz": np.array(7, dtype),
+        "w": w,
+        "ws": (stream.random(filters) / 500 + 0.0005).astype(np.float32),
+        "wz": wz,
+        "ys": f32(0.07),
+        "yz": np.array(-5 if dtype is np.int8 else 120, dtype),
+        "b": stream.integers(-(2**25), 2**25, filters).astype(np.int32) // 1000,
+    }
+    node = N("QLinearConv", ["x", "xs", "xz", "w", "ws", "wz", "ys", "yz", "b"], ["y"], group=groups, **attributes)
+    feeds = {"x": drawn(dtype, 2, channels, 7, 6)}
+    return model([node], feeds, constants, {"y": ELEMENTS[np.dtype(dtype)]}), feeds
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_quantised_convolution(dtype: type, case: str, mode: str) -> None:
+    filters = CONVOLUTIONS[case][1]
+    network, feeds = qlinear(case, dtype, weights_of(case, np.int8), np.zeros(filters, np.int8))
+    expected = reference_outputs(network, feeds)
+    assert len(np.unique(expected["y"])) > 25, "results spread over the type"
+    same(run(convc.import_onnx(network), feeds, dtype=mode), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("constant", [True, False], ids=["constant", "computed"])
+def test_integers_with_zero_points(constant: bool, mode: str) -> None:
+    """Weights of uint8 with zero points, and all of it given at run time: the definition's sums, to the last bit."""
+    arrays = {
+        "w": drawn(np.uint8, 9, 20, 3, 3),
+        "wz": np.array(200, np.uint8),
+        "xz": np.array(13, np.uint8),
+        "v": drawn(np.uint8, 33, 18),
+        "vz": drawn(np.uint8, 18) if constant else np.array(9, np.uint8),
+        "uz": np.array(251, np.uint8),
+    }
+    data = {"x": drawn(np.uint8, 1, 20, 6, 5), "u": drawn(np.uint8, 2, 7, 33)}
+    feeds, constants = (data, arrays) if constant else (data | arrays, {})
+    nodes = [
+        N("ConvInteger", ["x", "w", "xz", "wz"], ["c"], pads=[1] * 4),
+        N("MatMulInteger", ["u", "v", "uz", "vz"], ["m"]),
+        N("Cast", ["c"], ["r"], to=TensorProto.FLOAT),
+    ]
+    network = model(nodes, feeds, constants, {"c": TensorProto.INT32, "m": TensorProto.INT32, "r": TensorProto.FLOAT})
+    expected = reference_outputs(network, feeds)
+    found = run(convc.import_onnx(network), feeds, dtype=mode)
+    same(found, expected)
+    assert found["c"].dtype == np.int32
+
+
+def test_long_sums_are_exact() -> None:
+    """20,000 products of 255·254 pass 2^24, behind which fp32 has gaps."""
+    a, b = np.full((3, 20000), 255, np.uint8), np.full((20000, 5), 254, np.uint8)
+    b[::7] = drawn(np.uint8, *b[::7].shape)
+    feeds = {"a": a}
+    network = model([N("MatMulInteger", ["a", "b"], ["y"])], feeds, {"b": b}, {"y": TensorProto.INT32})
+    exact = (a.astype(np.int64) @ b.astype(np.int64)).astype(np.int32)
+    assert exact.min() > 2**24 and (exact % 4 != 0).any()
+    graph = convc.import_onnx(network)
+    same(run(graph, feeds), {"y": exact})
+    split = retiled(planned(graph), lambda problem, tile: replace(tile, rows=16, cols=16, depth=32, split_k=5))
+    same(run_planned(split, feeds), {"y": exact})
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_quantised_product_of_computed_matrices(dtype: type, mode: str) -> None:
+    """Scales are constant: those of 16-bit modes would be rounded on their way in."""
+    matrices = {"a": drawn(dtype, 2, 5, 19), "b": drawn(dtype, 2, 19, 6)}
+    zeros = {"az": np.array(4, dtype), "bz": np.array(11, dtype), "yz": np.array(2, dtype)}
+    scales = {"as": f32(0.031), "bs": f32(0.017), "ys": f32(0.61)}
+    element = ELEMENTS[np.dtype(dtype)]
+    node = N("QLinearMatMul", ["a", "as", "az", "b", "bs", "bz", "ys", "yz"], ["y"])
+    feeds = matrices | zeros
+    network = model([node], feeds, scales, {"y": element})
+    same(run(convc.import_onnx(network), feeds, dtype=mode), reference_outputs(network, feeds))

@@ -80,6 +80,17 @@ CONTRACTIONS: list[Case] = [
         {"x": (1, 2, 5, 4, 6), "w": (3, 2, 2, 3, 1)},
         {"strides": (1,) * 3, "pads": (0,) * 6, "dilations": (1,) * 3},
     ),
+    (
+        "ConvInteger",
+        {"differences": IMAGE, "other differences": (6, 2, 3, 3), "sums": (6,)},
+        {"strides": (2, 1), "pads": (1, 0, 2, 1), "dilations": (1, 2), "groups": 2},
+    ),
+    (
+        "ConvInteger",
+        {"bits": IMAGE, "other bits": (3, 4, 3, 2)},
+        {n: WINDOW[n] for n in ("strides", "pads", "dilations")},
+    ),
+    ("MatMulInteger", {"differences": (2, 1, 3, 4), "bits": (5, 4, 2)}, {}),
 ]
 WINDOWS: list[Case] = [
     ("MaxPool", {"x": IMAGE}, WINDOW),
@@ -162,6 +173,10 @@ def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
         return stream.integers(-4, 4, shape)
     if name == "images":
         return stream.integers(0, 2, shape)
+    if "differences" in name:
+        return stream.integers(-255, 256, shape).astype(np.int16)
+    if name == "sums":
+        return stream.integers(-(2**20), 2**20, shape).astype(np.int32)
     if "bits" in name:
         return stream.integers(0, 9, shape).astype(np.uint8)
     if name == "whole":
@@ -214,7 +229,7 @@ def test_operator(case: Case, opset: int) -> None:
         assert (found == expected).all()
 
 
-WRITTEN_OUT = {"Silu", "Copy", "PRelu", "Slice", "Einsum"}
+WRITTEN_OUT = {"Silu", "Copy", "PRelu", "Slice", "Einsum", "ConvInteger", "MatMulInteger"}
 """Operators that come back as others, some of their forms at least."""
 
 

@@ -68,6 +68,11 @@ CASES: list[tuple[str, list[TensorType], dict[str, Any], str]] = [
     ("AveragePool", [t(*X)], {**POOL, "count_include_pad": 1}, "count_include_pad"),
     ("AveragePool", [t(*X)], {**POOL, "kernel_shape": (9, 9)}, "window of 9"),
     # products
+    ("ConvInteger", [t(*X), t(*W)], CONV, "int8, uint8 or int16, found fp32"),
+    ("ConvInteger", [t(*X, dtype=DType.INT8), t(*W, dtype=DType.INT8), t(6)], CONV, "a bias .* int32, found fp32"),
+    ("ConvInteger", [t(*X, dtype=DType.INT8), t(6, 3, 3, 3, dtype=DType.INT8)], CONV, "to be 4, found 3"),
+    ("MatMulInteger", [t(2, 3, dtype=DType.INT8), integer(3, 4)], {}, "int8, uint8 or int16, found int64"),
+    ("MatMulInteger", [t(2, 3, dtype=DType.INT8), t(4, 5, dtype=DType.UINT8)], {}, "to be 3, found 4"),
     ("MatMul", [t(2, 3), t(4, 5)], {}, "to be 3, found 4"),
     ("MatMul", [t(), t(4, 5)], {}, "rank 1 or more"),
     ("MatMul", [t(2, 4, 3), t(3, 3, 5)], {}, r"broadcast together, found \[2\] and \[3\]"),

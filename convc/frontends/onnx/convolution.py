@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from convc import errors
 from convc.ir.dims import DimLike
@@ -17,15 +18,13 @@ from .windows import auto_pad, numbers, window
 @adapter("Conv")
 def conv(call: Call) -> Operand:
     """x[N, C, spatial], w[K, C/groups, kernel], optional b[K]."""
-    return conv_of(call, call.x, call.required(1), call.input(2))
+    x, w, bias = call.x, call.required(1), call.input(2)
+    return call.emit("Conv", *([x, w] if bias is None else [x, w, bias]), **conv_attributes(call, x, w))
 
 
-def conv_of(call: Call, x: Operand, w: Operand, bias: Operand | None = None) -> Operand:
-    """A convolution of these operands with the node's attributes."""
-    kernel = kernel_of(call, x, w)
-    operands = [x, w] if bias is None else [x, w, bias]
-    found = window(call, call.shape(x)[2:], kernel)
-    return call.emit("Conv", *operands, **found.attributes, groups=call.attr("group"))
+def conv_attributes(call: Call, x: Operand, w: Operand) -> dict[str, Any]:
+    """The window of a convolution of these operands, and its groups."""
+    return {**window(call, call.shape(x)[2:], kernel_of(call, x, w)).attributes, "groups": call.attr("group")}
 
 
 def kernel_of(call: Call, x: Operand, w: Operand) -> list[int]:

@@ -1,6 +1,6 @@
 """Quantised operators, by the arithmetic that they stand for.
 
-Products of 8-bit integers are summed in fp64, which holds every sum exactly that int32 does. Integers become real
+Products of 8-bit integers, or of their differences from zero points, are exact sums in int32. Integers become real
 numbers in fp32; real numbers are divided by the scale in the type that ``precision`` names (else their own), rounded to
 the nearest, halves to even, and kept within the bounds of the integers.
 """
@@ -17,7 +17,7 @@ from convc.ir.types import DType
 
 from .builder import Operand
 from .call import Call
-from .convolution import conv_of
+from .convolution import conv_attributes
 from .registry import UnsupportedForm, adapter
 
 
@@ -113,24 +113,26 @@ def _placed(call: Call, parameter: Operand, trailing: int) -> Operand:
     return call.reshape(parameter, () if single else (shape[0], *(1,) * trailing))
 
 
-def exact(call: Call, x: Operand, zero: Operand | None, trailing: int = 0) -> Operand:
-    """x - zero point in fp64."""
-    wide = call.cast(x, DType.FP64)
-    return wide if zero is None else call.emit("Sub", wide, call.cast(_placed(call, zero, trailing), DType.FP64))
+def difference(call: Call, x: Operand, zero: Operand | None, trailing: int = 0) -> Operand:
+    """x - zero point in 16 bits, which fp32 computes exactly; x itself where there is no zero point."""
+    if zero is None or (isinstance(zero, np.ndarray) and not zero.any()):
+        return x
+    moved = call.cast(_placed(call, zero, trailing), DType.FP32)
+    return call.cast(call.emit("Sub", call.cast(x, DType.FP32), moved), DType.INT16)
 
 
 @adapter("MatMulInteger")
 def matmul_integer(call: Call) -> Operand:
-    a = exact(call, call.x, call.input(2), trailing=1)
-    b = exact(call, call.required(1), call.input(3))
-    return call.cast(call.emit("MatMul", a, b), DType.INT32)
+    a = difference(call, call.x, call.input(2), trailing=1)
+    b = difference(call, call.required(1), call.input(3))
+    return call.emit("MatMulInteger", a, b)
 
 
 @adapter("ConvInteger")
 def conv_integer(call: Call) -> Operand:
     w = call.required(1)
-    x = exact(call, call.x, call.input(2))
-    return call.cast(conv_of(call, x, exact(call, w, call.input(3), len(call.shape(w)) - 1)), DType.INT32)
+    x, filters = difference(call, call.x, call.input(2)), difference(call, w, call.input(3), len(call.shape(w)) - 1)
+    return call.emit("ConvInteger", x, filters, **conv_attributes(call, x, filters))
 
 
 def _requantized(call: Call, total: Operand, trailing: Sequence[int]) -> Operand:
@@ -142,22 +144,23 @@ def _requantized(call: Call, total: Operand, trailing: Sequence[int]) -> Operand
     a, b, y = (_placed(call, scale, axes) for scale, axes in zip(scales, trailing, strict=True))
     factor = call.emit("Div", call.emit("Mul", a, b), y)
     zero = call.required(7)
-    scaled = call.emit("Mul", call.cast(call.cast(total, DType.INT32), DType.FP32), factor)
+    scaled = call.emit("Mul", call.cast(total, DType.FP32), factor)
     return quantized(call, scaled, call.type(zero).dtype, _placed(call, zero, trailing[2]))
 
 
 @adapter("QLinearMatMul")
 def qlinear_matmul(call: Call) -> Operand:
-    a = exact(call, call.x, call.required(2), trailing=1)
-    b = exact(call, call.required(3), call.required(5))
-    return _requantized(call, call.emit("MatMul", a, b), (1, 0, 1))
+    a = difference(call, call.x, call.required(2), trailing=1)
+    b = difference(call, call.required(3), call.required(5))
+    return _requantized(call, call.emit("MatMulInteger", a, b), (1, 0, 1))
 
 
 @adapter("QLinearConv")
 def qlinear_conv(call: Call) -> Operand:
     w, bias = call.required(3), call.input(8)
     spatial = len(call.shape(w)) - 2
-    wide = None if bias is None else call.cast(bias, DType.FP64)
-    filters = exact(call, w, call.required(5), spatial + 1)
-    total = conv_of(call, exact(call, call.x, call.required(2)), filters, wide)
-    return _requantized(call, total, (0, spatial, spatial))
+    x, filters = difference(call, call.x, call.required(2)), difference(call, w, call.required(5), spatial + 1)
+    operands = [x, filters] if bias is None else [x, filters, bias]
+    return _requantized(
+        call, call.emit("ConvInteger", *operands, **conv_attributes(call, x, filters)), (0, spatial, spatial)
+    )

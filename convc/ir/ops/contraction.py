@@ -24,19 +24,22 @@ def _check_dtype(op: str, inputs: Sequence[TensorType]) -> DType:
 def _infer_matmul(attributes: Attributes, inputs: Sequence[TensorType]) -> list[TensorType]:
     """a[..., M, D], b[..., D, N] → [..., M, N]; vectors and broadcasting as `numpy.matmul` has them."""
     checks.arity("MatMul", inputs, 2)
-    dtype = _check_dtype("MatMul", inputs)
-    a, b = inputs
+    return [TensorType(_check_dtype("MatMul", inputs), product_shape("MatMul", *inputs))]
+
+
+def product_shape(op: str, a: TensorType, b: TensorType) -> Shape:
+    """The shape of a matrix product of any element type."""
     if not a.rank or not b.rank:
-        raise errors.wrong_rank("MatMul", "inputs", "1 or more", f"{a} and {b}")
+        raise errors.wrong_rank(op, "inputs", "1 or more", f"{a} and {b}")
     left: Shape = a.shape if a.rank > 1 else (1, *a.shape)
     right: Shape = b.shape if b.rank > 1 else (*b.shape, 1)
-    checks.same_dimension("MatMul", "the rows of its second input", left[-1], right[-2])
-    batch = checks.broadcast("MatMul", [left[:-2], right[:-2]])
+    checks.same_dimension(op, "the rows of its second input", left[-1], right[-2])
+    batch = checks.broadcast(op, [left[:-2], right[:-2]])
     rows, columns = left[-2:-1] * (a.rank > 1), right[-1:] * (b.rank > 1)
-    return [TensorType(dtype, (*batch, *rows, *columns))]
+    return (*batch, *rows, *columns)
 
 
-def _matmul_macs(attributes: Attributes, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> DimLike:
+def product_macs(attributes: Attributes, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> DimLike:
     return outputs[0].size * inputs[0].shape[-1]
 
 
@@ -89,7 +92,7 @@ def _gemm(attributes: Attributes, a: np.ndarray, b: np.ndarray, c: np.ndarray | 
     return narrow(result, a.dtype)
 
 
-define(Operator("MatMul", Kind.CONTRACTION, _infer_matmul, _matmul, macs=_matmul_macs))
+define(Operator("MatMul", Kind.CONTRACTION, _infer_matmul, _matmul, macs=product_macs))
 define(
     Operator(
         "Gemm",

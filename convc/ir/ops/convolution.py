@@ -11,7 +11,7 @@ import numpy as np
 from ... import errors
 from ..dims import DimLike, product
 from ..operator import REQUIRED, Attributes, Kind, Operator, define
-from ..types import TensorType
+from ..types import Shape, TensorType
 from . import checks, windows
 from .arrays import narrow, widen
 
@@ -22,29 +22,34 @@ PATCH_BYTES = 1 << 23
 def _infer(attributes: Attributes, inputs: Sequence[TensorType]) -> list[TensorType]:
     """x[N, C, spatial], w[K, C/groups, kernel], optional b[K] → [N, K, windows]; b may be wider than x."""
     checks.arity("Conv", inputs, 2, 3)
-    x, w = inputs[:2]
     checks.floating("Conv", "inputs", checks.one_dtype("Conv", inputs[:2]))
-    rank = windows.spatial_rank("Conv", x)
-    windows.check_attributes("Conv", attributes, rank)
+    return [TensorType(inputs[0].dtype, output_shape("Conv", attributes, inputs))]
+
+
+def output_shape(op: str, attributes: Attributes, inputs: Sequence[TensorType], whole: bool = False) -> Shape:
+    """The shape of a convolution, of integers where it is ``whole``."""
+    x, w = inputs[:2]
+    rank = windows.spatial_rank(op, x)
+    windows.check_attributes(op, attributes, rank)
     if w.rank != x.rank:
-        raise errors.wrong_rank("Conv", "weights", f"{x.rank}, the input's", w)
+        raise errors.wrong_rank(op, "weights", f"{x.rank}, the input's", w)
     groups = attributes["groups"]
-    windows.check_groups("Conv", groups, {"input channels": x.shape[1], "filters": w.shape[0]})
+    windows.check_groups(op, groups, {"input channels": x.shape[1], "filters": w.shape[0]})
     expected = x.shape[1] // groups
-    checks.same_dimension("Conv", f"weight dimension 1 (input channels / {groups} groups)", expected, w.shape[1])
-    windows.check_bias("Conv", w.shape[0], inputs[2:])
+    checks.same_dimension(op, f"weight dimension 1 (input channels / {groups} groups)", expected, w.shape[1])
+    windows.check_bias(op, w.shape[0], inputs[2:], whole)
     if any(dim == 0 for dim in w.shape[2:]):
-        raise errors.wrong_dimension("Conv", "the kernel", "at least 1 on every axis", list(w.shape[2:]))
+        raise errors.wrong_dimension(op, "the kernel", "at least 1 on every axis", list(w.shape[2:]))
     found = windows.axes(x.shape[2:], w.shape[2:], attributes)
-    windows.check_fit("Conv", found)
-    return [TensorType(x.dtype, (x.shape[0], w.shape[0], *(window.count for window in found)))]
+    windows.check_fit(op, found)
+    return (x.shape[0], w.shape[0], *(window.count for window in found))
 
 
-def _macs(attributes: Attributes, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> DimLike:
+def macs_of(attributes: Attributes, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> DimLike:
     return outputs[0].size * product(inputs[1].shape[1:])
 
 
-def _conv(attributes: Attributes, x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
+def convolved(attributes: Attributes, x: np.ndarray, w: np.ndarray, b: np.ndarray | None = None) -> np.ndarray:
     """Pointwise as one matrix product, depthwise tap by tap, all else as patches times filters; halves in fp32."""
     dtype = x.dtype
     x, w = widen(x), widen(w)
@@ -124,8 +129,8 @@ define(
         "Conv",
         Kind.CONTRACTION,
         _infer,
-        _conv,
+        convolved,
         {"strides": REQUIRED, "pads": REQUIRED, "dilations": REQUIRED, "groups": 1},
-        _macs,
+        macs_of,
     )
 )

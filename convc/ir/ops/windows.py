@@ -15,7 +15,7 @@ import numpy as np
 from ... import errors
 from ..dims import DimLike
 from ..operator import Attributes
-from ..types import TensorType
+from ..types import DType, TensorType
 from . import checks
 
 MAX_SPATIAL_RANK = 3
@@ -44,10 +44,13 @@ def check_groups(op: str, groups: Any, channels: Mapping[str, DimLike], name: st
             raise errors.not_divisible(op, what, groups, found, name)
 
 
-def check_bias(op: str, filters: DimLike, bias: Sequence[TensorType]) -> None:
-    """A vector of real numbers, one for each filter, where there is one."""
+def check_bias(op: str, filters: DimLike, bias: Sequence[TensorType], whole: bool = False) -> None:
+    """A vector of real numbers, or of int32 where sums are ``whole``: one for each filter, where there is one."""
     for b in bias:
-        checks.floating(op, "a bias", b.dtype)
+        if not whole:
+            checks.floating(op, "a bias", b.dtype)
+        elif b.dtype is not DType.INT32:
+            raise errors.wrong_dtype(op, "a bias", "int32", b.dtype)
         if b.rank != 1:
             raise errors.wrong_rank(op, "a bias", "1", b)
         checks.same_dimension(op, "the bias length (one per filter)", filters, b.shape[0])

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Union
 
 from ... import errors
-from ...ir import Graph, Kind, Node, Operator
+from ...ir import DType, Graph, Kind, Node, Operator
+from ...ir.ops.integers import NAMES as INTEGER
 from ...ir.ops.triton_text import has_text, pow_text
 from ...ir.plan import FusedGraph, HostStep, Layouts, Region
 from ...ir.problem import Contraction, Problem
@@ -29,8 +30,8 @@ from .separable import lower_separable
 from .windows import lower_lrn, lower_pool
 
 _BY_OPERATOR: dict[str, Callable[[Builder], Problem | list[Problem]]] = {
-    "Conv": lower_conv,
-    "MatMul": lower_matmul,
+    **dict.fromkeys(("Conv", "ConvInteger"), lower_conv),
+    **dict.fromkeys(("MatMul", "MatMulInteger"), lower_matmul),
     "Gemm": lower_matmul,
     "MaxPool": lower_pool,
     "AveragePool": lower_pool,
@@ -166,7 +167,14 @@ def _check_dtypes(fused: FusedGraph, region: Region, node: Node) -> None:
     if moves or [graph.node(id).op for id in region.nodes] == ["Copy"]:
         return
     for inner in map(graph.node, region.nodes):
+        if inner.op in INTEGER or (inner.op == "Cast" and _is_widened(graph, inner)):
+            continue
         for type in (*inner.outputs, *map(graph.type, graph.inputs(inner))):
             converted = inner.op == "Cast" and type.dtype.fits_fp32
             if not converted and (not type.dtype.is_float or type.dtype.itemsize > 4):
                 raise Refused(f"{inner.op} on {type.dtype}", inner.id)
+
+
+def _is_widened(graph: Graph, cast: Node) -> bool:
+    """Whether a conversion makes fp32 of the sums of integers."""
+    return graph.type(graph.inputs(cast)[0]).dtype is DType.INT32 and cast.attributes["dtype"] is DType.FP32

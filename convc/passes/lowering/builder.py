@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from ...ir import DType, Graph, Kind, Node, Value, operator
+from ...ir.ops.integers import NAMES as INTEGER
 from ...ir.plan import FusedGraph, Layouts, PackedWeight, Placement, Region
 from ...ir.problem import ACCUMULATOR, Axis, GlobalPool, Operand, Ref, Split, Statement
 from ..global_pool import pooling_mode
@@ -65,9 +66,16 @@ class Builder:
 
     @property
     def compute(self) -> DType:
-        """Element type of tensor-core operands: the anchor's, whatever its result is converted to behind it."""
+        """Element type of tensor-core operands: the anchor's, whatever its result is converted to behind it; of
+        integers fp16, which holds those of 8 bits and their differences exactly."""
         value = self.region.output if self.region.anchor is None else Value(self.region.anchor)
-        return stored(self.graph.type(value).dtype, self.mode)
+        return DType.FP16 if self.sums is DType.INT32 else stored(self.graph.type(value).dtype, self.mode)
+
+    @property
+    def sums(self) -> DType:
+        """Element type of a contraction's sums."""
+        anchored = self.region.anchor is not None and self.anchor.op in INTEGER
+        return DType.INT32 if anchored else DType.FP32
 
     def shape(self, value: Value) -> tuple[int, ...]:
         return tuple(int(dim) for dim in self.graph.type(value).shape)  # type: ignore[arg-type]
@@ -118,7 +126,7 @@ class Builder:
     def read(self, value: Value, axis: int | None = None, name: str | None = None) -> Ref:
         """A statement argument for a value from outside: a number where it is a constant scalar, else an operand."""
         constant = self.graph.constant(value)
-        if constant is not None and constant.size == 1:
+        if constant is not None and constant.size == 1 and constant.dtype != DType.INT32.numpy:
             return Ref("number", number=float(constant.reshape(-1)[0]))
         candidate = self.operand(name or f"in{len(self.operands) + 1}", value, axis)
         for index, present in enumerate(self.operands):

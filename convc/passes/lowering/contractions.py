@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from ...ir import Value
 from ...ir.plan import Border, PackedWeight, Placement
-from ...ir.problem import Axis, Contraction, IterDim, Operand, Tap, WindowReduction
+from ...ir.problem import EXACT_SUM, Axis, Contraction, IterDim, Operand, Tap, WindowReduction
 from ...ir.rewriting import collapse
 from ..borders import covers
 from .builder import ALIGNMENT, Builder, DimMap, Refused, round_up
@@ -130,6 +131,7 @@ def dense(b: Builder, groups: int, output: Operand | None = None) -> Contraction
         taps=tuple(tap for tap in taps if tap.size > 1 or tap.slides_out),
         compute=b.compute,
         precision="tf32" if b.mode == "tf32" else "ieee",
+        sums=b.sums,
     )
 
 
@@ -139,6 +141,8 @@ def _lower_depthwise(b: Builder) -> WindowReduction:
     if b.graph.constant(w_value) is None:
         raise Refused("depthwise Conv with weights computed at run time")
     sizes = _sizes(b)
+    if not b.sums.is_float and math.prod(sizes.kernel) > EXACT_SUM:
+        raise Refused(f"depthwise {b.anchor.op} of more than {EXACT_SUM} positions")
     multiplier = sizes.filters // sizes.channels
     names = SPATIAL_NAMES[len(sizes.outputs)]
     dims = (
@@ -175,6 +179,7 @@ def _lower_depthwise(b: Builder) -> WindowReduction:
         x=Operand("x", source, placed.dtype, x_strides, placed.offset),
         w=Operand("w", packed, packed.dtype, (0, *(0 for _ in names), multiplier, 1)),
         taps=taps,
+        sums=b.sums,
     )
     if before:
         problem = expanded_window(b, problem, before[0], placed.strides[1])
@@ -208,6 +213,7 @@ def lower_matmul(b: Builder) -> Contraction:
         w_depth=m.depth[1],
         compute=b.compute,
         precision="tf32" if b.mode == "tf32" else "ieee",
+        sums=b.sums,
     )
     return collapse(problem)
 
