@@ -15,7 +15,7 @@ from .indexing import Offsets, is_wide, joined_masks, offsets, scaled
 from .kernel import ceil_div
 
 MOST_ROWS = 64
-"""Pixels of zeros that a program writes at a time."""
+"""Pixels of zeros that a program writes at a time. A guess, not measured."""
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ from .expressions import Body
 def index_lines(problem: FlatContraction) -> list[str]:
     """From a pixel to the place of the window there, kept among those that exist where something is read there."""
     border, named = problem.border, _named(problem)
-    lines = border.height + border.lines
     found = [f"{PIXEL} = row"] if PIXEL in named else []
     found += [f"n = row // {border.image}"] if "n" in named else []
-    found += [f"p = row // {border.line} % {lines}" if border.images > 1 else f"p = row // {border.line}"]
+    found += [f"p = row // {border.line} % {border.lines_apart}" if border.images > 1 else f"p = row // {border.line}"]
     found += [f"q = row % {border.line}"]
     inside = f"(p < {problem.places[0]}) & (q < {problem.places[1]})"
     found += [f"exists = ({inside})[:, None]  # pixels that are places of the window"]

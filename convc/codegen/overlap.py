@@ -18,11 +18,11 @@ from .kernel import LOOP_ENDS, Argument, ceil_div
 WAIT, LAUNCH = "gdc_wait()", "gdc_launch_dependents()"
 IMPORT = f"from triton.language.extra.cuda import {LAUNCH[:-2]}, {WAIT[:-2]}"
 BLOCKS = 128
-"""Blocks that fetch weights, at most: about the multiprocessors of the GPUs that can do this."""
+"""Blocks that fetch weights, at most: about the multiprocessors of the GPUs that can do this. A guess, not measured."""
 LINE = 128
 """Bytes that a piece is a multiple of: a line of the L2 cache."""
 WORTH_FETCHING = 4096
-"""Bytes of weights from which on they are fetched; biases are not."""
+"""Bytes of weights from which on they are fetched, so that biases are not. A guess, not measured."""
 FETCH = '''@triton.jit
 def fetch(weights, first, bytes):
     """Has one thread of the block ask for a piece of the weights in the L2 cache."""

@@ -17,7 +17,7 @@ from .indexing import block_starts, dimensions, group_lines, is_wide, joined_mas
 from .kernel import Parts, ragged, render
 
 UNROLLED_TAPS = 25
-"""Windows up to this size are unrolled; larger ones loop."""
+"""Windows up to this size are unrolled; larger ones loop. A guess, not measured."""
 
 WORDS = {"max": "max_pool", "mean": "average_pool", "conv": "depthwise", "sum_of_squares": "lrn"}
 INITIAL = {"max": 'float("-inf")', "mean": "0.0", "conv": "0.0", "sum_of_squares": "0.0"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .matrices import Matrix, require, right
+from .matrices import ALIGNMENT_BYTES, Matrix, pitch_of, require, right
 from .plan import PackedWeight
 from .pooled import PooledContraction
 from .problem import Axis, Contraction, Operand, Tap
@@ -18,7 +18,6 @@ CORNERS = range(-128, 128)
 """Corners of the walk, in pixels from the edge of an image."""
 MOST_STEP = 8
 MOST_OFFSET = 255
-ALIGNMENT_BYTES = 16
 LEAST_CHANNELS = 16
 PLACES = {"t": "o", "r": "p", "s": "q"}
 """Window dimension → the dimension that it slides along, where that is merged with no other."""
@@ -91,10 +90,9 @@ def im2col(problem: Contraction) -> Im2col:
     columns, lines = walks[-1], walks[-2] if len(walks) > 1 else None
     images = walks[-3] if len(walks) > 2 else None
     require(images is None or images.tap is None, "windows reach over three dimensions")
-    whole = _rounded(columns.extent * columns.stride)
-    lines = lines or Walk(1, 1, whole)
-    apart = (images.outputs, images.stride) if images else (1, _rounded(lines.extent * lines.stride))
-    found = Im2col(problem.x, apart, lines, columns, problem.depth, _weights(problem))
+    lines = lines or Walk(1, 1, pitch_of(columns.extent * columns.stride, problem.x.dtype))
+    apart = images or Walk(1, 1, pitch_of(lines.extent * lines.stride, problem.x.dtype))
+    found = Im2col(problem.x, (apart.outputs, apart.stride), lines, columns, problem.depth, _weights(problem))
     _check_limits(found)
     return found
 
@@ -142,7 +140,3 @@ def _check_limits(found: Im2col) -> None:
         require(walk.lower in CORNERS and walk.upper in CORNERS, "the window leaves the image too far")
         require(walk.step <= MOST_STEP, f"the window moves more than {MOST_STEP} pixels")
         require((walk.size - 1) * walk.dilation <= MOST_OFFSET, "the window is too wide")
-
-
-def _rounded(elements: int) -> int:
-    return -(-elements // 8) * 8

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from .pooled import PooledContraction
 from .problem import Axis, Contraction, Operand
+from .types import DType
 
 ALIGNMENT_BYTES = 16
 """What the address of a matrix and the distance of its rows are multiples of."""
@@ -93,8 +94,8 @@ def _left(problem: Contraction) -> tuple[Matrix, int]:
     x, rows = problem.x, problem.extent(Axis.ROW)
     require(problem.x_depth == 1 or problem.depth == 1, "the channels of x are not neighbours in memory")
     step = _even_step(problem, x, Axis.ROW)
-    pitch = step or _whole(problem.depth, x)
-    _check_aligned(problem, x, pitch)
+    pitch = step or pitch_of(problem.depth, x.dtype)
+    _check_aligned(x, pitch)
     apart, groups = _even_step(problem, x, Axis.GROUP), problem.extent(Axis.GROUP)
     require(groups == 1 or apart % pitch == 0, "groups of x do not begin at rows of it")
     image_rows = apart // pitch if groups > 1 else 0
@@ -107,11 +108,11 @@ def right(problem: Contraction) -> tuple[Matrix, bool]:
     require(not any(w.strides[index] for index in problem.positions(Axis.GROUP)), "each group has weights of its own")
     step = _even_step(problem, w, Axis.COL)
     if step == 1 or cols == 1:
-        pitch = problem.w_depth if problem.depth > 1 else _whole(cols, w)
-        _check_aligned(problem, w, pitch)
+        pitch = problem.w_depth if problem.depth > 1 else pitch_of(cols, w.dtype)
+        _check_aligned(w, pitch)
         return Matrix(w, problem.depth, cols, pitch), False
     require(problem.w_depth == 1 or problem.depth == 1, "w is contiguous along neither of its dimensions")
-    _check_aligned(problem, w, step)
+    _check_aligned(w, step)
     return Matrix(w, cols, problem.depth, step), True
 
 
@@ -128,7 +129,7 @@ def _even_step(problem: Contraction, operand: Operand, axis: Axis) -> int:
     return step
 
 
-def _check_aligned(problem: Contraction, operand: Operand, pitch: int) -> None:
+def _check_aligned(operand: Operand, pitch: int) -> None:
     """Rows are aligned, and those of other parts of a batch would be."""
     itemsize = operand.dtype.itemsize
     rows = [stride for stride in operand.strides if stride != 1]
@@ -136,7 +137,7 @@ def _check_aligned(problem: Contraction, operand: Operand, pitch: int) -> None:
     require(aligned, f"rows of {operand.name} are not multiples of {ALIGNMENT_BYTES} bytes apart")
 
 
-def _whole(cols: int, operand: Operand) -> int:
-    """A pitch for the only row of a matrix."""
-    unit = ALIGNMENT_BYTES // operand.dtype.itemsize
-    return -(-cols // unit) * unit
+def pitch_of(elements: int, dtype: DType) -> int:
+    """A distance that is aligned, for so many elements that lie by themselves."""
+    unit = ALIGNMENT_BYTES // dtype.itemsize
+    return -(-elements // unit) * unit

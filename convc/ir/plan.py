@@ -100,9 +100,19 @@ class Border:
         return self.width + self.columns
 
     @property
+    def lines_apart(self) -> int:
+        """Lines from one image to the next."""
+        return self.height + self.lines
+
+    @property
     def image(self) -> int:
         """Pixels from one image to the next."""
-        return (self.height + self.lines) * self.line
+        return self.lines_apart * self.line
+
+    @property
+    def inside(self) -> int:
+        """Pixels of an image itself."""
+        return self.height * self.width
 
     @property
     def margin(self) -> int:
@@ -112,7 +122,7 @@ class Border:
     @property
     def around(self) -> int:
         """Pixels of zeros that each image brings: right of its lines and below it."""
-        return self.image - self.height * self.width
+        return self.image - self.inside
 
     @property
     def zeros(self) -> int:

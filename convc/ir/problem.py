@@ -140,6 +140,10 @@ class Tap:
         """Positions behind the input that a window reaches which takes ``places`` places, not below 0."""
         return max(0, (places - 1) * self.step - self.pad + (self.size - 1) * self.dilation + 1 - self.limit)
 
+    def beyond(self, places: int) -> int:
+        """Positions outside the input that such a window reaches on either side: the larger number."""
+        return max(self.pad, self.after(places))
+
     def covered(self, places: int) -> int:
         """Distinct input positions under a window that takes ``places`` places, those in a border of zeros included."""
         positions = {i * self.step + j * self.dilation - self.pad for i in range(places) for j in range(self.size)}
@@ -274,7 +278,7 @@ class Contraction(Problem):
 
     @property
     def macs(self) -> int:
-        return math.prod(dim.extent for dim in self.dims) * self.depth * self.tap_count
+        return math.prod(self.extent(axis) for axis in Axis) * self.depth * self.tap_count
 
 
 @dataclass(frozen=True)

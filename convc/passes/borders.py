@@ -20,11 +20,13 @@ from collections.abc import Sequence
 from ..ir import DType, Graph, Kind, Node, Value
 from ..ir.plan import Border, Decline, FusedGraph, Region
 from ..ir.problem import Tap
-from ..targets import TARGETS, Target
+from ..targets import GPUS, Target
+from .chains import extents
 from .choice import Choice, Policy
 
 RULE = "zero-borders"
 LEAST_CHANNELS = 32
+"""Fewest channels of a tensor with a border: a guess, not measured."""
 VECTOR_BYTES = 16
 """Channels of a pixel fill whole vectors of a load, and rows of a tensor map."""
 MASK_INSTRUCTIONS = 48
@@ -61,7 +63,7 @@ def covers(border: Border, axis: int, tap: Tap, outputs: int) -> bool:
     """Whether a window that takes ``outputs`` places along a spatial axis (0: lines, 1: columns) stays within the
     border."""
     zeros = (border.lines, border.columns)[axis]
-    return max(tap.pad, tap.after(outputs)) <= zeros
+    return tap.beyond(outputs) <= zeros
 
 
 def _padded_readers(fused: FusedGraph, value: Value) -> list[Node]:
@@ -87,34 +89,25 @@ def _multiplies(region: Region, node: Node) -> bool:
 
 def _reach(graph: Graph, conv: Node) -> tuple[int, int]:
     """Lines and columns outside the input that a convolution reads on either side: the larger number."""
-    x, w = (_shape(graph, value) for value in graph.inputs(conv)[:2])
-    outputs = _shape(graph, Value(conv.id))[2:]
-    attributes = conv.attributes
+    x, w = (extents(graph, value) for value in graph.inputs(conv)[:2])
+    steps, pads, dilations = (conv.attributes[name] for name in ("strides", "pads", "dilations"))
     lines, columns = (
-        max(pad, (places - 1) * step - pad + (size - 1) * dilation + 1 - extent, 0)
-        for places, step, pad, size, dilation, extent in zip(
-            outputs,
-            attributes["strides"],
-            attributes["pads"],
-            w[2:],
-            attributes["dilations"],
-            x[2:],
-            strict=False,
-        )
+        Tap("", w[2 + axis], axis, steps[axis], pads[axis], dilations[axis], x[2 + axis], 0).beyond(places)
+        for axis, places in enumerate(extents(graph, Value(conv.id))[2:])
     )
     return lines, columns
 
 
 def _around(graph: Graph, value: Value, readers: Sequence[Node]) -> Border:
     reaches = [_reach(graph, reader) for reader in readers]
-    images, channels, height, width = _shape(graph, value)
+    images, channels, height, width = extents(graph, value)
     lines, columns = (max(reach[axis] for reach in reaches) for axis in (0, 1))
     return Border(images, height, width, lines, columns, channels)
 
 
 def _unfit(graph: Graph, region: Region, value: Value, dtype: DType) -> str | None:
     """Why a tensor cannot have a border."""
-    shape = _shape(graph, value)
+    shape = extents(graph, value)
     if shape[1] < LEAST_CHANNELS or shape[1] * dtype.itemsize % VECTOR_BYTES:
         return f"{shape[1]} channels: a border is for {LEAST_CHANNELS} or more that fill {VECTOR_BYTES} bytes each"
     writer = graph.node(region.head)
@@ -128,8 +121,7 @@ def _unfit(graph: Graph, region: Region, value: Value, dtype: DType) -> str | No
 
 
 def _refusal(graph: Graph, border: Border, readers: Sequence[Node], dtype: DType, policy: Policy) -> str | None:
-    gpus = [gpu for gpu in TARGETS.values() if not gpu.is_interpreter]
-    slower = {gpu.name: -_gain_s(graph, border, readers, dtype, gpu) for gpu in gpus}
+    slower = {gpu.name: -_gain_s(graph, border, readers, dtype, gpu) for gpu in GPUS}
     nodes = tuple(reader.id for reader in readers)
     why = "writing zeros around it and reading them, less the masks that they save,"
     choice = Choice(RULE, nodes, nodes[0], open=False, saved_launches=0, slower=slower, why=why)
@@ -138,10 +130,10 @@ def _refusal(graph: Graph, border: Border, readers: Sequence[Node], dtype: DType
 
 def _gain_s(graph: Graph, border: Border, readers: Sequence[Node], dtype: DType, gpu: Target) -> float:
     """Seconds that a border saves; see the formula above."""
-    instructions = -_tiles(border.images * border.height * border.width, border.channels) * ADDRESS_INSTRUCTIONS
+    instructions = -_tiles(border.images * border.inside, border.channels) * ADDRESS_INSTRUCTIONS
     for reader in readers:
-        images, filters, *places = _shape(graph, Value(reader.id))
-        taps = math.prod(_shape(graph, graph.inputs(reader)[1])[2:])
+        images, filters, *places = extents(graph, Value(reader.id))
+        taps = math.prod(extents(graph, graph.inputs(reader)[1])[2:])
         steps = taps * math.ceil(border.channels / _TILE_DEPTH)
         instructions += _tiles(images * math.prod(places), filters) * steps * MASK_INSTRUCTIONS
     nbytes = (1 + len(readers)) * border.zeros * border.channels * dtype.itemsize
@@ -150,7 +142,3 @@ def _gain_s(graph: Graph, border: Border, readers: Sequence[Node], dtype: DType,
 
 def _tiles(rows: int, cols: int) -> int:
     return math.ceil(rows / _TILE_ROWS) * math.ceil(cols / _TILE_COLS)
-
-
-def _shape(graph: Graph, value: Value) -> list[int]:
-    return [int(dim) for dim in graph.type(value).shape]  # type: ignore[arg-type]

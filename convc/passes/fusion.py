@@ -35,7 +35,7 @@ ENDINGS: tuple[tuple[str, Propose], ...] = (
 """Proposers that are asked when every node belongs to a kernel: for kernels that can end another one."""
 
 MAX_EXTERNAL_OPERANDS = 12
-"""Most tensors that one fused kernel reads besides its anchor's."""
+"""Most tensors that one fused kernel reads besides its anchor's. A guess, not measured."""
 
 _ANCHOR_RULES: dict[str | Kind, str] = {
     **dict.fromkeys(("Conv", "ConvInteger"), "conv-epilogue"),

@@ -34,9 +34,9 @@ from .traffic import traffic
 SIBLINGS = "sibling-convolutions"
 LAST_BLOCK = "last-block"
 LONGEST_CHAIN = 4
-"""Most kernels that a last block runs, one after the other."""
+"""Most kernels that a last block runs, one after the other. A guess, not measured."""
 LONGEST_ALONE_S = 20e-6
-"""Kernels that take one block longer are not considered."""
+"""Kernels that are predicted to take one block longer are not considered: it bounds the search."""
 WARPS = (4, 8)
 REFERENCE = TARGETS["sm_90"]
 """The GPU whose times decide for Triton's interpreter, so that it runs what a GPU would."""

@@ -24,9 +24,9 @@ from .choice import ELEMENT_BYTES, ISSUED_PER_MAC, Choice, operator_instructions
 
 RULE = "conv-prologue"
 MAX_OPERANDS = 6
-"""Most tensors that a prologue reads."""
+"""Most tensors that a prologue reads. A guess, not measured."""
 MAX_FULL_OPERANDS = 2
-"""Most of them that are as large as the convolution's input."""
+"""Most of them that are as large as the convolution's input. A guess, not measured."""
 COLUMNS = 128
 """Filters that a block makes from one load of x, about."""
 INSTRUCTIONS = 5

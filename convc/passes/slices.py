@@ -38,6 +38,7 @@ MARGIN = 0.05
 """Part of a stage's time that slicing must save beyond what is predicted: predictions are no better than that."""
 MOST_PARTS = 64
 LONGEST_STAGE = 24
+"""Launches of a stage, at most; both are guesses, not measured, and bound the search."""
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,13 @@ INTERPRETER_ELEMENT_S = 25e-9
 INTERPRETER_FLOP_S = 4e-11
 BLOCKS_PER_SM = 2
 SPLIT_K_S = 1.0e-6
-"""Writing, counting and reading back partial sums, beyond their bytes."""
+"""Writing, counting and reading back partial sums, beyond their bytes. An estimate, not measured."""
 POOLED_ELEMENTS = 2048
 """Elements of partial results of a global pooling that a program takes at a time."""
 STREAMED_WAVE_S = 1.0e-6
-"""A block of a kernel without products: its addresses, its loads, its store."""
+"""A block of a kernel without products: its addresses, its loads, its store. An estimate, not measured."""
 TICKET_S = 1.0e-6
-"""Counting the blocks of a launch, and waiting until the last one sees what the others wrote."""
+"""Counting the blocks of a launch, until the last one sees what the others wrote. An estimate, not measured."""
 HOST_TURN_S = 25e-6
 """A guess: the host waits for the launches before it, wakes up, and queues the launches behind it."""
 HOST_COPY_S = 5e-6

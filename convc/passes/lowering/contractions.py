@@ -70,7 +70,7 @@ def tap(b: Builder, axis: int, size: int, dim: int, x: Placement, w_stride: int 
 
 def _bordered(border: Border, taps: tuple[Tap, ...], outputs: tuple[int, ...]) -> tuple[Tap, ...]:
     """The windows of a product over an input with zeros around it, which are read where there are enough of them."""
-    periods = (border.height + border.lines, border.line)
+    periods = (border.lines_apart, border.line)
     return tuple(
         replace(tap, masked=False, period=period) if tap.masked and covers(border, axis, tap, outputs[axis]) else tap
         for axis, (tap, period) in enumerate(zip(taps, periods, strict=True))
