@@ -16,11 +16,11 @@ __all__ = ["__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """`load` comes from the runtime, errors from `convc.errors`, submodules by their name, the rest from the API."""
+    """`load` is in `convc.loading`, errors are in `convc.errors`, submodules by their name, the rest in the API."""
     if name.startswith("_"):
         raise AttributeError(f"module 'convc' has no attribute {name!r}")
     if name == "load":
-        return importlib.import_module("convc.runtime").load
+        return importlib.import_module("convc.loading").load
     if name.endswith("Error"):
         return getattr(importlib.import_module("convc.errors"), name)
     if importlib.util.find_spec(f"convc.{name}") is not None:

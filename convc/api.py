@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Union
 
 import onnx
@@ -13,44 +15,91 @@ from .compiler import compile_plan
 from .frontends import dsl as nn
 from .frontends import zoo
 from .frontends.export import export_onnx
-from .frontends.onnx import import_onnx
+from .frontends.onnx import declared_inputs, import_onnx
 from .ir import Graph
+from .loading import load
 from .passes import Switches
 from .passes.choice import Choice, CostModel, Policy
 from .passes.extensions import Extension, load_installed, register, registered, unregister
 from .passes.rules import Rule
-from .planner import Options, Plan, make_plan
+from .planner import Options, Plan, make_plan, require_independent
 from .runtime.engine import Engine
-from .runtime.network import CompiledNetwork, Kernel, load
+from .runtime.network import CompiledNetwork, Kernel
+from .specialise import OpenNetwork, batches, open_artifact, open_sizes, read_model
 
 Model = Union[str, os.PathLike[str], onnx.ModelProto, nn.Network, Graph]
 Progress = Callable[[int, int], None]
 
 
+LOG = logging.getLogger("convc")
 DYNAMIC = "dynamic"
 MAX_BATCH = 32
 """The largest batch of a dynamic one, where none is given."""
 
 
-def graph_of(model: Model, batch: int | None = 1) -> Graph:
+def graph_of(model: Model, batch: int | None = 1, dims: Mapping[str, int] | None = None) -> Graph:
     """The graph of a model: a path to ONNX, ``zoo:NAME``, an ``onnx.ModelProto``, a DSL network or a graph.
 
     A symbolic batch stays open, unless the ONNX graph takes another form for each: then it is ``batch``; where that
     is None, such a graph is refused. Networks of the zoo have the batch that is asked for, or an open one.
+    dims: numbers for open sizes by their names.
 
     Raises:
         LoadError, UnsupportedModelError, ShapeError, UsageError.
     """
-    if isinstance(model, Graph):
-        return model
-    if isinstance(model, nn.Network):
-        return model.graph
-    if isinstance(model, onnx.ModelProto):
-        return import_onnx(model, batch=batch)
-    path = os.fspath(model)
-    if path.startswith("zoo:"):
-        return zoo.build(path.removeprefix("zoo:"), batch="N" if batch is None else batch).graph
-    return import_onnx(path, batch=batch)
+    built = _built(model, batch)
+    if built is None:
+        assert not isinstance(model, (Graph, nn.Network))
+        return import_onnx(model, batch=batch, dims=dims)
+    return import_onnx(export_onnx(built), batch=batch, dims=dims) if dims else built
+
+
+def _built(model: Model, batch: int | None) -> Graph | None:
+    """The graph of a model that is not ONNX."""
+    if isinstance(model, (Graph, nn.Network)):
+        return model if isinstance(model, Graph) else model.graph
+    if isinstance(model, onnx.ModelProto) or not os.fspath(model).startswith("zoo:"):
+        return None
+    return zoo.build(os.fspath(model).removeprefix("zoo:"), batch="N" if batch is None else batch).graph
+
+
+def open_network(model: Model, options: Options, dims: Mapping[str, int] | None = None) -> OpenNetwork | None:
+    """The network that is compiled when sizes are known, where other sizes than the batch are open, or a dynamic batch
+    cannot be compiled once; None where everything can be compiled now. dims: numbers for open sizes.
+
+    Raises:
+        LoadError, UsageError.
+    """
+    dims = dict(dims or {})
+    built = _built(model, None if options.dynamic else options.batch)
+    types = (
+        {node.attributes["name"]: node.outputs[0] for node in built.graph_inputs}
+        if built is not None
+        else declared_inputs(model, dims)  # type: ignore[arg-type]
+    )
+    open_names = [name for name in open_sizes(types) if name not in dims]
+    others = [name for name in open_names if name not in batches(types)]
+    if not others and not (options.dynamic and open_names and _mixes(model, options, dims)):
+        return None
+    if not options.dynamic:
+        dims |= {name: options.batch for name in open_names if name not in others}
+    kept = export_onnx(built) if built is not None else model
+    whole = kept if isinstance(kept, onnx.ModelProto) else read_model(os.fspath(kept))  # type: ignore[arg-type]
+    return OpenNetwork(
+        open_artifact(whole, replace(options, batch=options.batch if options.dynamic else 1), dims),
+        policy=options.policy,
+    )
+
+
+def _mixes(model: Model, options: Options, dims: Mapping[str, int]) -> bool:
+    """Whether a network with a dynamic batch must be compiled for each; the log says why."""
+    try:
+        require_independent(graph_of(model, None, dims), options)
+    except (errors.DependentImagesError, errors.UnsupportedModelError) as error:
+        graph_of(model, options.batch, dims)
+        LOG.warning("compiled for each batch when it is first run: %s", error)
+        return True
+    return False
 
 
 def targets_of(target: str | Iterable[str]) -> tuple[str, ...]:
@@ -96,12 +145,13 @@ def plan(
     enable: Iterable[str] | str = (),
     tuned: bool = True,
     max_batch: int | None = None,
+    dims: Mapping[str, int] | None = None,
 ) -> Plan:
     """Everything that `compile` does before machine code: the fused graph, layouts, tiles, kernels and memory."""
     switches = Switches.parse(opt, disable, only, enable)
     size, dynamic = largest_batch(batch, max_batch)
     options = Options(targets_of(target), dtype, size, switches, policy=policy, tuned=tuned, dynamic=dynamic)
-    return make_plan(graph_of(model, None if dynamic else size), options)
+    return make_plan(graph_of(model, None if dynamic else size, dims), options)
 
 
 def compile(
@@ -117,6 +167,7 @@ def compile(
     enable: Iterable[str] | str = (),
     tuned: bool = True,
     max_batch: int | None = None,
+    dims: Mapping[str, int] | None = None,
 ) -> CompiledNetwork:
     """Compiles a network, on any machine.
 
@@ -124,7 +175,8 @@ def compile(
     ``sm_90``, ``interpreter``, ``auto`` (the GPU present, else the interpreter), or several. dtype: ``fp32`` (IEEE),
     ``tf32``, ``fp16``, ``bf16``: how fp32 tensors are stored and multiplied; inputs and outputs keep the model's types.
     batch: size of a symbolic batch, or ``"dynamic"``: then a run may have any number of images up to ``max_batch`` (32
-    where it is not given), if no operator mixes images.
+    where it is not given). dims: numbers for other open sizes, by their names. Where sizes stay open, or images are
+    mixed, the result is an `OpenNetwork`, which is compiled for each size when it is first run with it.
     opt: ``none``, ``fold`` or ``fuse``. disable, only: names of rules (`convc.RULES`).
     disable, enable: names of features (`convc.FEATURES`).
     policy: who chooses among legal fusions: ``cost-model``, ``always``, ``never``, the name of one that an installed
@@ -134,7 +186,13 @@ def compile(
     Raises:
         LoadError, UnsupportedModelError, ShapeError, LimitError, UsageError, CompileError.
     """
-    planned = plan(model, target, dtype, batch, opt, disable, only, policy, enable, tuned, max_batch)
+    switches = Switches.parse(opt, disable, only, enable)
+    size, dynamic = largest_batch(batch, max_batch)
+    options = Options(targets_of(target), dtype, size, switches, policy=policy, tuned=tuned, dynamic=dynamic)
+    found = open_network(model, options, dims)
+    if found is not None:
+        return found
+    planned = make_plan(graph_of(model, None if dynamic else size, dims), options)
     return CompiledNetwork(compile_plan(planned, progress=progress))
 
 
@@ -159,6 +217,7 @@ __all__ = [
     "Extension",
     "Graph",
     "Kernel",
+    "OpenNetwork",
     "Options",
     "Plan",
     "Policy",

@@ -26,6 +26,7 @@ from .planner import Options, make_plan
 from .runtime.devices import parse_device
 from .runtime.network import CompiledNetwork
 from .runtime.numpy_executor import GraphRunner
+from .specialise import sizes_of
 
 MOST_KEPT = 32
 """Specialisations of one model that are kept; the one that was not used for longest goes first."""
@@ -143,7 +144,7 @@ class PreparedModel(BackendRep):
 
     def _imported(self, feeds: Feeds) -> tuple[Graph, list[str]]:
         """The graph; inputs that turn out to decide shapes become constants until nothing is refused for them."""
-        sizes = _sizes(self.inputs, feeds)
+        sizes = sizes_of(self.inputs, feeds)
         while True:
             constants = {name: feeds[name] for name in sorted(self._deciding)}
             try:
@@ -160,17 +161,6 @@ def _check(name: str, type: TensorType, array: np.ndarray) -> None:
     expected = [size if isinstance(dim, Dim) else dim for dim, size in zip(type.shape, array.shape, strict=False)]
     if len(type.shape) != array.ndim or expected != list(array.shape):
         raise errors.input_shape(name, type.shape, array.shape)
-
-
-def _sizes(types: Mapping[str, TensorType], feeds: Feeds) -> dict[str, int]:
-    """Numbers for the symbols of the inputs' shapes."""
-    sizes: dict[str, int] = {}
-    for name, type in types.items():
-        for dim, size in zip(type.shape, feeds[name].shape, strict=True):
-            if isinstance(dim, Dim) and sizes.setdefault(str(dim), size) != size:
-                expected = [sizes.get(str(dim), dim) for dim in type.shape]
-                raise errors.input_shape(name, expected, feeds[name].shape)
-    return sizes
 
 
 class ConvcBackend(Backend):

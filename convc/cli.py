@@ -62,7 +62,13 @@ def compile_command(model: str, output: str, as_json: bool, **given: Any) -> Non
     if models.is_compiled(model):
         raise errors.compiled_already(model)
     require_writable(output)
-    plan = models.make_plan(model, choices_of(given), DEFAULT_TARGET, "fp16")
+    choices = choices_of(given)
+    if (opened := models.open_sizes(model, choices, DEFAULT_TARGET, "fp16")) is not None:
+        opened.save(output)
+        report = {"model": model, "artifact": output, **reports.left_open(opened)}
+        print_report(as_json, report | {"seconds": time.perf_counter() - start}, render.left_open)
+        return
+    plan = models.make_plan(model, choices, DEFAULT_TARGET, "fp16")
     with progress_bar() as progress:
         network = models.compile_network(plan, progress)
     network.save(output)
@@ -145,12 +151,12 @@ def bisect(context: click.Context, model: str, device: str, seed: int, as_json: 
 
 @main.command()
 @options("model", "batch", "json")
-def summary(model: str, batch: int | None, as_json: bool) -> None:
+def summary(model: str, batch: int | None, dims: dict[str, int] | None, as_json: bool) -> None:
     """List the layers: output shape, parameters, multiply-adds, activation bytes, receptive field."""
     from .analysis import render
     from .analysis import summary as layers
 
-    print_report(as_json, layers.summarise_model(model, batch).as_json(), render.summarised)
+    print_report(as_json, layers.summarise_model(model, batch, dims).as_json(), render.summarised)
 
 
 @main.command()

@@ -169,10 +169,30 @@ def batch_size(text: str) -> int:
     return int(text)
 
 
+def _dims(context: click.Context, parameter: click.Parameter, text: str | None) -> dict[str, int] | None:
+    """Names of open sizes with their numbers; a name may contain ``=``."""
+    if text is None:
+        return None
+    pairs = [part.strip().rpartition("=") for part in text.split(",")]
+    if not all(name and size.isascii() and size.isdigit() and len(size) < 10 and int(size) for name, _, size in pairs):
+        raise errors.bad_dims(text)
+    return {name: int(size) for name, _, size in pairs}
+
+
+def _with_dims(command: Callable[..., Any]) -> Callable[..., Any]:
+    help = "Numbers for open sizes, by their names."
+    return click.option("--dims", metavar="NAME=SIZE,...", callback=_dims, help=help)(command)
+
+
+def _batch_alone(command: Callable[..., Any]) -> Callable[..., Any]:
+    size = "Size of a symbolic batch  [default: 1]"
+    return click.option("--batch", metavar="N", callback=_one_batch, help=size)(_with_dims(command))
+
+
 def _any_batch(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of commands that also take a dynamic batch."""
     most = "Most images of a dynamic batch  [default: 32]"
-    command = click.option("--max-batch", metavar="N", callback=_one_batch, help=most)(command)
+    command = click.option("--max-batch", metavar="N", callback=_one_batch, help=most)(_with_dims(command))
     size = "Size of a symbolic batch, or any  [default: 1]"
     return click.option("--batch", metavar="N|dynamic", callback=_batch, help=size)(command)
 
@@ -182,7 +202,7 @@ _OPTIONS: dict[str, Decorator] = {
     "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
     "target": click.option("--target", metavar="T,...", help=f"GPUs to compile for  [default: {DEFAULT_TARGET}]"),
     "dtype": click.option("--dtype", metavar="D", help="Numeric mode: fp32, tf32, fp16 or bf16."),
-    "batch": click.option("--batch", metavar="N", callback=_one_batch, help="Size of a symbolic batch  [default: 1]"),
+    "batch": _batch_alone,
     "any_batch": _any_batch,
     "opt": click.option("--opt", metavar="O", help="none, fold or fuse  [default: fuse]"),
     "disable": click.option("--disable", metavar="RULE,...", help="Rules and features to switch off."),
@@ -214,7 +234,7 @@ def choices_of(given: dict[str, Any]) -> Choices:
     """The options that decide how to compile, taken out of a command's options."""
     from .analysis.models import Choices
 
-    names = ("target", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "tuned", "max_batch")
+    names = ("target", "dtype", "batch", "opt", "disable", "enable", "only", "policy", "tuned", "max_batch", "dims")
     return Choices(**{name: given[name] for name in names if name in given})
 
 

@@ -78,6 +78,10 @@ class UsageError(ConvcError):
     kind = "usage"
 
 
+class DependentImagesError(UsageError):
+    """A dynamic batch for a network that cannot be compiled once for all of them."""
+
+
 class CompileError(ConvcError):
     """A kernel that could not be generated or compiled."""
 
@@ -1074,8 +1078,8 @@ def unbound_dimensions(names: Sequence[str]) -> ShapeError:
     """Symbolic dimensions other than the batch."""
     listed = ", ".join(repr(name) for name in names)
     return ShapeError(
-        f"dimensions of unknown size: {listed}; expected only a symbolic batch; give the others when importing: "
-        f"convc.import_onnx(path, dims={{{names[0]!r}: 224}})"
+        f"dimensions of unknown size: {listed}; expected only a symbolic batch; give the others numbers: "
+        f"--dims {names[0]}=224, or dims={{{names[0]!r}: 224}} in Python"
     )
 
 
@@ -1107,12 +1111,69 @@ def dynamic_batch(command: str) -> UsageError:
     return UsageError(f"{command} needs one batch, not a dynamic one; give a number, such as --batch 1")
 
 
-def images_mixed(node: str, reason: str, batch: int) -> UsageError:
+def images_mixed(node: str, reason: str, batch: int) -> DependentImagesError:
     """A dynamic batch for a network in which images of a batch are not independent."""
-    return UsageError(
+    return DependentImagesError(
         f"a dynamic batch needs images that do not depend on each other, but {reason}; compile for one size, such as "
         f"--batch {batch}",
         node=node,
+    )
+
+
+def other_sizes(found: Sequence[str], expected: Sequence[str]) -> UsageError:
+    """Sizes by other names than those that are open."""
+    return UsageError(f"expected sizes named {_names(expected)}, found {_names(found)}")
+
+
+def size_of_batch(name: str, most: int, found: int) -> InputError:
+    """A batch beyond the maximum."""
+    return InputError(
+        f"the batch {name!r} is {found}, expected 1 to {most}; run larger batches in parts, or compile with a larger "
+        "--max-batch"
+    )
+
+
+def open_with_outside_data(names: Sequence[str]) -> UsageError:
+    """A model with open sizes whose weights lie in other files, so that it cannot be kept."""
+    return UsageError(
+        f"the sizes {_names(names)} are open, and the model's weights lie in other files; give the sizes numbers "
+        f"(--dims {names[0]}=224), or put the weights into the model"
+    )
+
+
+def open_sizes_unknown(name: str) -> UsageError:
+    """An array is to be drawn for an input whose sizes nobody said."""
+    return UsageError(
+        f"sizes of input {name!r} are open; give an array (--input {name}=FILE.npy), or numbers for the sizes (--dims "
+        "NAME=SIZE)"
+    )
+
+
+def nothing_compiled_yet(file: str) -> UsageError:
+    """A network whose sizes are open, where a compiled one is looked at."""
+    return UsageError(
+        "the sizes of this network are open, and it holds nothing compiled; give the model, with numbers for them "
+        "(--dims NAME=SIZE)",
+        file=file,
+    )
+
+
+def bad_dims(text: str) -> UsageError:
+    """A ``--dims`` of another form."""
+    return UsageError(f"--dims takes NAME=SIZE,..., found {text!r}")
+
+
+def open_without_compiler(model: str) -> DeviceError:
+    """An engine for a network whose sizes are open, which has no kernels yet."""
+    return DeviceError(f"the sizes of {model!r} are open: nothing is compiled yet; open it with convc.load")
+
+
+def no_compiler_for_sizes(file: str, error: ImportError) -> CompileError:
+    """A network whose sizes are open, where there is no compiler."""
+    return CompileError(
+        f"the sizes of this network are open, it is compiled when they are known, and the compiler is not installed "
+        f"({error}): pip install convc",
+        file=file,
     )
 
 

@@ -221,8 +221,11 @@ def bind_batch(graph: Graph, batch: int) -> Graph:
     return bound
 
 
-def _images(graph: Graph, options: Options) -> Independent | None:
-    """How a network holds the images of a dynamic batch. Raises `UsageError` where it cannot be run with one."""
+def require_independent(graph: Graph, options: Options) -> Independent | None:
+    """How a network holds the images of a dynamic batch; None where it is not dynamic.
+
+    Raises `UsageError` where its batch is fixed, `DependentImagesError` where images depend on each other.
+    """
     if not options.dynamic:
         return None
     if not batch_symbols(graph):
@@ -295,7 +298,7 @@ def make_plan(graph: Graph, options: Options, cache: KernelCache | None = None) 
         UnsupportedModelError: operators without a kernel, where host steps are switched off. ShapeError: unbound
             dimensions. UsageError: a dynamic batch for a network that mixes images.
     """
-    images = _images(graph, options)
+    images = require_independent(graph, options)
     canonical, journal = optimise(graph, options)
     with journal.record("fuse", canonical):
         fused, layouts, work = _divided(canonical, options)

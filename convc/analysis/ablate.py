@@ -178,7 +178,7 @@ def ablate(
     device = resolved_device(device) if device is not None else None
     machine = _one_target(choices.target, device)
     options = choices.options(machine.name, "fp16", targets=(machine.name,))
-    graph = read_graph(model, choices.batch)
+    graph = read_graph(model, choices.batch, choices.dims)
     trial = Trial(model, graph, options.batch, options.dtype, device, machine, seed)
     rows, plans = [], {}
     wanted = configurations()

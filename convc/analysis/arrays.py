@@ -13,7 +13,7 @@ from .. import errors
 from ..runtime.artifact import write_file
 from ..runtime.batch import for_images
 from ..runtime.dtypes import numpy_dtype
-from ..runtime.manifest import TensorSpec
+from ..runtime.manifest import FOUND_SIZE, TensorSpec
 
 
 def random_inputs(
@@ -26,6 +26,10 @@ def random_inputs(
     random = np.random.default_rng(seed)
     arrays = {}
     for spec in inputs:
+        if FOUND_SIZE in spec.shape:
+            if beside and spec.name in beside:
+                continue
+            raise errors.open_sizes_unknown(spec.name)
         spec = _beside(spec, inputs, beside or {})
         drawn: np.ndarray
         if spec.dtype.startswith(("fp", "bf")):

@@ -18,14 +18,14 @@ from ..passes import Switches
 from ..planner import Options, make_plan
 from ..runtime.devices import parse_device
 from ..runtime.engine import Engine
-from ..runtime.network import CompiledNetwork, load
+from ..runtime.network import CompiledNetwork
 from ..targets import TARGETS, Target, target
 from . import figures, reports
 from .ablate import DECIMALS, DEFAULT_TARGET
 from .arrays import random_inputs
 from .devices import resolved_device, target_for
 from .figures import Launch
-from .models import DEFAULT_POLICY, Progress, compile_network, is_compiled, read_graph
+from .models import DEFAULT_POLICY, Progress, compile_network, is_compiled, load_compiled, read_graph
 
 REPEATS = {"cuda": 200, "interpreter": 3, "numpy": 10}
 
@@ -104,7 +104,7 @@ def _compiled_case(request: Request, device: str) -> Case:
     for name, value in given:
         if value:
             raise errors.decided_already(f"--{name}", request.model)
-    network = load(request.model)
+    network = load_compiled(request.model)
     manifest = network.artifact.manifest
     programs = {program.target: program for program in network.programs if program.target in TARGETS}
     gpus = [name for name in programs if not target(name).is_interpreter]

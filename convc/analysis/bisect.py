@@ -32,7 +32,7 @@ def verify_per_kernel(
     """The report of `verify`, with a row of ``kernels`` for each launch; ``ok`` is about both."""
     device = resolved_device(device)
     plan, network = _compiled(model, choices, device, progress)
-    reference = reference_model(model, bind_batch(read_graph(model, choices.batch), choices.size))
+    reference = reference_model(model, bind_batch(read_graph(model, choices.batch, choices.dims), choices.size))
     whole = check_against(network, plan.graph, reference, device, seed)
     kernels = list(check_kernels(plan, network, device, random_inputs(network.inputs, seed)))
     ok = whole.ok and all(kernel.ok for kernel in kernels)

@@ -6,20 +6,22 @@ Nothing of the compiler is imported until a model needs it: running a compiled n
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
+from ..loading import load
 from ..runtime.artifact import MAGIC
-from ..runtime.network import CompiledNetwork, load
+from ..runtime.network import CompiledNetwork
 from .devices import resolved_device, target_for
 
 if TYPE_CHECKING:
     from ..ir import Graph
     from ..passes import Switches
     from ..planner import Options, Plan
+    from ..specialise import OpenNetwork
     from .verify import Verification
 
 LOG = logging.getLogger("convc")
@@ -42,6 +44,7 @@ class Choices:
     enable: str | None = None
     tuned: bool | None = None
     max_batch: int | None = None
+    dims: Mapping[str, int] | None = None
 
     @property
     def dynamic(self) -> bool:
@@ -103,15 +106,16 @@ def is_compiled(model: str) -> bool:
         return False
 
 
-def read_graph(model: str, batch: int | None) -> Graph:
-    """The graph of a model, with its symbolic batch still open; ``batch`` is 0 where it has to be.
+def read_graph(model: str, batch: int | None, dims: Mapping[str, int] | None = None) -> Graph:
+    """The graph of a model, with its symbolic batch still open; ``batch`` is 0 where it has to be. dims: numbers for
+    open sizes.
 
     Raises:
         UsageError: a batch for a model that has a fixed one. Others as `convc.api.graph_of`.
     """
     from ..api import graph_of
 
-    graph = graph_of(model, 1 if batch is None else batch or None)
+    graph = graph_of(model, 1 if batch is None else batch or None, dims)
     first = [node.outputs[0].shape[0] for node in graph.graph_inputs if node.outputs[0].shape]
     if batch and first and all(isinstance(dim, int) and dim != batch for dim in first):
         raise errors.fixed_batch(model, first[0], batch)
@@ -123,7 +127,7 @@ def make_plan(model: str, choices: Choices, target: str, dtype: str, verify_pass
     from .. import planner as planning
 
     options = choices.options(target, dtype, verify_passes=verify_passes)
-    made = planning.make_plan(read_graph(model, choices.batch), options)
+    made = planning.make_plan(read_graph(model, choices.batch, choices.dims), options)
     for record in made.journal:
         LOG.info("%s", record)
     return made
@@ -143,7 +147,23 @@ def open_network(
     if is_compiled(model):
         choices.refuse(model)
         return load(model)
-    return compile_network(make_plan(model, choices, target_for(device), dtype), progress)
+    found = open_sizes(model, choices, target_for(device), dtype)
+    return found or compile_network(make_plan(model, choices, target_for(device), dtype), progress)
+
+
+def open_sizes(model: str, choices: Choices, target: str, dtype: str) -> OpenNetwork | None:
+    """The network of a model whose sizes are open, which is compiled when they are known; None for any other."""
+    from .. import api
+
+    return api.open_network(model, choices.options(target, dtype), choices.dims)
+
+
+def load_compiled(model: str) -> CompiledNetwork:
+    """A compiled network from its file. Raises `UsageError` for one whose sizes are open."""
+    network = load(model)
+    if network.artifact.manifest.open is not None:
+        raise errors.nothing_compiled_yet(model)
+    return network
 
 
 def verify_model(
@@ -163,9 +183,9 @@ def verify_model(
         from ..runtime.numpy_executor import stored_graph
 
         choices.refuse(model)
-        network = load(model)
+        network = load_compiled(model)
         graph = stored_graph(network.artifact)
         return check_against(network, graph, export_onnx(graph), device, seed)
     plan = make_plan(model, choices, target_for(device), "fp32")
-    reference = reference_model(model, bind_batch(read_graph(model, choices.batch), choices.size))
+    reference = reference_model(model, bind_batch(read_graph(model, choices.batch, choices.dims), choices.size))
     return check_against(compile_network(plan, progress), plan.graph, reference, device, seed)

@@ -78,6 +78,13 @@ def compiled(report: dict[str, Any]) -> str:
     return f"{head}\n{table(columns, rows)}\n{tail}\n{printable(report['artifact'])}"
 
 
+def left_open(report: dict[str, Any]) -> str:
+    """What `convc compile` says of a network whose sizes are open."""
+    names = ", ".join(map(printable, report["open"]))
+    head = f"{printable(report['model'])}: {report['dtype']}, --opt {report['opt']}"
+    return f"{head}\ncompiled for each {names} when it is first run with it\n{printable(report['artifact'])}"
+
+
 def ran(report: dict[str, Any]) -> str:
     """What `convc run` says: the outputs and, where asked for, the launches."""
     rows = [

@@ -13,11 +13,12 @@ import numpy as np
 from .. import errors
 from ..runtime.engine import Engine
 from ..runtime.manifest import ProgramSpec
-from ..runtime.network import CompiledNetwork, Kernel, load, traffic_bytes
-from .models import Choices, Progress, compile_network, is_compiled, make_plan
+from ..runtime.network import CompiledNetwork, Kernel, traffic_bytes
+from .models import Choices, Progress, compile_network, is_compiled, load_compiled, make_plan
 
 if TYPE_CHECKING:
     from ..planner import Plan
+    from ..specialise import OpenNetwork
 
 
 def compiled(network: CompiledNetwork) -> dict[str, Any]:
@@ -43,6 +44,22 @@ def batch_of(plan: Plan) -> dict[str, Any]:
     if plan.images is None:
         return {"batch": plan.options.batch}
     return {"batch": "dynamic", "max_batch": plan.options.batch}
+
+
+def left_open(network: OpenNetwork) -> dict[str, Any]:
+    """Of a network whose sizes are open: their names, and figures of what is compiled, which is nothing."""
+    manifest = network.artifact.manifest
+    assert manifest.open is not None
+    counts = ("kernels", "launches", "arena_bytes", "arena_lower_bound", "weight_bytes", "traffic_bytes")
+    batch = {"batch": "dynamic", "max_batch": manifest.open.batch} if manifest.open.dynamic else {}
+    return {
+        "open": list(network.sizes),
+        "targets": list(manifest.open.targets),
+        "dtype": manifest.dtype,
+        "opt": manifest.opt,
+        **dict.fromkeys(counts, 0),
+        **batch,
+    }
 
 
 def program_figures(program: ProgramSpec) -> dict[str, Any]:
@@ -150,7 +167,7 @@ def open_kernels(model: str, choices: Choices, target: str, progress: Progress |
     """A compiled network, of which targets may be asked for, or a model compiled now (``target``: the default)."""
     if is_compiled(model):
         replace(choices, target=None).refuse(model)
-        return load(model)
+        return load_compiled(model)
     return compile_network(make_plan(model, choices, target, "fp16"), progress)
 
 

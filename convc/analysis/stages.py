@@ -11,9 +11,9 @@ from ..ir import Graph, print_graph
 from ..passes import canonical_passes
 from ..planner import Options, Plan, divide, optimise
 from ..runtime.manifest import ProgramSpec
-from ..runtime.network import CompiledNetwork, load, traffic_bytes
+from ..runtime.network import CompiledNetwork, traffic_bytes
 from ..runtime.numpy_executor import stored_graph
-from .models import Choices, is_compiled, make_plan, read_graph
+from .models import Choices, is_compiled, load_compiled, make_plan, read_graph
 from .picture import Step, draw
 
 FIRST, LAST = "import", "fuse"
@@ -52,7 +52,7 @@ def read_stage(model: str, choices: Choices, after: str | None, target: str, pic
         plan = make_plan(model, choices, target, "fp16")
         return Stage(LAST, plan.graph, _title(plan.graph, LAST), planned_steps(plan))
     options = choices.options(target, "fp16")
-    graph = graph_after(read_graph(model, choices.batch), options, after or LAST)
+    graph = graph_after(read_graph(model, choices.batch, choices.dims), options, after or LAST)
     return Stage(after or LAST, graph, _title(graph, after or LAST))
 
 
@@ -73,7 +73,7 @@ def _of_compiled(model: str, choices: Choices, after: str | None) -> Stage:
     replace(choices, target=None).refuse(model)
     if after not in (None, LAST):
         raise errors.stage_not_kept(str(after), model)
-    network = load(model)
+    network = load_compiled(model)
     programs = {program.target: program for program in network.programs}
     if choices.target is not None and choices.target not in programs:
         raise errors.one_of(choices.target, programs, "target of this file")

@@ -15,7 +15,7 @@ are not layers; inputs are, so that activations add up to what a table of the li
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
@@ -78,8 +78,9 @@ class Summary:
         return summarised(self.as_json())
 
 
-def summarise_model(model: str, batch: int | None = None) -> Summary:
-    """The table of a MODEL of the command line; a symbolic batch is ``batch``, or 1.
+def summarise_model(model: str, batch: int | None = None, dims: Mapping[str, int] | None = None) -> Summary:
+    """The table of a MODEL of the command line; a symbolic batch is ``batch``, or 1. dims: numbers
+    for other open sizes.
 
     Of a compiled network it is that of the graph that it keeps, whose batch normalisations are folded.
 
@@ -89,16 +90,15 @@ def summarise_model(model: str, batch: int | None = None) -> Summary:
     from . import models
 
     if models.is_compiled(model):
-        from ..runtime.network import load
         from ..runtime.numpy_executor import stored_graph
 
-        models.Choices(batch=batch).refuse(model)
-        return summarise(stored_graph(load(model).artifact), model=model)
+        models.Choices(batch=batch, dims=dims).refuse(model)
+        return summarise(stored_graph(models.load_compiled(model).artifact), model=model)
     if model.startswith("zoo:"):
         from ..frontends import zoo
 
         return summarise(zoo.build(model.removeprefix("zoo:"), batch or 1, weights="none").graph, model=model)
-    return summarise(models.read_graph(model, batch), batch or 1, model)
+    return summarise(models.read_graph(model, batch, dims), batch or 1, model)
 
 
 def summarise(graph: Graph, batch: int = 1, model: str = "") -> Summary:

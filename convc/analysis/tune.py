@@ -110,7 +110,7 @@ def plan_for(model: str, choices: Choices, target: str) -> Plan:
     switches = choices.switches
     apart = Switches(switches.opt, tuple(sorted({*switches.disable, *GROUPING})), switches.only, switches.enable)
     options = choices.options(target, "fp16", targets=(target,), switches=apart, tuned=False)
-    return make_plan(read_graph(model, choices.batch), options)
+    return make_plan(read_graph(model, choices.batch, choices.dims), options)
 
 
 def problems_of(plan: Plan, most: int = CANDIDATES, known: Mapping[str, Entry] | None = None) -> list[Tuned]:

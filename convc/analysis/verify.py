@@ -85,15 +85,16 @@ def verify(
     batch: int = 1,
     seed: int = 0,
     policy: Policy | str = DEFAULT_POLICY,
+    dims: Mapping[str, int] | None = None,
 ) -> Verification:
     """Compiles a model for a device and compares one run on seeded inputs with ONNX Runtime.
 
-    device: ``numpy``, ``interpreter``, ``cuda``, ``cuda:N`` or ``auto``.
+    device: ``numpy``, ``interpreter``, ``cuda``, ``cuda:N`` or ``auto``. dims: numbers for open sizes.
 
     Raises:
         ConvcError: the model cannot be compiled, run or referred.
     """
-    device, graph = resolved_device(device), graph_of(model, batch)
+    device, graph = resolved_device(device), graph_of(model, batch, dims)
     targets = targets_of(target_for(device))
     plan = make_plan(graph, Options(targets, dtype, batch, Switches.parse(opt, disable), policy=policy))
     network = CompiledNetwork(compile_plan(plan))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from .artifact import Artifact, build, pack_weights, read, write
 from .engine import Engine
 from .executor import Executor
-from .network import CompiledNetwork, Kernel, load
+from .network import CompiledNetwork, Kernel
 
 __all__ = [
     "Artifact",
@@ -17,7 +17,6 @@ __all__ = [
     "Executor",
     "Kernel",
     "build",
-    "load",
     "pack_weights",
     "read",
     "write",

@@ -71,6 +71,7 @@ def check_manifest(manifest: Manifest, *, newer: bool = False) -> None:
         for spec in specs:
             require(spec.dtype in ITEMSIZE, f"{role} {spec.name!r} has the unknown dtype {spec.dtype!r}")
             may_be_found = role == "output" and all(program.host_steps for program in manifest.programs)
+            may_be_found = may_be_found or manifest.open is not None
             fits = may_be_found or not is_found(spec)
             require(fits, f"{role} {spec.name!r} has the shape {list(spec.shape)}")
             rows = spec.images * manifest.max_batch
@@ -110,6 +111,7 @@ def _check_references(manifest: Manifest, newer: bool) -> None:
     wanted |= {k.binary.section for program in manifest.programs for k in program.kernels if k.binary}
     wanted |= {manifest.graph} if manifest.graph else set()
     wanted |= {SECTION} if manifest.weights else set()
+    wanted |= {manifest.open.model} if manifest.open else set()
     for name in sorted(wanted - present):
         raise Inconsistent(f"section {name!r} is missing")
     for name in sorted(present - wanted - {SECTION}):

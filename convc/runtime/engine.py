@@ -47,6 +47,8 @@ class Engine:
     """
 
     def __init__(self, artifact: Artifact, device: str | Executor = "auto", target: str | None = None) -> None:
+        if artifact.manifest.open is not None and isinstance(device, str):
+            raise errors.open_without_compiler(artifact.manifest.model)
         self.artifact = artifact
         self.inputs: tuple[TensorSpec, ...] = artifact.manifest.inputs
         self.outputs: tuple[TensorSpec, ...] = artifact.manifest.outputs
@@ -202,7 +204,7 @@ Choice = tuple[str, Executor, ProgramSpec | None]
 def _chosen(artifact: Artifact, device: str | Executor, target: str | None) -> Choice:
     """The device's name, an executor that is not prepared yet, and the program for it."""
     if not isinstance(device, str):
-        return type(device).__name__, device, _program(device, artifact, target)
+        return getattr(device, "name", type(device).__name__), device, _program(device, artifact, target)
     if device == "auto":
         return _automatic(artifact, target)
     kind, ordinal = parse_device(device)

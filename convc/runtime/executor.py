@@ -16,6 +16,7 @@ class Executor(Protocol):
 
     - ``choose(artifact, target) -> ProgramSpec | None``: which program it runs, where it is not the engine's choice.
       ``target`` is the user's wish or None. Raises `DeviceError` where no program fits.
+    - ``name``: what its engine says of where it runs, by default its class.
     - ``gpu``: the ordinal of its GPU. ``run`` then also takes `DeviceView` objects, and answers with device arrays.
     - ``pipeline()``: batches whose copies overlap; see `convc.runtime.pipeline.Pipeline`.
     - ``profile(inputs)`` and ``measure(inputs, repeats)``: see `Engine`.

@@ -14,7 +14,7 @@ from .. import errors
 from .batch import images_of, shape_of
 from .device_array import DeviceView, is_device_array, view
 from .dtypes import numpy_dtype
-from .manifest import TensorSpec
+from .manifest import FOUND_SIZE, TensorSpec
 
 ALIGNMENT = 16
 """Bytes that kernels rely on arrays to begin at a multiple of."""
@@ -102,7 +102,14 @@ class InputBinder:
         return array if array.flags.c_contiguous else np.asarray(array, order="C")
 
     def _require_images(self, spec: TensorSpec, found: tuple[int, ...]) -> None:
-        """For a shape that is not that of the largest batch."""
+        """For a shape that is not that of the largest batch; sizes that are open are any from 1 on."""
+        if FOUND_SIZE in spec.shape:
+            fits = len(found) == len(spec.shape) and all(
+                a in (b, FOUND_SIZE) for a, b in zip(spec.shape, found, strict=True)
+            )
+            if fits and 0 not in found:
+                return
+            raise errors.input_shape(spec.name, ["any" if size == FOUND_SIZE else size for size in spec.shape], found)
         if not spec.images or len(found) != len(spec.shape):
             raise errors.input_shape(spec.name, spec.shape, found)
         images, rest = divmod(found[0], spec.images)

@@ -31,7 +31,8 @@ class Record(Struct, frozen=True, forbid_unknown_fields=False, omit_defaults=Tru
 
 class TensorSpec(Record, frozen=True):
     """An input or output of the network: dense, in ONNX order. A dimension of 0 elements is allowed; one of an output
-    that only the run finds out is `FOUND_SIZE`: it is made by the host, and in no buffer.
+    that only the run finds out is `FOUND_SIZE`: it is made by the host, and in no buffer. So are sizes of inputs and
+    outputs where the manifest is `open`.
 
     images: rows of the first dimension that each image has where the batch is dynamic; ``shape`` is then that of
     `Manifest.max_batch` images. 0 where the tensor holds no images, and where the batch is not dynamic.
@@ -247,6 +248,21 @@ class ProgramSpec(Record, frozen=True):
     host_steps: tuple[HostStepSpec, ...] = ()
 
 
+class OpenSpec(Record, frozen=True):
+    """How a network whose sizes are open is compiled when they are known, besides what the manifest says.
+
+    model: section with the ONNX model. dims: numbers that its open sizes have been given. batch: of a dynamic one the
+    largest, otherwise 1. tuned: whether measured tiles are used.
+    """
+
+    model: Text
+    targets: tuple[Text, ...]
+    dims: dict[str, Natural] = {}
+    batch: Positive = 1
+    dynamic: bool = False
+    tuned: bool = True
+
+
 class SectionSpec(Record, frozen=True):
     """A blob in the file: offset from the first multiple of 64 after the manifest, length, SHA-256 (hexadecimal)."""
 
@@ -262,7 +278,7 @@ class Manifest(Record, frozen=True):
     graph: section with the graph's text. constants: label in that text → the view that holds it.
     programs: one per target. dtype: the numeric mode (fp32, tf32, fp16, bf16). policy: who chose among legal fusions.
     disabled, enabled: rules and features that were switched. max_batch: the most images that a run may have where the
-    batch is dynamic, otherwise 0.
+    batch is dynamic, otherwise 0. open: there is a model instead of programs, which is compiled when sizes are known.
     """
 
     format: tuple[Natural, Natural]
@@ -283,6 +299,7 @@ class Manifest(Record, frozen=True):
     policy: Text = "cost-model"
     enabled: tuple[Text, ...] = ()
     max_batch: Natural = 0
+    open: Union[OpenSpec, None] = None
 
 
 def encode(manifest: Manifest) -> bytes:

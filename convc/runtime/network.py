@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .artifact import Artifact, read
+from .artifact import Artifact
 from .engine import Engine
 from .executor import Executor
 from .manifest import Binary, LaunchSpec, ProgramSpec, TensorSpec
@@ -173,17 +173,3 @@ def _row(number: int, launch: LaunchSpec, program: ProgramSpec) -> str:
 def traffic_bytes(launch: LaunchSpec) -> int:
     """Distinct bytes of activations and weights that a launch asks of memory."""
     return launch.activation_bytes + launch.weight_bytes
-
-
-def load(
-    path: str | os.PathLike[str], device: str = "auto", target: str | None = None, *, verify: bool = True
-) -> CompiledNetwork:
-    """A compiled network from a file.
-
-    The file holds machine code: load only what you trust. device, target: where it runs; see `CompiledNetwork.engine`.
-    verify: compare the hash of every section.
-
-    Raises:
-        ArtifactError: a file that is damaged, of another version, or not one.
-    """
-    return CompiledNetwork(read(path, verify), device, target)

@@ -35,7 +35,7 @@ def run(code: str, *arguments: object, **environment: str) -> subprocess.Complet
 def test_running_imports_no_compiler(network, tmp_path):
     network.build().save(tmp_path / "m.convc")
     done = run(RUN, HERE, tmp_path / "m.convc")
-    assert done.stdout.splitlines() == ["True", "[]", "['convc.errors', 'convc.version']"], done.stderr
+    assert done.stdout.splitlines() == ["True", "[]", "['convc.errors', 'convc.loading', 'convc.version']"], done.stderr
 
 
 def test_importing_convc_is_light():

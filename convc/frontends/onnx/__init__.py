@@ -92,13 +92,20 @@ def import_onnx(
         raise failure from error
 
 
-def declared_inputs(model: onnx.ModelProto) -> dict[str, TensorType]:
+def declared_inputs(
+    source: str | os.PathLike[str] | onnx.ModelProto, dims: Mapping[str, int] | None = None
+) -> dict[str, TensorType]:
     """The inputs that a model must be given, in its order; sizes that it leaves open are symbols, as in its graph.
 
+    dims: as for `import_onnx`.
+
     Raises:
-        LoadError: an input that is no tensor, or whose shape or element type is not one that convc has.
+        LoadError: an input that is no tensor, or whose shape or element type is not one that convc has; a file that
+            is no model. UsageError: a size in ``dims`` that the model does not have.
     """
-    symbols = Symbols(None)
+    model, symbols = open_source(source).model, Symbols(dims)
     taken = {tensor.name for tensor in model.graph.initializer}
     taken |= {tensor.values.name for tensor in model.graph.sparse_initializer}
-    return {info.name: input_type(info, symbols) for info in model.graph.input if info.name not in taken}
+    types = {info.name: input_type(info, symbols) for info in model.graph.input if info.name not in taken}
+    symbols.check_all_used()
+    return types

@@ -1,0 +1,202 @@
+"""Networks whose sizes are open: compiled for the sizes of the arrays that they are given, when they first are.
+
+Such a network keeps its ONNX model. For sizes that it has not seen it reads the model with them, as if they had been
+written there, and plans and compiles what comes out; kernels come from the cache where they are there. The last
+`MOST_KEPT` specialisations are kept ready. It is a `CompiledNetwork` with an executor of its own, so everything else is
+as with any other network, and it can be saved: what is loaded specialises in the same way, where the compiler is
+installed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import onnx
+
+from . import errors
+from .compiler import compile_plan
+from .frontends.onnx import declared_inputs, import_onnx
+from .frontends.onnx.files import open_source
+from .frontends.onnx.tensors import DTYPES
+from .ir import Dim, TensorType
+from .passes import Switches
+from .planner import Options, make_plan
+from .runtime.artifact import Artifact, build
+from .runtime.engine import Engine
+from .runtime.executor import Executor
+from .runtime.manifest import FORMAT_MAJOR, FORMAT_MINOR, FOUND_SIZE, Manifest, OpenSpec, ProgramSpec, TensorSpec
+from .runtime.network import CompiledNetwork
+from .version import __version__
+
+MOST_KEPT = 8
+"""Specialisations that an engine keeps ready; the one that was not used for longest goes first."""
+SECTION = "model.onnx"
+LOCATION_OUTSIDE = onnx.TensorProto.EXTERNAL
+
+
+def sizes_of(types: Mapping[str, TensorType], arrays: Mapping[str, Any]) -> dict[str, int]:
+    """Numbers for the symbols of the inputs' shapes, from what has the shapes of arrays. Raises `InputError`."""
+    sizes: dict[str, int] = {}
+    for name, type in types.items():
+        for dim, size in zip(type.shape, arrays[name].shape, strict=True):
+            if isinstance(dim, Dim) and sizes.setdefault(str(dim), size) != size:
+                expected = [sizes.get(str(dim), dim) for dim in type.shape]
+                raise errors.input_shape(name, expected, arrays[name].shape)
+    return sizes
+
+
+def open_sizes(types: Mapping[str, TensorType]) -> list[str]:
+    """The symbols in the inputs' shapes, in order."""
+    dims = (dim for type in types.values() for dim in type.shape if isinstance(dim, Dim))
+    return list(dict.fromkeys(str(dim) for dim in dims))
+
+
+def batches(types: Mapping[str, TensorType]) -> frozenset[str]:
+    """The symbols that are the first size of an input."""
+    return frozenset(str(type.shape[0]) for type in types.values() if type.shape and isinstance(type.shape[0], Dim))
+
+
+class OpenNetwork(CompiledNetwork):
+    """A network whose sizes are open; see the module. Its kernels are those of its specialisations.
+
+    artifact: one with a model, as `open_artifact` makes it. policy: where it is not one of convc's by its name.
+
+    Attributes:
+        sizes: the names of the open sizes.
+    """
+
+    def __init__(self, artifact: Artifact, device: str = "auto", target: str | None = None, policy: Any = None) -> None:
+        super().__init__(artifact, device, target)
+        manifest = artifact.manifest
+        assert manifest.open is not None
+        self._open = manifest.open
+        self._model = onnx.ModelProto.FromString(bytes(artifact.section(manifest.open.model)))
+        self._types = declared_inputs(self._model, manifest.open.dims)
+        self.sizes = tuple(open_sizes(self._types))
+        self._batches = batches(self._types) if manifest.open.dynamic else frozenset()
+        switches = Switches(manifest.opt, manifest.disabled, None, manifest.enabled)
+        self._options = Options(
+            manifest.open.targets,
+            manifest.dtype,
+            switches=switches,
+            policy=policy or manifest.policy,
+            tuned=manifest.open.tuned,
+        )
+        self._mixes = not self._batches
+
+    def specialised(self, sizes: Mapping[str, int]) -> CompiledNetwork:
+        """The network compiled for these sizes, all of them by their names.
+
+        Raises `UsageError` for other names, and what `convc.compile` raises where the model refuses the sizes.
+        """
+        if sorted(sizes) != sorted(self.sizes):
+            raise errors.other_sizes(sorted(sizes), self.sizes)
+        for name in self._batches:
+            if not 1 <= sizes[name] <= self._open.batch:
+                raise errors.size_of_batch(name, self._open.batch, sizes[name])
+        if not self._mixes:
+            try:
+                return self._compiled({name: size for name, size in sizes.items() if name not in self._batches}, True)
+            except (errors.DependentImagesError, errors.UnsupportedModelError):
+                self._mixes = True
+        return self._compiled(sizes, False)
+
+    def key(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """What tells the sizes of one specialisation from those of another."""
+        return tuple(sizes[name] for name in self.sizes if self._mixes or name not in self._batches)
+
+    def measured(self, arrays: Sequence[Any]) -> dict[str, int]:
+        """The open sizes, from arrays in the order of the inputs. Raises `InputError`."""
+        return sizes_of(self._types, dict(zip(self._types, arrays, strict=True)))
+
+    def engine(self, device: str | Executor = "auto", target: str | None = None) -> Engine:
+        """An engine that specialises; see `CompiledNetwork.engine`."""
+        return Engine(self.artifact, SpecialisingExecutor(self, device, target))
+
+    def _compiled(self, sizes: Mapping[str, int], dynamic: bool) -> CompiledNetwork:
+        graph = import_onnx(self._model, dims={**self._open.dims, **sizes})
+        options = replace(self._options, batch=self._open.batch, dynamic=True) if dynamic else self._options
+        return CompiledNetwork(compile_plan(make_plan(graph, options)))
+
+
+class SpecialisingExecutor:
+    """Runs an open network on a device; see `convc.runtime.executor.Executor`."""
+
+    def __init__(self, network: OpenNetwork, device: str | Executor, target: str | None) -> None:
+        self._network, self._device, self._target = network, device, target
+        self._kept: OrderedDict[tuple[int, ...], Engine] = OrderedDict()
+        self.name = device if isinstance(device, str) else type(device).__name__
+
+    def prepare(self, artifact: Artifact, program: ProgramSpec | None) -> None:
+        """Nothing is known yet."""
+
+    def run(self, inputs: list[Any]) -> Sequence[Any]:
+        """The outputs, from the specialisation for the arrays' sizes. Raises what compiling for them raises."""
+        sizes = self._network.measured(inputs)
+        if self._network.key(sizes) not in self._kept:
+            engine = self._network.specialised(sizes).engine(self._device, self._target)
+            self._kept[self._network.key(sizes)] = engine
+            if len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)[1].close()
+        key = self._network.key(sizes)
+        self._kept.move_to_end(key)
+        names = [spec.name for spec in self._network.inputs]
+        return list(self._kept[key].run(dict(zip(names, inputs, strict=True))).values())
+
+    def close(self) -> None:
+        """Closes all specialisations."""
+        while self._kept:
+            self._kept.popitem()[1].close()
+
+
+# -- making one -------------------------------------------------------------------------------------------------------
+def open_artifact(model: onnx.ModelProto, options: Options, dims: Mapping[str, int]) -> Artifact:
+    """An artifact that keeps a model for later. dims: numbers for some of its open sizes.
+
+    Raises:
+        UsageError: a model whose weights are in other files. LoadError: one that declares no types.
+    """
+    if any(tensor.data_location == LOCATION_OUTSIDE for tensor in model.graph.initializer):
+        raise errors.open_with_outside_data(open_sizes(declared_inputs(model, dims)))
+    types = declared_inputs(model, dims)
+    inputs = [_spec(name, type.dtype.value, type.shape) for name, type in types.items()]
+    manifest = Manifest(
+        format=(FORMAT_MAJOR, FORMAT_MINOR),
+        convc=__version__,
+        triton="",
+        model=model.graph.name or "network",
+        dtype=options.dtype,
+        opt=options.switches.opt,
+        disabled=options.switches.off,
+        enabled=options.switches.enable,
+        policy=options.policy_name,
+        inputs=tuple(inputs),
+        outputs=tuple(_declared(info) for info in model.graph.output),
+        weights=(),
+        weights_bytes=0,
+        programs=(),
+        open=OpenSpec(SECTION, options.targets, dict(dims), options.batch, options.dynamic, options.tuned),
+    )
+    return build(manifest, {SECTION: model.SerializeToString()})
+
+
+def _spec(name: str, dtype: str, shape: Sequence[Any]) -> TensorSpec:
+    return TensorSpec(name, dtype, tuple(size if isinstance(size, int) else FOUND_SIZE for size in shape))
+
+
+def _declared(info: onnx.ValueInfoProto) -> TensorSpec:
+    """What a model says of an output; one of no type is taken for fp32 until it runs."""
+    type = info.type.tensor_type
+    shape = [dim.dim_value if dim.HasField("dim_value") else None for dim in type.shape.dim]
+    return _spec(info.name, DTYPES[type.elem_type].value if type.elem_type in DTYPES else "fp32", shape)
+
+
+def read_model(path: str) -> onnx.ModelProto:
+    """The whole message in a file. Raises as `import_onnx`."""
+    source = open_source(path)
+    for index, data in source.raw.items():
+        source.model.graph.initializer[index].raw_data = bytes(data)
+    return source.model
