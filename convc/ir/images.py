@@ -232,10 +232,13 @@ RULES: dict[str, Rule] = {
     "GatherND": _gather_nd,
     "Gemm": _gemm,
     "MatMul": _matmul,
+    "MatMulInteger": _matmul,
     "Einsum": _einsum,
     "GridSample": _first(0, 1),
     "DeformConv": _first(0, 2, 4),
-    **dict.fromkeys(["AveragePool", "Conv", "ConvTranspose", "LRN", "MaxPool", "MaxPoolIndices"], _first(0)),
+    **dict.fromkeys(
+        ["AveragePool", "Conv", "ConvInteger", "ConvTranspose", "LRN", "MaxPool", "MaxPoolIndices"], _first(0)
+    ),
     **dict.fromkeys(_ALONG, _along_another_axis),
     **dict.fromkeys(_SAME_ALONG, _same_along_another_axis),
     **{name: _reduce for name in operators() if name.startswith("Reduce")},

@@ -36,6 +36,9 @@ class Case:
     def constant(self, *shape: int) -> Value:
         return self.graph.add_constant(np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32))
 
+    def bytes(self, *shape: int) -> Value:
+        return self.graph.add_constant(np.random.default_rng(0).integers(-9, 9, shape, np.int8))
+
     def integers(self, values: Any) -> Value:
         return self.graph.add_constant(np.asarray(values, np.int64))
 
@@ -56,6 +59,12 @@ APART: dict[str, Callable[[Case], Value]] = {
     "elementwise with one for all": lambda c: c.add("Mul", c.x, c.constant(1, 4, 6, 6)),
     "batch normalisation": lambda c: c.add("BatchNormalization", c.x, *(c.add("Abs", c.constant(4)),) * 4),
     "convolution": lambda c: c.add("Conv", c.x, c.constant(5, 4, 3, 3), **CONV),
+    "convolution of integers": lambda c: c.add(
+        "ConvInteger", c.add("Cast", c.x, dtype=DType.INT8), c.bytes(5, 4, 3, 3), **CONV
+    ),
+    "product of integers": lambda c: c.add(
+        "MatMulInteger", c.add("Cast", _flat(c, N, 144), dtype=DType.INT8), c.bytes(144, 5)
+    ),
     "transposed convolution": lambda c: c.add(
         "ConvTranspose", c.x, c.constant(4, 5, 3, 3), **CONV, output_padding=(0, 0)
     ),
