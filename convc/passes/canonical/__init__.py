@@ -8,6 +8,7 @@ from ..pipeline import Pass
 from .affine import expand_batch_norm, fold_batch_norm, fold_scale, fold_shift
 from .concat import nest_concat
 from .constants import fold_constants
+from .doubles import narrow_doubles
 from .groups import merge_groups
 from .padding import fold_pad
 from .resize import expand_resize
@@ -18,6 +19,7 @@ from .views import flatten_into_weights, isolate_outputs, simplify_views
 PASSES = (
     Pass("simplify-views", simplify_views),
     Pass("fold-constants", fold_constants),
+    Pass("narrow-doubles", narrow_doubles),
     Pass("expand-transposed", expand_transposed),
     Pass("expand-resize", expand_resize),
     Pass("fold-batch-norm", fold_batch_norm, rule="fold-batch-norm"),
