@@ -76,9 +76,10 @@ EXPANDED = """These are imported by the functions that the onnx package has for 
 appears under the name of the node that it stands for."""
 GROUPS = (
     ("any", tuple(DType)),
-    ("numbers", tuple(dtype for dtype in DType if dtype is not DType.BOOL)),
+    ("numbers, bool", tuple(dtype for dtype in DType if not dtype.is_tiny)),
+    ("numbers", tuple(dtype for dtype in DType if dtype.is_number)),
     ("floats", tuple(dtype for dtype in DType if dtype.is_float)),
-    ("integers", tuple(dtype for dtype in DType if not dtype.is_float and dtype is not DType.BOOL)),
+    ("integers", tuple(dtype for dtype in DType if dtype.is_integer)),
     ("bool", (DType.BOOL,)),
 )
 HEAD = """# Operators
@@ -90,7 +91,8 @@ once). **Kernels** (GPUs and Triton's interpreter) compute in fp32 what is store
 elements of any type; what has no kernel is refused for those targets by name, all of it at once, and runs with
 `--device numpy`. Products of integers are exact sums in int32 everywhere.
 
-*floats*: fp64, fp32, fp16, bf16. *integers*: 8 to 64 bits, signed and unsigned. *numbers*: both.
+*floats*: fp64, fp32, fp16, bf16. *integers*: 8 to 64 bits, signed and unsigned. *numbers*: both. *any*: these, bool,
+and what numbers are only kept in: int4, uint4, int2, uint2, fp8 (e4m3fn, e4m3fnuz, e5m2, e5m2fnuz), fp4 (e2m1).
 """
 
 

@@ -26,6 +26,7 @@ POINTER_TYPES = {
     DType.FP16: "*fp16",
     DType.BF16: "*bf16",
     DType.BOOL: "*i1",
+    **{dtype: "*i8" for dtype in DType if dtype.is_tiny},
     **{dtype: f"*i{dtype.itemsize * 8}" for dtype in DType if dtype.value.startswith("int")},
     **{dtype: f"*u{dtype.itemsize * 8}" for dtype in DType if dtype.value.startswith("uint")},
 }

@@ -25,6 +25,7 @@ TRITON_TYPES = {
     DType.UINT16: "uint16",
     DType.UINT8: "uint8",
     DType.BOOL: "int1",
+    **{dtype: "int8" for dtype in DType if dtype.is_tiny},
 }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from .. import errors
 from ..ir.dims import Dim, DimLike
 from ..ir.graph import Node
+from ..ir.types import TINY_INTEGERS
 from . import integer_spellings
 from .host_spellings import HOST_SPELLINGS
 from .writer import ELEMENT_TYPES, Spelling, Writer
@@ -114,7 +115,9 @@ def clip(writer: Writer, node: Node, inputs: list[str]) -> None:
 
 
 def cast(writer: Writer, node: Node, inputs: list[str]) -> None:
-    writer.finish("Cast", inputs, to=ELEMENT_TYPES[node.attributes["dtype"]])
+    dtype = node.attributes["dtype"]
+    unbounded = {"saturate": 0} if dtype.is_tiny and dtype not in TINY_INTEGERS else {}
+    writer.finish("Cast", inputs, to=ELEMENT_TYPES[dtype], **unbounded)
 
 
 def silu(writer: Writer, node: Node, inputs: list[str]) -> None:

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from .. import errors
 from ..ir.dims import Dim, DimLike, Quotient
 from ..ir.graph import Graph, Node, Value
-from ..ir.types import DType, Shape, TensorType
+from ..ir.types import TINY, TINY_INTEGERS, DType, Shape, TensorType
 from ..version import __version__
 
 ELEMENT_TYPES: dict[DType, int] = {
@@ -22,6 +22,7 @@ ELEMENT_TYPES: dict[DType, int] = {
     DType.BF16: TensorProto.BFLOAT16,
     **{dtype: getattr(TensorProto, dtype.value.upper()) for dtype in DType if "int" in dtype.value},
     DType.BOOL: TensorProto.BOOL,
+    **{dtype: getattr(TensorProto, f"FLOAT{dtype.value[2:].upper()}") for dtype in TINY if dtype not in TINY_INTEGERS},
 }
 
 

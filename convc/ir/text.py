@@ -253,7 +253,8 @@ def _parsed_data(text: str, type: TensorType) -> np.ndarray:
     elements = _evaluated(ast.parse(text, mode="eval").body)
     dtype = type.dtype.numpy
     shape: Any = type.shape
-    return np.array(elements, np.float64 if type.dtype.is_float else dtype).astype(dtype).reshape(shape)
+    read = np.float64 if type.dtype.is_float or type.dtype.is_tiny else dtype
+    return np.array(elements, read).astype(dtype).reshape(shape)
 
 
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {

@@ -27,6 +27,15 @@ class DType(str, enum.Enum):
     UINT16 = "uint16"
     UINT8 = "uint8"
     BOOL = "bool"
+    INT4 = "int4"
+    UINT4 = "uint4"
+    INT2 = "int2"
+    UINT2 = "uint2"
+    FP8E4M3FN = "fp8e4m3fn"
+    FP8E4M3FNUZ = "fp8e4m3fnuz"
+    FP8E5M2 = "fp8e5m2"
+    FP8E5M2FNUZ = "fp8e5m2fnuz"
+    FP4E2M1 = "fp4e2m1"
 
     def __str__(self) -> str:
         return self.value
@@ -45,9 +54,26 @@ class DType(str, enum.Enum):
         return self in FLOATS
 
     @property
+    def is_tiny(self) -> bool:
+        """Whether numbers are only kept in it and none computed: whole ones of 4 bits and less, floats of 8 and less.
+
+        One element takes a byte in memory.
+        """
+        return self in TINY
+
+    @property
+    def is_number(self) -> bool:
+        """Whether there is arithmetic on it."""
+        return self is not DType.BOOL and not self.is_tiny
+
+    @property
+    def is_integer(self) -> bool:
+        return self.is_number and not self.is_float
+
+    @property
     def fits_fp32(self) -> bool:
         """Whether it is a type of whole numbers, or of truth values as 0 and 1, that fp32 holds exactly."""
-        return not self.is_float and self.itemsize <= 2
+        return not self.is_float and not self.is_tiny and self.itemsize <= 2
 
     @property
     def epsilon(self) -> float:
@@ -60,17 +86,17 @@ class DType(str, enum.Enum):
         return _FROM_NUMPY[np.dtype(dtype)]
 
 
-def _bfloat16() -> np.dtype:
+def _extended(name: str) -> np.dtype:
     import ml_dtypes
 
-    return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(getattr(ml_dtypes, name))
 
 
 _NUMPY: dict[DType, np.dtype] = {
     DType.FP64: np.dtype(np.float64),
     DType.FP32: np.dtype(np.float32),
     DType.FP16: np.dtype(np.float16),
-    DType.BF16: _bfloat16(),
+    DType.BF16: _extended("bfloat16"),
     DType.INT64: np.dtype(np.int64),
     DType.INT32: np.dtype(np.int32),
     DType.INT16: np.dtype(np.int16),
@@ -80,8 +106,30 @@ _NUMPY: dict[DType, np.dtype] = {
     DType.UINT16: np.dtype(np.uint16),
     DType.UINT8: np.dtype(np.uint8),
     DType.BOOL: np.dtype(np.bool_),
+    DType.INT4: _extended("int4"),
+    DType.UINT4: _extended("uint4"),
+    DType.INT2: _extended("int2"),
+    DType.UINT2: _extended("uint2"),
+    DType.FP8E4M3FN: _extended("float8_e4m3fn"),
+    DType.FP8E4M3FNUZ: _extended("float8_e4m3fnuz"),
+    DType.FP8E5M2: _extended("float8_e5m2"),
+    DType.FP8E5M2FNUZ: _extended("float8_e5m2fnuz"),
+    DType.FP4E2M1: _extended("float4_e2m1fn"),
 }
 _FROM_NUMPY = {numpy: dtype for dtype, numpy in _NUMPY.items()}
+TINY = {
+    DType.INT4: (-8.0, 7.0),
+    DType.UINT4: (0.0, 15.0),
+    DType.INT2: (-2.0, 1.0),
+    DType.UINT2: (0.0, 3.0),
+    DType.FP8E4M3FN: (-448.0, 448.0),
+    DType.FP8E4M3FNUZ: (-240.0, 240.0),
+    DType.FP8E5M2: (-57344.0, 57344.0),
+    DType.FP8E5M2FNUZ: (-57344.0, 57344.0),
+    DType.FP4E2M1: (-6.0, 6.0),
+}
+"""The types that numbers are only kept in, with the least and the largest of each."""
+TINY_INTEGERS = (DType.INT4, DType.UINT4, DType.INT2, DType.UINT2)
 FLOATS = frozenset({DType.FP64, DType.FP32, DType.FP16, DType.BF16})
 
 Shape = tuple[DimLike, ...]

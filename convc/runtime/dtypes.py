@@ -13,13 +13,24 @@ _NAMES = {
 }
 
 
+_EXTENDED = {
+    "bf16": "bfloat16",
+    **{f"fp8{form}": f"float8_{form}" for form in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz")},
+    "fp4e2m1": "float4_e2m1fn",
+    **{name: name for name in ("int4", "uint4", "int2", "uint2")},
+}
+"""Names that NumPy has from `ml_dtypes`."""
+
+
 def numpy_dtype(name: str) -> np.dtype:
     """The NumPy dtype of an element type of the manifest (``fp16``, ``bf16``, ``int64`` …). Raises ``KeyError``."""
-    if name == "bf16":
+    if name in _EXTENDED:
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        return np.dtype(getattr(ml_dtypes, _EXTENDED[name]))
     return np.dtype(_NAMES[name])
 
 
-ITEMSIZE = {"bf16": 2} | {name: np.dtype(dtype).itemsize for name, dtype in _NAMES.items()}
+ITEMSIZE = {name: 2 if name == "bf16" else 1 for name in _EXTENDED} | {
+    name: np.dtype(dtype).itemsize for name, dtype in _NAMES.items()
+}

@@ -71,6 +71,6 @@ def strided(tensor: HostTensor, data: np.ndarray) -> np.ndarray:
     """A tensor over its bytes, of which the first are those of its lowest element; a view that can be written to."""
     dtype = numpy_dtype(tensor.dtype)
     first, last = host_extent(tensor)
-    elements = data[: (last - first) * dtype.itemsize].view(dtype)[-first:]
+    elements = data[: (last - first) * dtype.itemsize].view(f"u{dtype.itemsize}")[-first:]
     strides = tuple(stride * dtype.itemsize for stride in tensor.strides)
-    return np.lib.stride_tricks.as_strided(elements, tensor.extents, strides)
+    return np.lib.stride_tricks.as_strided(elements, tensor.extents, strides).view(dtype)

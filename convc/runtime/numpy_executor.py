@@ -72,9 +72,9 @@ def stored_graph(artifact: Artifact) -> Graph:
 
 def _view(buffer: bytearray, offset: int, view: ViewSpec) -> np.ndarray:
     dtype = DType(view.dtype).numpy
-    flat = np.frombuffer(buffer, dtype, offset=offset, count=_span(view))
+    flat = np.frombuffer(buffer, f"u{dtype.itemsize}", offset=offset, count=_span(view))
     strides = tuple(stride * dtype.itemsize for stride in view.strides)
-    return np.lib.stride_tricks.as_strided(flat, view.shape, strides, writeable=False)
+    return np.lib.stride_tricks.as_strided(flat, view.shape, strides, writeable=False).view(dtype)
 
 
 def _span(view: ViewSpec) -> int:

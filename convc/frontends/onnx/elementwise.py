@@ -8,7 +8,7 @@ import numpy as np
 
 from convc import errors
 from convc.ir.operator import operator
-from convc.ir.types import DType
+from convc.ir.types import TINY, TINY_INTEGERS, DType
 
 from .builder import Operand
 from .call import Call
@@ -169,9 +169,20 @@ def dropout(call: Call) -> list[Operand]:
 
 @adapter("Cast")
 def cast(call: Call) -> Operand:
-    return call.cast(call.x, call.dtype("to"))
+    return _converted(call, call.dtype("to"))
 
 
 @adapter("CastLike")
 def cast_like(call: Call) -> Operand:
-    return call.cast(call.x, call.type(call.required(1)).dtype)
+    return _converted(call, call.type(call.required(1)).dtype)
+
+
+def _converted(call: Call, target: DType) -> Operand:
+    """To a float of 8 bits or less: held to its bounds, unless the node says that infinity may come of it."""
+    x = call.x
+    if call.type(x).dtype.is_tiny or (target.is_tiny and not call.type(x).dtype.is_float):
+        x = call.cast(x, DType.FP32)
+    if target.is_tiny and target not in TINY_INTEGERS and call.flag("saturate", 1):
+        low, high = TINY[target]
+        x = call.emit("Clip", x, min=low, max=high)
+    return call.cast(x, target)

@@ -13,7 +13,7 @@ import numpy as np
 
 from convc import errors
 from convc.ir.dims import DimLike
-from convc.ir.types import DType
+from convc.ir.types import TINY, TINY_INTEGERS, DType
 
 from .builder import Operand
 from .call import Call
@@ -26,7 +26,7 @@ def _along(call: Call, parameter: Operand, x: Operand, block: int = 0) -> Operan
     shape, rank = call.shape(parameter), len(call.shape(x))
     if block:
         return _blocked(call, parameter, x, block)
-    if len(shape) == 0 or (len(shape) == 1 and shape[0] == 1 and rank != 1):
+    if shape in ((), (1,)):
         return call.reshape(parameter, ())
     if len(shape) != 1:
         raise errors.operand_shape("the scale", list(map(str, shape)), "one number, or a vector")
@@ -74,14 +74,17 @@ def quantize(call: Call) -> Operand:
 
 
 def quantized(call: Call, scaled: Operand, target: DType, zero: Operand | None) -> Operand:
-    """Rounds, adds a zero point and keeps within the bounds of an integer type of up to 16 bits."""
-    if target.is_float or target.itemsize > 2:
+    """Rounds, adds a zero point and keeps within the bounds of an integer of up to 16 bits or a float of up to 8."""
+    if (target.is_float and not target.is_tiny) or target.itemsize > 2:
         raise UnsupportedForm(errors.FORM_DTYPE.format(dtype=target))
-    whole = call.cast(call.emit("Round", scaled), DType.FP32)
+    rounded = not target.is_tiny or target in TINY_INTEGERS
+    whole = call.cast(call.emit("Round", scaled) if rounded else scaled, DType.FP32)
     if zero is not None:
         whole = call.emit("Add", whole, call.cast(zero, DType.FP32))
-    bounds = np.iinfo(target.numpy)
-    return call.cast(call.emit("Clip", whole, min=float(bounds.min), max=float(bounds.max)), target)
+    if rounded or call.flag("saturate", 1):
+        low, high = TINY[target] if target.is_tiny else (np.iinfo(target.numpy).min, np.iinfo(target.numpy).max)
+        whole = call.emit("Clip", whole, min=float(low), max=float(high))
+    return call.cast(whole, target)
 
 
 @adapter("DynamicQuantizeLinear")

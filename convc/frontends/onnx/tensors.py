@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,21 @@ DTYPES: dict[int, DType] = {
     TensorProto.UINT32: DType.UINT32,
     TensorProto.UINT64: DType.UINT64,
     TensorProto.BOOL: DType.BOOL,
+    TensorProto.INT4: DType.INT4,
+    TensorProto.UINT4: DType.UINT4,
+    TensorProto.INT2: DType.INT2,
+    TensorProto.UINT2: DType.UINT2,
+    TensorProto.FLOAT8E4M3FN: DType.FP8E4M3FN,
+    TensorProto.FLOAT8E4M3FNUZ: DType.FP8E4M3FNUZ,
+    TensorProto.FLOAT8E5M2: DType.FP8E5M2,
+    TensorProto.FLOAT8E5M2FNUZ: DType.FP8E5M2FNUZ,
+    TensorProto.FLOAT4E2M1: DType.FP4E2M1,
 }
+_PER_BYTE = {
+    **dict.fromkeys((DType.INT4, DType.UINT4, DType.FP4E2M1), 2),
+    **dict.fromkeys((DType.INT2, DType.UINT2), 4),
+}
+"""Elements that share a byte, the first in its lowest bits."""
 TYPED_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data")
 _FIELD_OF: dict[DType, str] = {
     DType.FP32: "float_data",
@@ -80,8 +95,7 @@ def array_of(tensor: TensorProto, base: Path | None, raw: memoryview | None = No
     if tensor.data_location == TensorProto.EXTERNAL:
         if fields or has_raw:
             raise errors.tensor_two_payloads(name)
-        buffer = read_external(tensor, base, math.prod(shape) * dtype.itemsize)
-        return np.frombuffer(buffer, dtype.numpy).reshape(shape)
+        return _viewed(read_external(tensor, base, _payload(shape, dtype)), dtype, shape)
     if len(fields) + has_raw > 1:
         raise errors.tensor_two_payloads(name)
     if has_raw:
@@ -90,12 +104,31 @@ def array_of(tensor: TensorProto, base: Path | None, raw: memoryview | None = No
 
 
 def _from_raw(name: str, data: bytes | memoryview, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
-    expected = math.prod(shape) * dtype.itemsize
+    expected = _payload(shape, dtype)
     if len(data) != expected:
         raise errors.payload_length(name, len(data), expected, "bytes")
+    return _viewed(data, dtype, shape)
+
+
+def _payload(shape: tuple[int, ...], dtype: DType) -> int:
+    """Bytes of a tensor in a file."""
+    return -(-math.prod(shape) // _PER_BYTE.get(dtype, 1)) * dtype.itemsize
+
+
+def _viewed(data: bytes | bytearray | memoryview, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
+    """The elements of a tensor's bytes in a file, without a copy where each has bytes of its own."""
     if dtype is DType.BOOL:
         return (np.frombuffer(data, np.uint8) != 0).reshape(shape)
-    return np.frombuffer(data, dtype.numpy).reshape(shape)
+    if dtype not in _PER_BYTE:
+        return np.frombuffer(data, dtype.numpy).reshape(shape)
+    shared = _PER_BYTE[dtype]
+    bits = 8 // shared
+    parts = np.frombuffer(data, np.uint8)[:, None] >> (np.arange(shared, dtype=np.uint8) * bits) & (2**bits - 1)
+    codes = parts.reshape(-1)[: math.prod(shape)]
+    if dtype is DType.FP4E2M1:
+        return codes.view(dtype.numpy).reshape(shape)
+    sign = 2 ** (bits - 1) if dtype in (DType.INT4, DType.INT2) else 0
+    return ((codes.astype(np.int8) ^ sign) - sign).astype(dtype.numpy).reshape(shape)
 
 
 def _from_typed(tensor: TensorProto, fields: list[str], dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
@@ -103,6 +136,8 @@ def _from_typed(tensor: TensorProto, fields: list[str], dtype: DType, shape: tup
     if fields and fields[0] != field:
         raise errors.tensor_other_field(tensor.name, fields[0], field)
     values = getattr(tensor, field)
+    if dtype.is_tiny:
+        return _from_codes(tensor.name, values, dtype, shape)
     if len(values) != math.prod(shape):
         raise errors.payload_length(tensor.name, len(values), math.prod(shape), "elements")
     wide = np.array(values, dtype=np.float64 if dtype in (DType.FP32, DType.FP64) else None).reshape(shape)
@@ -114,6 +149,15 @@ def _from_typed(tensor: TensorProto, fields: list[str], dtype: DType, shape: tup
         raise errors.tensor_out_of_range(tensor.name, dtype)
     narrow = wide.astype(target)
     return narrow.view(dtype.numpy) if dtype in _BITS else narrow
+
+
+def _from_codes(name: str, values: Sequence[int], dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
+    """Elements of a byte and less, whose bytes are numbers of their own."""
+    if len(values) != _payload(shape, dtype):
+        raise errors.payload_length(name, len(values), _payload(shape, dtype), "bytes")
+    if values and not 0 <= min(values) <= max(values) <= 255:
+        raise errors.tensor_out_of_range(name, dtype)
+    return _viewed(bytes(values), dtype, shape)
 
 
 def dense(sparse: onnx.SparseTensorProto, base: Path | None) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from ... import errors
 from ..dims import DimLike, product
 from ..operator import REQUIRED, Attributes, Kind, Operator, define
-from ..types import DType, Shape, TensorType
+from ..types import Shape, TensorType
 from . import checks
 from .arrays import narrow, widen
 
@@ -72,7 +72,7 @@ def _infer_einsum(attributes: Attributes, inputs: Sequence[TensorType]) -> list[
     if not inputs:
         raise errors.wrong_input_count("Einsum", "1 or more", 0)
     dtype = checks.one_dtype("Einsum", inputs)
-    if dtype is DType.BOOL:
+    if not dtype.is_number:
         raise errors.wrong_dtype("Einsum", "inputs", "a number", dtype)
     sizes, result = _sizes(attributes, inputs)
     shape: Shape = tuple(sizes[label] for label in result)

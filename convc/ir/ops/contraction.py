@@ -16,7 +16,7 @@ from .arrays import narrow, widen
 
 def _check_dtype(op: str, inputs: Sequence[TensorType]) -> DType:
     dtype = checks.one_dtype(op, inputs)
-    if dtype is DType.BOOL:
+    if not dtype.is_number:
         raise errors.wrong_dtype(op, "inputs", "a number", dtype)
     return dtype
 

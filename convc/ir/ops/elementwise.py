@@ -20,9 +20,9 @@ __all__ = ["Row", "pow_text", "rows", "triton_text"]
 
 _ACCEPTS: dict[str, tuple[str, Callable[[DType], bool]]] = {
     "float": ("fp64, fp32, fp16 or bf16", lambda dtype: dtype.is_float),
-    "number": ("a number", lambda dtype: dtype is not DType.BOOL),
+    "number": ("a number", lambda dtype: dtype.is_number),
     "bool": ("bool", lambda dtype: dtype is DType.BOOL),
-    "integer": ("an integer", lambda dtype: not dtype.is_float and dtype is not DType.BOOL),
+    "integer": ("an integer", lambda dtype: dtype.is_integer),
     "any": ("any", lambda dtype: True),
 }
 
@@ -197,7 +197,7 @@ def _infer_pow(attributes: Attributes, inputs: Sequence[TensorType]) -> list[Ten
     """base, exponent of any two numeric types → the base's type."""
     checks.arity("Pow", inputs, 2)
     for type in inputs:
-        if type.dtype is DType.BOOL:
+        if not type.dtype.is_number:
             raise errors.wrong_dtype("Pow", "inputs", "a number", type.dtype)
     return [TensorType(inputs[0].dtype, checks.broadcast("Pow", [type.shape for type in inputs]))]
 

@@ -41,6 +41,8 @@ def _infer_pad(attributes: Attributes, inputs: Sequence[TensorType]) -> list[Ten
     x, pads, mode = inputs[0], attributes["pads"], attributes["mode"]
     checks.integers("Pad", "pads", pads, 2 * x.rank, 0)
     checks.choice("Pad", "mode", mode, PAD_MODES)
+    if x.dtype.is_tiny:
+        raise errors.wrong_dtype("Pad", "an input", "8 bits or more that is computed with", x.dtype)
     checks.number("Pad", "value", attributes["value"])
     for axis, dim in enumerate(x.shape):
         _check_border(mode, axis, dim, max(pads[axis], pads[x.rank + axis]))

@@ -20,7 +20,7 @@ from .arrays import narrow, widen
 def _numeric(op: str, attributes: Attributes, inputs: Sequence[TensorType]) -> TensorType:
     checks.arity(op, inputs, 1)
     x = inputs[0]
-    if x.dtype is DType.BOOL:
+    if not x.dtype.is_number:
         raise errors.wrong_dtype(op, "an input", "a number", x.dtype)
     checks.axis(op, "axis", attributes["axis"], x.rank)
     return x

@@ -19,7 +19,7 @@ def _infer(op: str, integers: bool) -> InferTypes:
         """x[N, C, spatial] → [N, C, windows]."""
         checks.arity(op, inputs, 1)
         x = inputs[0]
-        if not (integers and x.dtype is not DType.BOOL):
+        if not (integers and x.dtype.is_number):
             checks.floating(op, "an input", x.dtype)
         found = _windows(op, attributes, x)
         return [TensorType(x.dtype, (*x.shape[:2], *(window.count for window in found)))]

@@ -21,7 +21,7 @@ def _infer(op: str) -> InferTypes:
         """The input's type with ``axes`` of length 1 (``keepdims``) or without them."""
         checks.arity(op, inputs, 1)
         x, axes = inputs[0], attributes["axes"]
-        if x.dtype is DType.BOOL and op not in ("ReduceMax", "ReduceMin"):
+        if not x.dtype.is_number and not (x.dtype is DType.BOOL and op in ("ReduceMax", "ReduceMin")):
             raise errors.wrong_dtype(op, "an input", "a number", x.dtype)
         checks.flag(op, "keepdims", attributes["keepdims"])
         inside = isinstance(axes, tuple) and all(checks.is_integer(axis) and 0 <= axis < x.rank for axis in axes)

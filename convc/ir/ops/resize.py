@@ -16,7 +16,7 @@ import numpy as np
 from ... import errors
 from ..dims import Dim
 from ..operator import REQUIRED, Attributes, Kind, Operator, define
-from ..types import DType, TensorType
+from ..types import TensorType
 from . import checks
 from .arrays import narrow, widen
 
@@ -97,7 +97,7 @@ def _infer(attributes: Attributes, inputs: Sequence[TensorType]) -> list[TensorT
     """``sizes`` is the whole shape of the result; ``scales`` has one number an axis, ``crop`` begins, then ends."""
     checks.arity(OP, inputs, 1)
     x = inputs[0]
-    if x.dtype is DType.BOOL:
+    if not x.dtype.is_number:
         raise errors.wrong_dtype(OP, "an input", "a number", x.dtype)
     checks.dimensions(OP, "sizes", attributes["sizes"], x.rank)
     checks.choice(OP, "mode", attributes["mode"], MODES)
