@@ -335,10 +335,10 @@ class _Examiner:
         region, dtype = check.region, self.plan.layouts.placements[check.stored].dtype
         wide = widened(found, dtype)
         allowed = stored_bound(known, dtype)
-        bounded = np.isfinite(allowed)
+        bounded, special = np.isfinite(allowed), ~np.isfinite(known.value)
         bound = float(np.max(allowed[bounded], initial=0.0))
         expected = _saturated(known.value, dtype)
-        local = compare(launch.kernel.name, np.where(bounded, wide, expected), expected, bound)
+        local = compare(launch.kernel.name, np.where(bounded | special, wide, expected), expected, bound)
         accumulated = np.nan, np.nan
         if self.only is None:
             whole = compare(launch.kernel.name, wide, _saturated(self._exact(check.value), dtype), np.inf)

@@ -216,6 +216,21 @@ def test_nan_and_infinity_agree_where_they_should() -> None:
     assert departing(checked(plan_of(graph, "fp16"), inputs)) == []
 
 
+@pytest.mark.parametrize("special", [np.nan, np.inf])
+def test_what_loses_a_special_value_is_found(special: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN and infinity have no bound, but where they must be, nothing else may stand."""
+    kept = {np.nan: r", propagate_nan=tl\.PropagateNan\.ALL", np.inf: r"(?<=, )(v\d+)(?=\.to\(tl\.float32\)\))"}
+    lost = {np.nan: "", np.inf: r"tl.minimum(\1, 1e30)"}
+    graph = NETWORKS["residual_block"]()
+    inputs = inputs_of(graph)
+    (x,) = inputs.values()
+    x.reshape(-1)[7] = special
+    assert departing(checked(plan_of(graph, disable=APART), inputs)) == []
+    plan = sabotaged(monkeypatch, kept[special], lost[special], 0)(graph)
+    wrong = [i for i, launch in enumerate(plan.programs[0].launches) if launch.kernel.name.endswith("_wrong")]
+    assert departing(checked(plan, inputs)) == wrong != []
+
+
 @pytest.mark.parametrize("device", ["interpreter", "numpy"])
 def test_a_slice_of_an_output_is_stored_in_its_precision(device: str) -> None:
     """The operands of a concatenation that is a graph output lie in fp32, in a network stored in fp16."""

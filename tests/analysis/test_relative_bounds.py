@@ -37,8 +37,8 @@ def test_runs_stay_within_the_bound_of_their_mode(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["residual_block", "separable_block"])
 def test_bounds_are_in_proportion_to_the_unit_roundoff(name: str) -> None:
-    """Within the scatter of a maximum between draws, which `SAFETY` counts twice; in fp32 the sums' own rounding comes on
-    top, of the same size as that of what is stored."""
+    """Within the scatter of a maximum between draws, which `SAFETY` counts twice; in fp32 the rounding of sums, of the
+    same size as that of what is stored, comes on top."""
     graph = NETWORKS[name]()
     inputs = inputs_of(graph, 1)
     units = {
