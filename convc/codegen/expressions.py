@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..ir import DType
-from ..ir.ops.triton_text import fill, literal, pow_text, triton_text
+from ..ir.ops.triton_text import EXACT_QUOTIENT, fill, literal, pow_text, triton_text
 from ..ir.problem import Axis, Operand, Problem, Ref, Statement
 from .indexing import joined_masks, offsets
 
@@ -80,14 +80,17 @@ class Body:
     def apply(self, statements: Sequence[Statement], operands: Sequence[Operand], accumulator: str | None) -> str:
         """Adds one line per statement; returns the name of the last result."""
         result = accumulator or ""
+        rounds = [ref for s in statements if s.operator.name == "Round" for ref in s.arguments]
         for index, statement in enumerate(statements):
             result = f"{self.prefix}{index}"
-            if (
-                statement.operator.name == "Add"
-                and self._argument(statement.arguments[0], operands, accumulator) in self.integers
-            ):
+            arguments = [self._argument(ref, operands, accumulator) for ref in statement.arguments]
+            if statement.operator.name == "Add" and arguments[0] in self.integers:
                 self.integers.add(result)
-            self.lines.append(f"{result} = {self._expression(statement, operands, accumulator)}")
+            if statement.operator.name == "Div" and Ref("statement", index) in rounds:
+                text = fill(EXACT_QUOTIENT, arguments)
+            else:
+                text = self._expression(statement, arguments)
+            self.lines.append(f"{result} = {text}")
         return result
 
     def load(self, operand: Operand, widen: bool = True) -> str:
@@ -115,8 +118,7 @@ class Body:
             masks.append(f"({low} & {high}){suffix}")
         return masks
 
-    def _expression(self, statement: Statement, read: Sequence[Operand], accumulator: str | None) -> str:
-        operands = [self._argument(ref, read, accumulator) for ref in statement.arguments]
+    def _expression(self, statement: Statement, operands: Sequence[str]) -> str:
         if statement.operator.name == "Pow":
             exponent = statement.arguments[1]
             text = pow_text(exponent.number) if exponent.kind == "number" else ""

@@ -6,6 +6,8 @@ rounding, a missing saturation or a wrong zero point is a wrong integer, and not
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import convc
 from convc.analysis.verify import reference_outputs
+from convc.codegen.cubin import parse
+from convc.codegen.sass import disassemble
+from convc.compiler import compile_plan
 from convc.planner import Options, make_plan
 
 pytestmark = pytest.mark.usefixtures("interpreters")
@@ -209,3 +214,31 @@ def test_quantised_product_of_computed_matrices(dtype: type, mode: str) -> None:
     feeds = matrices | zeros
     network = model([node], feeds, scales, {"y": element})
     same(run(convc.import_onnx(network), feeds, dtype=mode), reference_outputs(network, feeds))
+
+
+# -- machine code -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("case", ["3x3", "depthwise"])
+def test_no_spills_and_no_product_that_is_rounded_once_with_the_sum_behind_it(case: str) -> None:
+    """What is rounded to whole numbers is rounded as a product first: a fused multiply-add would skip that. The numbers
+    that round are told by 2^23, which they add."""
+    network, _ = qlinear(case, np.int8, weights_of(case, np.int8), np.zeros(CONVOLUTIONS[case][1], np.int8))
+    artifact = compile_plan(make_plan(convc.import_onnx(network), Options(("sm_80", "sm_90"), "fp16")))
+    for program in artifact.manifest.programs:
+        assert all(kernel.binary.spill_bytes == 0 for kernel in program.kernels)
+        products = [k.binary.tensor_core_instructions for k in program.kernels if k.family == "contraction"]
+        assert all(products) and bool(products) == (case == "3x3")
+        found = Counter()
+        for kernel in program.kernels:
+            code = parse(bytes(artifact.section(kernel.binary.section))).kernels[kernel.name].code
+            (instructions,) = disassemble([code], int(program.target.removeprefix("sm_")))
+            found.update(each.name for each in instructions if "8388608" in each.operands)
+        assert found["FADD"] > 0 and found["FFMA"] == 0
+
+
+def test_quotients_that_are_rounded_are_those_of_ieee() -> None:
+    """The division of GPUs is up to two units in the last place off, which moves what lies halfway."""
+    network, _ = quantised_chain(np.uint8)
+    (program,) = make_plan(convc.import_onnx(network), Options(("sm_90",), "fp16")).programs
+    lines = [line for launch in program.launches for line in launch.kernel.source.splitlines() if "=" in line]
+    assert any("tl.div_rn(" in line for line in lines)
+    assert not any(re.search(r" = \w+ / ", line) for line in lines)

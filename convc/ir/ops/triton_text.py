@@ -32,8 +32,12 @@ def minimum(a: str, b: str) -> str:
     return f"tl.minimum({a}, {b}, {_ALL})"
 
 
-ROUND = "tl.where(tl.abs({0}) < 4194304.0, ({0} + 12582912.0) - 12582912.0, {0})"
-"""To the nearest whole number, halves to the even one: at 1.5·2^23 an fp32 number has no fraction left."""
+_WHOLE = "((tl.abs({0}) + 8388608.0) - 8388608.0)"
+ROUND = f"tl.where(tl.abs({{0}}) < 8388608.0, tl.where({{0}} < 0, -{_WHOLE}, {_WHOLE}), {{0}})"
+"""To the nearest whole number, halves to the even one: from 2^23 on an fp32 number has no fraction left. Without the
+absolute value a product in front of the sum would be contracted with it, and rounded once where it has to be twice."""
+EXACT_QUOTIENT = "tl.div_rn({0}, {1})"
+"""A quotient as IEEE rounds it, for what is rounded to whole numbers: `/` may be two units in the last place off."""
 
 
 def expm1(x: str) -> str:

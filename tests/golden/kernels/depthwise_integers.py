@@ -13,7 +13,7 @@ import triton.language as tl
 
 
 @triton.jit
-def depthwise_b25a5b5d(x, w, bias, y):
+def depthwise_52b92298(x, w, bias, y):
     ROWS: tl.constexpr = 81
     COLS: tl.constexpr = 24
     BLOCK_ROWS: tl.constexpr = 4
@@ -46,7 +46,7 @@ def depthwise_b25a5b5d(x, w, bias, y):
     v0 = acc + bias_tile
     v1 = v0.to(tl.float32)
     v2 = v1 * (9.5367431640625e-07)
-    v3 = tl.where(tl.abs(v2) < 4194304.0, (v2 + 12582912.0) - 12582912.0, v2)
+    v3 = tl.where(tl.abs(v2) < 8388608.0, tl.where(v2 < 0, -((tl.abs(v2) + 8388608.0) - 8388608.0), ((tl.abs(v2) + 8388608.0) - 8388608.0)), v2)
     v4 = tl.minimum(tl.maximum(v3, (-128.0), propagate_nan=tl.PropagateNan.ALL), 127.0, propagate_nan=tl.PropagateNan.ALL)
     v5 = v4.to(tl.int32).to(tl.int8).to(tl.float32)
     v6 = v5
