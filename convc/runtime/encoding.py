@@ -22,35 +22,13 @@ _Extents = ctypes.POINTER(ctypes.c_uint64)
 _Boxes = ctypes.POINTER(ctypes.c_uint32)
 # CUresult cuTensorMapEncodeTiled(map, type, rank, address, extents, strides, box, element strides, interleave,
 #                                 swizzle, L2 promotion, fill)
-ENCODE_TILED = ctypes.CFUNCTYPE(
-    ctypes.c_int,
-    ctypes.c_void_p,
-    ctypes.c_int,
-    ctypes.c_uint32,
-    ctypes.c_void_p,
-    _Extents,
-    _Extents,
-    _Boxes,
-    _Boxes,
-    *[ctypes.c_int] * 4,
-)
+_ARRAY = (ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p, _Extents, _Extents)
+ENCODE_TILED = ctypes.CFUNCTYPE(ctypes.c_int, *_ARRAY, _Boxes, _Boxes, *[ctypes.c_int] * 4)
 # CUresult cuTensorMapEncodeIm2col(map, type, rank, address, extents, strides, lower corner, upper corner, channels,
 #                                  pixels, element strides, interleave, swizzle, L2 promotion, fill)
 _Corners = ctypes.POINTER(ctypes.c_int)
 ENCODE_IM2COL = ctypes.CFUNCTYPE(
-    ctypes.c_int,
-    ctypes.c_void_p,
-    ctypes.c_int,
-    ctypes.c_uint32,
-    ctypes.c_void_p,
-    _Extents,
-    _Extents,
-    _Corners,
-    _Corners,
-    ctypes.c_uint32,
-    ctypes.c_uint32,
-    _Boxes,
-    *[ctypes.c_int] * 4,
+    ctypes.c_int, *_ARRAY, _Corners, _Corners, ctypes.c_uint32, ctypes.c_uint32, _Boxes, *[ctypes.c_int] * 4
 )
 
 
