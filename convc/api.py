@@ -24,7 +24,7 @@ from .passes.extensions import Extension, load_installed, register, registered, 
 from .passes.rules import Rule
 from .planner import Options, Plan, make_plan, require_independent
 from .runtime.engine import Engine
-from .runtime.network import CompiledNetwork, Kernel
+from .runtime.network import CompiledNetwork, Kernel, warn_of_host_steps
 from .specialise import OpenNetwork, batches, open_artifact, open_sizes, read_model
 
 Model = Union[str, os.PathLike[str], onnx.ModelProto, nn.Network, Graph]
@@ -183,6 +183,9 @@ def compile(
     package supplies, or a `Policy`. progress: called with (kernels compiled, kernels). tuned: whether tiles that
     ``convc tune`` measured are used.
 
+    What has no kernel runs on the host, in NumPy, between launches; a warning in the log ``convc`` says so, and
+    ``disable="host-steps"`` refuses it.
+
     Raises:
         LoadError, UnsupportedModelError, ShapeError, LimitError, UsageError, CompileError.
     """
@@ -193,7 +196,9 @@ def compile(
     if found is not None:
         return found
     planned = make_plan(graph_of(model, None if dynamic else size, dims), options)
-    return CompiledNetwork(compile_plan(planned, progress=progress))
+    network = CompiledNetwork(compile_plan(planned, progress=progress))
+    warn_of_host_steps(network)
+    return network
 
 
 def __getattr__(name: str) -> Any:

@@ -263,17 +263,19 @@ def optimise(
 
 
 def divide(canonical: Graph, options: Options) -> FusedGraph:
-    """The regions of a canonical graph, chosen by the policy. For no target there are no steps of the host.
-
-    Raises:
-        UnsupportedModelError: operators without a kernel, where host steps are switched off.
-    """
+    """The regions of a canonical graph, chosen by the policy, whether or not all of them have kernels."""
+    if not options.switches.feature("host-steps"):
+        return fuse(canonical, options.switches, options.chooser)
     return _divided(canonical, options)[0]
 
 
 def _divided(canonical: Graph, options: Options) -> tuple[FusedGraph, Layouts, list[Item]]:
     """The regions with their layouts and problems. What turns out to have no kernel runs on the host, and the rest is
-    divided again."""
+    divided again; for no target nothing does.
+
+    Raises:
+        UnsupportedModelError: operators without a kernel, where host steps are switched off.
+    """
     if not options.targets:
         return fuse(canonical, options.switches, options.chooser), Layouts(), []
     lowered = Lowered(refused=_found_size_refusals(canonical))

@@ -28,7 +28,7 @@ from .runtime.artifact import Artifact, build
 from .runtime.engine import Engine
 from .runtime.executor import Executor
 from .runtime.manifest import FORMAT_MAJOR, FORMAT_MINOR, FOUND_SIZE, Manifest, OpenSpec, ProgramSpec, TensorSpec
-from .runtime.network import CompiledNetwork
+from .runtime.network import CompiledNetwork, warn_of_host_steps
 from .version import __version__
 
 MOST_KEPT = 8
@@ -119,7 +119,9 @@ class OpenNetwork(CompiledNetwork):
     def _compiled(self, sizes: Mapping[str, int], dynamic: bool) -> CompiledNetwork:
         graph = import_onnx(self._model, dims={**self._open.dims, **sizes})
         options = replace(self._options, batch=self._open.batch, dynamic=True) if dynamic else self._options
-        return CompiledNetwork(compile_plan(make_plan(graph, options)))
+        network = CompiledNetwork(compile_plan(make_plan(graph, options)))
+        warn_of_host_steps(network)
+        return network
 
 
 class SpecialisingExecutor:

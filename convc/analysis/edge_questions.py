@@ -101,6 +101,17 @@ class Case:
 
 
 # -- questions --------------------------------------------------------------------------------------------------------
+def _on_host(case: Case) -> Answer | None:
+    """One end of the edge, or both, are no kernels at all."""
+    hosted = case.facts.plan.fused.hosted
+    for node, what in ((case.target, "reads"), (case.source, "makes")):
+        if node.id in hosted:
+            same = node is case.target and case.source_region is case.target_region
+            how = "both in one step of the host" if same else f"the host {what} it"
+            return Answer(f"{how}, in NumPy: {hosted[node.id]}")
+    return None
+
+
 def _same_kernel(case: Case) -> Answer | None:
     region = case.target_region
     if region is None or region is not case.source_region:
@@ -300,6 +311,7 @@ def _anything_else(case: Case) -> Answer | None:
 
 
 _QUESTIONS: tuple[Callable[[Case], Answer | None], ...] = (
+    _on_host,
     _same_kernel,
     _same_launch,
     _concatenated,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .. import errors
 from ..loading import load
 from ..runtime.artifact import MAGIC
-from ..runtime.network import CompiledNetwork
+from ..runtime.network import CompiledNetwork, warn_of_host_steps
 from .devices import resolved_device, target_for
 
 if TYPE_CHECKING:
@@ -146,9 +146,13 @@ def open_network(
     """A compiled network from its file, or of a model compiled now for a device (``dtype``: the default)."""
     if is_compiled(model):
         choices.refuse(model)
-        return load(model)
-    found = open_sizes(model, choices, target_for(device), dtype)
-    return found or compile_network(make_plan(model, choices, target_for(device), dtype), progress)
+        network = load(model)
+    else:
+        found = open_sizes(model, choices, target_for(device), dtype)
+        network = found or compile_network(make_plan(model, choices, target_for(device), dtype), progress)
+    if device != "numpy":
+        warn_of_host_steps(network)
+    return network
 
 
 def open_sizes(model: str, choices: Choices, target: str, dtype: str) -> OpenNetwork | None:

@@ -38,13 +38,18 @@ COLOURS = {
     "elementwise": "#e9e2f8",
     "movement": "#e8e8e3",
     "no kernel": "#ffffff",
+    "on the host": "#fbe3ee",
     "input or output": "#f3f4f6",
 }
 
 
+HOST = "on the host"
+"""Stands for a kernel, and for its family, where the host computes a region."""
+
+
 @dataclass(frozen=True)
 class Step:
-    """One launch of a region."""
+    """One launch of a region, or the host's step."""
 
     kernel: str
     equation: str
@@ -171,6 +176,8 @@ def _box(index: int, nodes: Sequence[Node], steps: Mapping[int, Sequence[Step]])
     family = _family(nodes, bool(own))
     if steps and not own and family != "input or output":
         family = "no kernel"
+    if any(step.kernel == HOST for step in own):
+        family = HOST
     lines = _lines(nodes, layers, own, family)
     width = max(len(text) for text, _ in lines) * CHARACTER + 22
     return Box(f"box{index}", family, lines, layers, own, width=width, height=len(lines) * LINE + 14)

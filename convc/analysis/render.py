@@ -75,7 +75,19 @@ def compiled(report: dict[str, Any]) -> str:
     if "max_batch" in report:
         head += f", batches of 1 to {report['max_batch']}"
     tail = f"weights {size(report['weight_bytes'])}, {report['seconds']:.1f} s; predicted times are not measured"
-    return f"{head}\n{table(columns, rows)}\n{tail}\n{printable(report['artifact'])}"
+    return f"{head}\n{table(columns, rows)}\n{_on_host(report)}{tail}\n{printable(report['artifact'])}"
+
+
+def _on_host(report: dict[str, Any]) -> str:
+    """What runs on the host for the first target; nothing where all are kernels."""
+    if not report["host_steps"]:
+        return ""
+    rows = [
+        (step["behind_launches"], size(step["copied_bytes"]), ", ".join(step["origins"]), "; ".join(step["reasons"]))
+        for step in report["host_steps"]
+    ]
+    shown = table(("behind launches>", "copied>", "on the host, in NumPy", "why"), rows)
+    return f"{shown}\nof these steps the predicted time holds the waits and copies, not what NumPy takes\n"
 
 
 def left_open(report: dict[str, Any]) -> str:

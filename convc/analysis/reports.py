@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import errors
+from ..runtime.check import host_bytes
 from ..runtime.engine import Engine
-from ..runtime.manifest import ProgramSpec
-from ..runtime.network import CompiledNetwork, Kernel, traffic_bytes
+from ..runtime.manifest import HostStepSpec, ProgramSpec
+from ..runtime.network import CompiledNetwork, Kernel, predicted_us, traffic_bytes, warn_of_host_steps
 from .models import Choices, Progress, compile_network, is_compiled, load_compiled, make_plan
 
 if TYPE_CHECKING:
@@ -73,7 +74,19 @@ def program_figures(program: ProgramSpec) -> dict[str, Any]:
         "arena_lower_bound": program.arena_lower_bound,
         "traffic_bytes": sum(traffic_bytes(launch) for launch in program.launches),
         "spill_bytes": sum(binary.spill_bytes for binary in binaries),
-        "predicted_us": sum(launch.predicted_us for launch in program.launches),
+        "predicted_us": predicted_us(program),
+        "host_steps": [host_row(step) for step in program.host_steps],
+    }
+
+
+def host_row(step: HostStepSpec) -> dict[str, Any]:
+    """A step of the host as JSON. copied_bytes: from the GPU's memory and to it. predicted_us: of waits and copies."""
+    return {
+        "behind_launches": step.before,
+        "origins": list(step.origins),
+        "reasons": list(step.reasons),
+        "copied_bytes": sum(end - begin for begin, end in map(host_bytes, (*step.reads, *step.writes))),
+        "predicted_us": step.predicted_us,
     }
 
 
@@ -146,11 +159,13 @@ def find_kernels(
         return chosen(of_targets(open_kernels(model, choices, target, progress), choices, model), name)
     plan = make_plan(model, choices, target, "fp16")
     try:
-        return chosen(compile_network(plan, progress).kernels, name)
+        network = compile_network(plan, progress)
     except errors.CompileError:
         if name is None:
             raise
         return chosen(planned_kernels(plan), name)
+    warn_of_host_steps(network)
+    return chosen(network.kernels, name)
 
 
 def chosen(kernels: list[Kernel], name: str | None) -> list[Kernel]:
@@ -167,8 +182,11 @@ def open_kernels(model: str, choices: Choices, target: str, progress: Progress |
     """A compiled network, of which targets may be asked for, or a model compiled now (``target``: the default)."""
     if is_compiled(model):
         replace(choices, target=None).refuse(model)
-        return load_compiled(model)
-    return compile_network(make_plan(model, choices, target, "fp16"), progress)
+        network = load_compiled(model)
+    else:
+        network = compile_network(make_plan(model, choices, target, "fp16"), progress)
+    warn_of_host_steps(network)
+    return network
 
 
 def of_targets(network: CompiledNetwork, choices: Choices, file: str) -> list[Kernel]:

@@ -14,7 +14,7 @@ from ..runtime.manifest import ProgramSpec
 from ..runtime.network import CompiledNetwork, traffic_bytes
 from ..runtime.numpy_executor import stored_graph
 from .models import Choices, is_compiled, load_compiled, make_plan, read_graph
-from .picture import Step, draw
+from .picture import HOST, Step, draw
 
 FIRST, LAST = "import", "fuse"
 
@@ -79,7 +79,7 @@ def _of_compiled(model: str, choices: Choices, after: str | None) -> Stage:
         raise errors.one_of(choices.target, programs, "target of this file")
     program = programs[choices.target] if choices.target is not None else network.plan
     graph = stored_graph(network.artifact)
-    return Stage(LAST, graph, _title(graph, LAST), stored_steps(network, program))
+    return Stage(LAST, graph, _title(graph, LAST), stored_steps(network, program, graph))
 
 
 def _title(graph: Graph, after: str) -> str:
@@ -100,10 +100,17 @@ def planned_steps(plan: Plan) -> dict[int, list[Step]]:
         )
         for region in launch.regions:
             found[region.id].append(step)
+    for _, host in plan.programs[0].host_steps:
+        found[host.region.id].append(_host_step(plan.graph, host.region.nodes, plan.reasons_of(host.region)))
     return found
 
 
-def stored_steps(network: CompiledNetwork, program: ProgramSpec) -> dict[int, list[Step]]:
+def _host_step(graph: Graph, nodes: Sequence[int], reasons: Sequence[str]) -> Step:
+    equation = " · ".join(graph.node(id).op.lower() for id in nodes)
+    return Step(HOST, equation, (), "; ".join(reasons), 0, "")
+
+
+def stored_steps(network: CompiledNetwork, program: ProgramSpec, graph: Graph) -> dict[int, list[Step]]:
     """The launches of a compiled program by region."""
     found: dict[int, list[Step]] = defaultdict(list)
     for launch in program.launches:
@@ -112,6 +119,8 @@ def stored_steps(network: CompiledNetwork, program: ProgramSpec) -> dict[int, li
         moved = traffic_bytes(launch)
         for region in launch.regions:
             found[region].append(Step(kernel.name, launch.equation, launch.rules, launch.tile, moved, source))
+    for host in program.host_steps:
+        found[host.region].append(_host_step(graph, host.nodes, host.reasons))
     return found
 
 

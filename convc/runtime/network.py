@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,7 +12,9 @@ from typing import Any
 from .artifact import Artifact
 from .engine import Engine
 from .executor import Executor
-from .manifest import Binary, LaunchSpec, ProgramSpec, TensorSpec
+from .manifest import Binary, HostStepSpec, LaunchSpec, ProgramSpec, TensorSpec
+
+log = logging.getLogger("convc")
 
 
 @dataclass(frozen=True)
@@ -145,12 +148,12 @@ class CompiledNetwork:
         lines = [f"{self.artifact.manifest.model}: {self.artifact.manifest.dtype}, {self.plan.target}"]
         lines.append(f"{'launch':>6}  {'kernel':32} {'kB':>9} {'MMAC':>9} {'us':>7}  computes")
         lines += [_row(number, launch, self.plan) for number, launch in enumerate(self.plan.launches)]
+        lines += [f"behind {step.before} launches: {host_text(step)}" for step in self.plan.host_steps]
         moved = sum(traffic_bytes(launch) for launch in self.plan.launches)
-        predicted = sum(launch.predicted_us for launch in self.plan.launches)
         lines.append(
             f"{len(self.plan.launches)} launches of {len(self.plan.kernels)} kernels, {moved / 1e6:.1f} MB of traffic, "
             f"arena {self.plan.arena_bytes / 1e6:.2f} MB (at least {self.plan.arena_lower_bound / 1e6:.2f}), "
-            f"predicted {predicted:.0f} us (not measured)"
+            f"predicted {predicted_us(self.plan):.0f} us (not measured)"
         )
         return "\n".join(lines)
 
@@ -173,3 +176,21 @@ def _row(number: int, launch: LaunchSpec, program: ProgramSpec) -> str:
 def traffic_bytes(launch: LaunchSpec) -> int:
     """Distinct bytes of activations and weights that a launch asks of memory."""
     return launch.activation_bytes + launch.weight_bytes
+
+
+def predicted_us(program: ProgramSpec) -> float:
+    """The launches, and the waits and copies of the host's steps; what NumPy takes there is not predicted."""
+    return sum(launch.predicted_us for launch in program.launches) + sum(s.predicted_us for s in program.host_steps)
+
+
+def host_text(step: HostStepSpec) -> str:
+    """What the host does in a step, and why."""
+    layers, reasons = ", ".join(map(printable, step.origins)), "; ".join(map(printable, step.reasons))
+    return f"{layers} on the host, in NumPy ({reasons})"
+
+
+def warn_of_host_steps(network: CompiledNetwork) -> None:
+    """Says in the log ``convc`` what of a network runs on the host."""
+    steps = network.plan.host_steps if network.programs else ()
+    for step in steps:
+        log.warning("between launches: %s", host_text(step))
