@@ -8,48 +8,25 @@ from typing import Any
 from .. import errors
 from ..ir.dims import Dim
 from ..ir.graph import Node
-from .writer import ELEMENT_TYPES, Spelling, Writer
-
-RENAMED = {
-    "last": "select_last_index",
-    "negative": "detect_negative",
-    "positive": "detect_positive",
-    "groups": "group",
-    "offset_groups": "offset_group",
-}
-
-
-def _attributes(node: Node, *without: str) -> dict[str, Any]:
-    """The node's attributes as ONNX has them."""
-
-    def plain_value(value: Any) -> Any:
-        return int(value) if isinstance(value, bool) else list(value) if isinstance(value, tuple) else value
-
-    chosen = {name: value for name, value in node.attributes.items() if name not in without}
-    return {RENAMED.get(name, name): plain_value(value) for name, value in chosen.items()}
-
-
-def _needs(writer: Writer, node: Node, what: str, least: int) -> None:
-    if writer.opset < least:
-        raise errors.needs_opset(node.label, what, least, writer.opset)
+from .writer import ELEMENT_TYPES, Spelling, Writer, attributes_of
 
 
 def renamed(writer: Writer, node: Node, inputs: list[str]) -> None:
-    writer.finish(node.op, inputs, **_attributes(node))
+    writer.finish(node.op, inputs, **attributes_of(node))
 
 
 def younger(least: int) -> Spelling:
     """The same form, in opsets that have the operator."""
 
     def spelling(writer: Writer, node: Node, inputs: list[str]) -> None:
-        _needs(writer, node, node.op, least)
-        writer.finish(node.op, inputs, **_attributes(node))
+        writer.needs(node.op, least)
+        writer.finish(node.op, inputs, **attributes_of(node))
 
     return spelling
 
 
 def bit_cast(writer: Writer, node: Node, inputs: list[str]) -> None:
-    _needs(writer, node, "BitCast", 26)
+    writer.needs("BitCast", 26)
     writer.finish("BitCast", inputs, to=ELEMENT_TYPES[node.attributes["dtype"]])
 
 
@@ -57,42 +34,40 @@ def scattering(writer: Writer, node: Node, inputs: list[str]) -> None:
     """Reductions came in opset 16, extremes in 18."""
     reduction = node.attributes["reduction"]
     least = {"none": 13, "add": 16, "mul": 16}.get(reduction, 18)
-    _needs(writer, node, f"{node.op} with reduction {reduction}", least)
-    writer.finish(node.op, inputs, **_attributes(node, *(["reduction"] if writer.opset < 16 else [])))
+    writer.needs(f"{node.op} with reduction {reduction}", least)
+    writer.finish(node.op, inputs, **attributes_of(node, *(["reduction"] if writer.opset < 16 else [])))
 
 
 def top_k(writer: Writer, node: Node, inputs: list[str]) -> None:
     k = writer.integers([node.attributes["k"]], "k")
     place = 1 if node.op == "TopKIndices" else 0
-    writer.finish_one_of("TopK", [*inputs, k], place, 2, **_attributes(node, "k"))
+    writer.finish_one_of("TopK", [*inputs, k], place, 2, **attributes_of(node, "k"))
 
 
 def running(writer: Writer, node: Node, inputs: list[str]) -> None:
     if node.op == "CumProd":
-        _needs(writer, node, "CumProd", 26)
+        writer.needs("CumProd", 26)
     axis = writer.integer(node.attributes["axis"], "axis")
-    writer.finish(node.op, [*inputs, axis], **_attributes(node, "axis"))
+    writer.finish(node.op, [*inputs, axis], **attributes_of(node, "axis"))
 
 
 # -- images -----------------------------------------------------------------------------------------------------------
 def conv_transpose(writer: Writer, node: Node, inputs: list[str]) -> None:
-    kernel = [int(dim) for dim in writer.shape(1)[2:] if not isinstance(dim, Dim)]
-    writer.finish("ConvTranspose", inputs, kernel_shape=kernel, **_attributes(node))
+    writer.finish("ConvTranspose", inputs, kernel_shape=writer.kernel(), **attributes_of(node))
 
 
 def deform_conv(writer: Writer, node: Node, inputs: list[str]) -> None:
-    _needs(writer, node, "DeformConv", 19)
-    kernel = [int(dim) for dim in writer.shape(1)[2:] if not isinstance(dim, Dim)]
-    writer.finish("DeformConv", inputs, kernel_shape=kernel, **_attributes(node))
+    writer.needs("DeformConv", 19)
+    writer.finish("DeformConv", inputs, kernel_shape=writer.kernel(), **attributes_of(node))
 
 
 def resize(writer: Writer, node: Node, inputs: list[str]) -> None:
     """By scales where they give the sizes, else by the sizes."""
     given, sizes = node.attributes, node.attributes["sizes"]
     if given["antialias"]:
-        _needs(writer, node, "antialiasing", 18)
+        writer.needs("antialiasing", 18)
     if given["transformation"] == "half_pixel_symmetric":
-        _needs(writer, node, "half_pixel_symmetric", 19)
+        writer.needs("half_pixel_symmetric", 19)
     scales = given["scales"]
     fits = scales and all(
         isinstance(dim, Dim) or math.floor(dim * scale) == size
@@ -117,19 +92,19 @@ def resize(writer: Writer, node: Node, inputs: list[str]) -> None:
 
 def grid_sample(writer: Writer, node: Node, inputs: list[str]) -> None:
     """Before opset 20 the modes are called after images of two axes, which alone are sampled."""
-    _needs(writer, node, "GridSample", 16)
-    attributes = _attributes(node)
+    writer.needs("GridSample", 16)
+    attributes = attributes_of(node)
     if writer.opset < 20:
         if len(writer.shape()) != 4:
-            _needs(writer, node, "GridSample of another rank than 4", 20)
+            writer.needs("GridSample of another rank than 4", 20)
         attributes["mode"] = {"linear": "bilinear", "cubic": "bicubic"}.get(attributes["mode"], attributes["mode"])
     writer.finish("GridSample", inputs, **attributes)
 
 
 def roi_align(writer: Writer, node: Node, inputs: list[str]) -> None:
-    attributes = _attributes(node, "half_pixel")
+    attributes = attributes_of(node, "half_pixel")
     if node.attributes["half_pixel"]:
-        _needs(writer, node, "half_pixel", 16)
+        writer.needs("half_pixel", 16)
     if writer.opset >= 16:
         half = node.attributes["half_pixel"]
         attributes["coordinate_transformation_mode"] = "half_pixel" if half else "output_half_pixel"

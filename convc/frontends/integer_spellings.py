@@ -6,16 +6,13 @@ part. Products of parts are exact, and so are their sums.
 
 from __future__ import annotations
 
-from ..ir.dims import Dim
 from ..ir.graph import Node
 from ..ir.types import DType
-from .writer import ELEMENT_TYPES, Writer
+from .writer import ELEMENT_TYPES, Writer, attributes_of
 
 
 def convolution(writer: Writer, node: Node, inputs: list[str]) -> None:
-    kernel = [int(dim) for dim in writer.shape(1)[2:] if not isinstance(dim, Dim)]
-    window = {name: list(node.attributes[name]) for name in ("strides", "pads", "dilations")}
-    _products(writer, node, inputs, kernel_shape=kernel, group=node.attributes["groups"], **window)
+    _products(writer, node, inputs, kernel_shape=writer.kernel(), **attributes_of(node))
 
 
 def product(writer: Writer, node: Node, inputs: list[str]) -> None:

@@ -10,37 +10,24 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .. import errors
 from ..ir.dims import Dim, DimLike
 from ..ir.graph import Node
 from ..ir.types import TINY_INTEGERS
 from . import integer_spellings
 from .host_spellings import HOST_SPELLINGS
-from .writer import ELEMENT_TYPES, Spelling, Writer
+from .writer import ELEMENT_TYPES, Spelling, Writer, attributes_of
 
 FIRST, LAST = -(2**63), 2**63 - 1
 """Ends of a slice that runs to the end of its axis, backwards and forwards."""
 
-RENAMED = {"groups": "group", "trans_a": "transA", "trans_b": "transB"}
-
-
-def _attributes(node: Node) -> dict[str, Any]:
-    """The node's attributes as ONNX has them."""
-
-    def plain_value(value: Any) -> Any:
-        return int(value) if isinstance(value, bool) else list(value) if isinstance(value, tuple) else value
-
-    return {RENAMED.get(name, name): plain_value(value) for name, value in node.attributes.items()}
-
 
 def plain(writer: Writer, node: Node, inputs: list[str]) -> None:
     """The same name, inputs and attributes."""
-    writer.finish(node.op, inputs, **_attributes(node))
+    writer.finish(node.op, inputs, **attributes_of(node))
 
 
 def convolution(writer: Writer, node: Node, inputs: list[str]) -> None:
-    kernel = [int(dim) for dim in writer.shape(1)[2:] if not isinstance(dim, Dim)]
-    writer.finish("Conv", inputs, kernel_shape=kernel, **_attributes(node))
+    writer.finish("Conv", inputs, kernel_shape=writer.kernel(), **attributes_of(node))
 
 
 def max_pool(writer: Writer, node: Node, inputs: list[str]) -> None:
@@ -57,8 +44,8 @@ def average_pool(writer: Writer, node: Node, inputs: list[str]) -> None:
     """Dilations came in opset 19."""
     attributes = _pooling(writer, node)
     dilations = attributes["dilations"] if writer.opset >= 19 else attributes.pop("dilations")
-    if writer.opset < 19 and set(dilations) != {1}:
-        raise errors.needs_opset(node.label, "average pooling with dilations", 19, writer.opset)
+    if set(dilations) != {1}:
+        writer.needs("average pooling with dilations", 19)
     writer.finish("AveragePool", inputs, **attributes)
 
 
@@ -68,7 +55,7 @@ def _pooling(writer: Writer, node: Node) -> dict[str, Any]:
     A last window that would start in the padding at the end does not exist, but before opset 22 ONNX's shape inference
     counts it in ceil mode. Without the part of the padding that no other window reaches, it does not come up.
     """
-    attributes = _attributes(node)
+    attributes = attributes_of(node)
     if writer.opset < 22 and attributes["ceil_mode"]:
         rank = len(attributes["strides"])
         attributes["pads"][rank:] = [_reached_padding(writer, node, axis) for axis in range(rank)]
@@ -87,7 +74,7 @@ def _reached_padding(writer: Writer, node: Node, axis: int) -> int:
         return int(end)
     reached = (count - 1) * stride + span - extent - begin
     if reached < 0:
-        raise errors.needs_opset(node.label, "ceil mode with a stride larger than the window", 22, writer.opset)
+        writer.needs("ceil mode with a stride larger than the window", 22)
     return int(reached)
 
 
@@ -170,8 +157,7 @@ def reshape(writer: Writer, node: Node, inputs: list[str]) -> None:
     """Symbolic dimensions are copied (0) or inferred (-1) where that says it; else computed."""
     source, target = writer.shape(), node.attributes["shape"]
     if 0 in target:
-        if writer.opset < 14:
-            raise errors.needs_opset(node.label, "a reshape to an empty shape", 14, writer.opset)
+        writer.needs("a reshape to an empty shape", 14)
         writer.finish("Reshape", [*inputs, writer.integers(target, "shape")], allowzero=1)
         return
     kept = [0 if isinstance(dim, Dim) and source[i : i + 1] == (dim,) else dim for i, dim in enumerate(target)]
@@ -220,8 +206,8 @@ def _end(start: DimLike, size: DimLike, step: int, extent: DimLike) -> DimLike:
 
 def pad(writer: Writer, node: Node, inputs: list[str]) -> None:
     mode = node.attributes["mode"]
-    if mode == "wrap" and writer.opset < 19:
-        raise errors.needs_opset(node.label, "padding by wrapping around", 19, writer.opset)
+    if mode == "wrap":
+        writer.needs("padding by wrapping around", 19)
     value = [writer.scalar(node.attributes["value"])] if mode == "constant" else []
     writer.finish("Pad", [*inputs, writer.integers(node.attributes["pads"], "pads"), *value], mode=mode)
 

@@ -25,6 +25,27 @@ ELEMENT_TYPES: dict[DType, int] = {
     **{dtype: getattr(TensorProto, f"FLOAT{dtype.value[2:].upper()}") for dtype in TINY if dtype not in TINY_INTEGERS},
 }
 
+RENAMED = {
+    "groups": "group",
+    "last": "select_last_index",
+    "negative": "detect_negative",
+    "offset_groups": "offset_group",
+    "positive": "detect_positive",
+    "trans_a": "transA",
+    "trans_b": "transB",
+}
+"""Attributes of the graph that ONNX calls otherwise."""
+
+
+def attributes_of(node: Node, *without: str) -> dict[str, Any]:
+    """A node's attributes as ONNX has them, but for some."""
+
+    def plain(value: Any) -> Any:
+        return int(value) if isinstance(value, bool) else list(value) if isinstance(value, tuple) else value
+
+    chosen = {name: value for name, value in node.attributes.items() if name not in without}
+    return {RENAMED.get(name, name): plain(value) for name, value in chosen.items()}
+
 
 Spelling = Callable[["Writer", Node, list[str]], None]
 """Adds the ONNX nodes of one node of the graph, given the names of its inputs."""
@@ -100,6 +121,15 @@ class Writer:
                 self.nodes.append(helper.make_node("Identity", [self.names[value]], [name], self._nodes.unique(name)))
 
     # -- for spellings ------------------------------------------------------------------------------------------------
+    def needs(self, what: str, least: int) -> None:
+        """Refuses an operator set from before ``least`` for the current node."""
+        if self.opset < least:
+            raise errors.needs_opset(self.node.label, what, least, self.opset)
+
+    def kernel(self) -> list[int]:
+        """The window's sizes, which the current node's weights have."""
+        return [int(dim) for dim in self.shape(1)[2:] if not isinstance(dim, Dim)]
+
     def step(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
         """Adds a node in between for the current node; returns its result."""
         name = self._values.unique(f"{self.node.label}.{op}")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from fake_driver import HOOKS, FakeDriver
 from fake_streams import Immediate, Lazy, Stream
-from tiny_network import SHAPE, Network
+from tiny_network import SHAPE, Network, interface_only
 
 from convc import errors
 from convc.runtime.cuda import CudaExecutor
@@ -56,10 +55,6 @@ class Gpu:
 @pytest.fixture
 def gpu(network: Network) -> Gpu:
     return Gpu(network)
-
-
-def interface_only(array: DeviceArray, **changes: Any) -> Any:
-    return SimpleNamespace(__cuda_array_interface__=array.__cuda_array_interface__ | changes, owner=array)
 
 
 def test_runs_where_the_arrays_are(network: Network, gpu: Gpu, x: np.ndarray) -> None:

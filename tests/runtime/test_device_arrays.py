@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from recorder import A, B
-from tiny_network import SHAPE
+from tiny_network import SHAPE, interface_only
 
 from convc import errors
 from convc.runtime.device_array import DeviceArray
@@ -17,10 +17,6 @@ from convc.runtime.dtypes import numpy_dtype
 
 def dlpack_only(array):
     return SimpleNamespace(__dlpack__=array.__dlpack__, __dlpack_device__=array.__dlpack_device__)
-
-
-def interface_only(array, **changes):
-    return SimpleNamespace(__cuda_array_interface__=array.__cuda_array_interface__ | changes, owner=array)
 
 
 @pytest.mark.parametrize("form", [lambda array: array, dlpack_only, interface_only])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -126,3 +127,8 @@ def rows_network(cubins: Mapping[str, bytes], target: str = "sm_90") -> Network:
     )
     blobs = {f"{target}/relu_rows.cubin": cubins["relu_rows"], "relu_rows.py": b"# relu_rows"}
     return Network(manifest, blobs, np.zeros(0, np.float32))
+
+
+def interface_only(array: Any, **changes: Any) -> Any:
+    """An array of the device that has the CUDA array interface and nothing else; ``changes`` of its entries."""
+    return SimpleNamespace(__cuda_array_interface__=array.__cuda_array_interface__ | changes, owner=array)

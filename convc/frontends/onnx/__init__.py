@@ -13,7 +13,7 @@ from convc.ir import ops as _ops  # noqa: F401  defines the operators
 from convc.ir.graph import Graph
 from convc.ir.types import TensorType
 
-from . import (
+from . import (  # noqa: F401  they enter themselves in the registry
     convolution,
     elementwise,
     matmul,
@@ -33,21 +33,6 @@ from .importer import Importer
 from .inputs import Symbols, input_type
 
 __all__ = ["declared_inputs", "import_onnx"]
-_ADAPTERS = (
-    convolution,
-    elementwise,
-    matmul,
-    movement,
-    normalization,
-    picking,
-    pooling,
-    quantization,
-    reduction,
-    resampling,
-    sequences,
-    shape,
-    shuffles,
-)
 
 
 def import_onnx(
