@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 
+from convc.frontends.dsl import Network
 from convc.ir.graph import Graph, Value
 
 
@@ -29,6 +31,13 @@ def evaluate(graph: Graph, inputs: Mapping[str, np.ndarray]) -> dict[Value, np.n
 def outputs(graph: Graph, found: Mapping[Value, np.ndarray]) -> dict[str, np.ndarray]:
     """The graph's outputs by name."""
     return {str(node.attributes["name"]): found[graph.inputs(node)[0]] for node in graph.graph_outputs}
+
+
+def compute(net: Network, *arrays: Any) -> np.ndarray:
+    """The first output for these inputs."""
+    names = [str(node.attributes["name"]) for node in net.graph.graph_inputs]
+    given = {name: np.asarray(array, net.dtype.numpy) for name, array in zip(names, arrays, strict=True)}
+    return outputs(net.graph, evaluate(net.graph, given))["output"]
 
 
 def random_inputs(graph: Graph, batch: int = 1) -> dict[str, np.ndarray]:
