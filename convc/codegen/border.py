@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from ..ir.plan import Border
 from ..ir.problem import Problem
-from .expressions import TRITON_TYPES
 from .indexing import Offsets, is_wide, joined_masks, offsets, scaled
 from .kernel import ceil_div
+from .typed import TRITON_TYPES
 
 MOST_ROWS = 64
 """Pixels of zeros that a program writes at a time. A guess, not measured."""

@@ -15,10 +15,11 @@ from ..ir.chained import ChainedContraction
 from ..ir.plan import PackedWeight, Tile
 from ..ir.problem import Axis
 from . import border, contraction
-from .expressions import TRITON_TYPES, Body
+from .expressions import Body
 from .indexing import dimensions, is_wide, joined_masks, offsets, scaled, tile_lines
 from .kernel import Parts, ceil_div, ragged
 from .main_loop import Loop
+from .typed import TRITON_TYPES
 
 
 def parts(problem: ChainedContraction, tile: Tile) -> Parts:

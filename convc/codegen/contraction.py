@@ -16,11 +16,12 @@ from ..ir.plan import PackedWeight, Tile
 from ..ir.pooled import PooledContraction
 from ..ir.problem import Axis, Contraction, Tap
 from . import border, flat, pooled, prologue, softmax
-from .expressions import TRITON_TYPES, Body
+from .expressions import Body
 from .global_pool import ending
 from .indexing import dimensions, group_lines, is_wide, joined_masks, offsets, scaled, tile_lines
 from .kernel import Descriptor, Parts, ceil_div, ragged, render
 from .main_loop import Loop
+from .typed import TRITON_TYPES
 
 
 def parts(problem: Contraction, tile: Tile) -> Parts:

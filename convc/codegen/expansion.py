@@ -13,8 +13,9 @@ from ..ir import DType
 from ..ir.expansion import ExpandedWindow, Expansion
 from ..ir.problem import Tap
 from ..ir.separable import SeparableContraction
-from .expressions import TRITON_TYPES, Body
+from .expressions import Body
 from .indexing import joined_masks, offsets, scaled
+from .typed import TRITON_TYPES
 
 INDEX = "i = tl.arange(0, BLOCK_INPUTS)"
 Expanding = ExpandedWindow | SeparableContraction

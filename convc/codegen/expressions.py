@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from ..ir import DType
+from ..ir.ops.integer_text import integer_text
 from ..ir.ops.triton_text import EXACT_QUOTIENT, fill, literal, pow_text, triton_text
 from ..ir.problem import Axis, Operand, Problem, Ref, Statement
 from .indexing import joined_masks, offsets
-
-TRITON_TYPES = {
-    DType.FP64: "float64",
-    DType.FP32: "float32",
-    DType.FP16: "float16",
-    DType.BF16: "bfloat16",
-    DType.INT64: "int64",
-    DType.INT32: "int32",
-    DType.INT16: "int16",
-    DType.INT8: "int8",
-    DType.UINT64: "uint64",
-    DType.UINT32: "uint32",
-    DType.UINT16: "uint16",
-    DType.UINT8: "uint8",
-    DType.BOOL: "int1",
-    **{dtype: "int8" for dtype in DType if dtype.is_tiny},
-}
+from .typed import TRITON_TYPES, cast, converted, number, only_floats, type_of, value_types, whole
 
 
 class NoText(Exception):
@@ -39,7 +24,6 @@ class Body:
 
     row_mask, col_mask: names of the masks, or empty where the tile divides the extents. suffixes: how one-dimensional
     blocks along rows and columns are shaped to the tile. rows_stored: False where one value a column is stored.
-    integers: names of what is held as int32 and not as fp32: sums of integers, and what was added to them.
     """
 
     problem: Problem
@@ -53,7 +37,12 @@ class Body:
     row_name: str = "row"
     col_name: str = "col"
     rows_stored: bool = True
-    integers: set[str] = field(default_factory=set)
+
+    @cached_property
+    def types(self) -> list[DType] | None:
+        """Element types of the statements' values, where integers or truth values are computed with; None where all is
+        fp32, into which narrower whole numbers are converted."""
+        return None if only_floats(self.problem) else value_types(self.problem)
 
     def emit(self, accumulator: str | None) -> list[str]:
         """Lines from the accumulator to the store."""
@@ -63,12 +52,8 @@ class Body:
     def values(self, accumulator: str | None) -> str:
         """Adds the lines from the accumulator to what is stored; returns its name."""
         loaded = {ref.index for s in self.problem.statements for ref in s.arguments if ref.kind == "operand"}
-        if accumulator is not None and not getattr(self.problem, "sums", DType.FP32).is_float:
-            self.integers.add(accumulator)
         for index in sorted(loaded):
             operand = self.problem.operands[index]
-            if operand.dtype is DType.INT32:
-                self.integers.add(variable(operand))
             self.lines.append(f"{variable(operand)} = {self.load(operand)}")
         result = self.apply(self.problem.statements, self.problem.operands, accumulator)
         if not self.problem.statements and accumulator is None:
@@ -84,10 +69,10 @@ class Body:
         for index, statement in enumerate(statements):
             result = f"{self.prefix}{index}"
             arguments = [self._argument(ref, operands, accumulator) for ref in statement.arguments]
-            if statement.operator.name == "Add" and arguments[0] in self.integers:
-                self.integers.add(result)
             if statement.operator.name == "Div" and Ref("statement", index) in rounds:
                 text = fill(EXACT_QUOTIENT, arguments)
+            elif self.types is not None and operands is self.problem.operands:
+                text = self._typed(statement, arguments)
             else:
                 text = self._expression(statement, arguments)
             self.lines.append(f"{result} = {text}")
@@ -103,7 +88,9 @@ class Body:
         address = operand.name if shape == "0" else f"{operand.name} + {shape}"
         mask = joined_masks(masks)
         text = f"tl.load({address}, mask={mask}, other={literal(operand.fill)})" if mask else f"tl.load({address})"
-        narrow = operand.dtype is not DType.FP32 and (operand.dtype.is_float or operand.dtype.fits_fp32)
+        narrow = operand.dtype is not DType.FP32 and (
+            operand.dtype.is_float or (operand.dtype.fits_fp32 and self.types is None)
+        )
         return f"{text}.to(tl.float32)" if widen and narrow else text
 
     def _bound_masks(self, operand: Operand) -> list[str]:
@@ -124,10 +111,25 @@ class Body:
             text = pow_text(exponent.number) if exponent.kind == "number" else ""
             text = fill(text, operands[:1]) if text else ""
         elif statement.operator.name == "Cast":
-            wide = f"{operands[0]}.to(tl.float32)" if operands[0] in self.integers else operands[0]
-            return cast(wide, statement.attributes["dtype"])
+            return cast(operands[0], statement.attributes["dtype"])
         else:
             text = triton_text(statement.operator, statement.attributes, operands)
+        if not text:
+            raise NoText(statement.operator.name)
+        return text
+
+    def _typed(self, statement: Statement, arguments: Sequence[str]) -> str:
+        """An expression over operands of their own types."""
+        types = [type_of(ref, self.problem, self.types or []) for ref in statement.arguments]
+        values = [type for type in types if type is not None]
+        dtype = values[-1]
+        pairs = zip(statement.arguments, arguments, strict=True)
+        texts = [whole(ref.number, dtype) if ref.kind == "number" else text for ref, text in pairs]
+        if statement.operator.name == "Cast":
+            return converted(texts[0], dtype, statement.attributes["dtype"])
+        if all(type is DType.FP32 for type in values) or (statement.operator.name == "Where" and dtype is DType.FP32):
+            return self._expression(statement, texts)
+        text = integer_text(statement.operator, statement.attributes, texts, dtype)
         if not text:
             raise NoText(statement.operator.name)
         return text
@@ -162,18 +164,3 @@ def variable(operand: Operand) -> str:
 def widened(dtype: DType) -> str:
     """What stands behind a load of that type to make fp32 of it."""
     return "" if dtype is DType.FP32 else ".to(tl.float32)"
-
-
-def cast(value: str, dtype: DType) -> str:
-    """An fp32 value with what a conversion leaves of it. Whole numbers go through int32: fractions are cut off towards
-    zero, and what a narrower type cannot hold wraps around."""
-    whole = ".to(tl.int32)" if dtype.fits_fp32 and dtype is not DType.BOOL else ""
-    narrowed = "" if dtype is DType.FP32 else f".to(tl.{TRITON_TYPES[dtype]})"
-    return f"{value}{whole}{narrowed}.to(tl.float32)" if narrowed else value
-
-
-def number(value: float) -> str:
-    """A float literal that Triton reads, in fp32."""
-    if math.isfinite(value):
-        return repr(float(value)) if value >= 0 else f"({float(value)!r})"
-    return f'float("{value}")'

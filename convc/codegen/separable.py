@@ -16,9 +16,10 @@ from ..ir.problem import Axis, Operand, Tap
 from ..ir.separable import SeparableContraction
 from . import expansion
 from .contraction import cols_in_memory, constants, epilogue, origin, start_of
-from .expressions import TRITON_TYPES, Body, widened
+from .expressions import Body, widened
 from .indexing import dimensions, group_lines, is_wide, joined_masks, offsets, scaled, tile_lines
 from .kernel import Argument, Parts, ceil_div, ragged, render
+from .typed import TRITON_TYPES
 from .window import INITIAL, LARGER, UNROLLED_TAPS, WORDS, counts, divisor
 
 

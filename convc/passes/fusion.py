@@ -21,6 +21,7 @@ from ..ir.plan import Decline, FusedGraph, Region
 from ..targets import GPUS
 from . import back_to_back, expansion, global_pool, pool_conv, pooling, prologue, separable, softmax
 from .choice import Choice, CostModel, Policy
+from .element_types import odd_type, odd_type_in_fp32
 from .extensions import Propose, from_outside
 from .hosted import leaving, steps
 from .offers import check_offer
@@ -84,7 +85,7 @@ class _Fuser:
             return
         tail = Value(seed.id)
         while True:
-            taken, reason, culprit = self._next(tail, set(region))
+            taken, reason, culprit = self._next(tail, set(region), seed)
             if reason is None and not self.switches.on(rule):
                 reason = "the rule is switched off"
             if reason is not None:
@@ -96,7 +97,7 @@ class _Fuser:
                 self.owner[id] = seed.id
             tail = Value(taken[-1])
 
-    def _next(self, tail: Value, region: set[int]) -> tuple[list[int], str | None, int | None]:
+    def _next(self, tail: Value, region: set[int], seed: Node) -> tuple[list[int], str | None, int | None]:
         """The nodes to absorb behind ``tail``, up to the next single value, or a reason and the node it is about."""
         users = sorted({use.node for use in self.graph.users(tail)}, key=self.position.__getitem__)
         if not users:
@@ -106,7 +107,7 @@ class _Fuser:
         frontier = list(users)
         while True:
             node = self.graph.node(frontier.pop(0))
-            reason = self._refusal(node, shape, region | set(taken))
+            reason = self._refusal(node, shape, region | set(taken), seed)
             if reason is not None:
                 if taken or frontier:
                     reason = f"several operators read it, and one of them cannot be fused: {reason}"
@@ -119,7 +120,7 @@ class _Fuser:
             if len(taken) > MAX_EXTERNAL_OPERANDS:
                 return [], "several operators read it and they do not meet again soon", node.id
 
-    def _refusal(self, node: Node, shape: object, inside: set[int]) -> str | None:
+    def _refusal(self, node: Node, shape: object, inside: set[int], seed: Node) -> str | None:
         if node.op == "Output":
             return "it is a graph output"
         if node.kind is not Kind.ELEMENTWISE:
@@ -128,9 +129,12 @@ class _Fuser:
             return "it already belongs to another kernel"
         if node.outputs[0].shape != shape:
             return "the result is broadcast to a larger shape"
-        dtype = node.outputs[0].dtype
-        if not dtype.is_float and not (node.op == "Cast" and dtype.fits_fp32):
-            return f"its result is {dtype}"
+        if seed.kind is Kind.ELEMENTWISE:
+            odd = odd_type(self.graph, node) or odd_type(self.graph, seed)
+        else:
+            odd = odd_type_in_fp32(self.graph, node)
+        if odd is not None:
+            return f"its kernel cannot compute on {odd}"
         if len(self._externals([*inside, node.id])) > MAX_EXTERNAL_OPERANDS:
             return f"the kernel would read more than {MAX_EXTERNAL_OPERANDS} tensors"
         return None

@@ -45,8 +45,8 @@ def _larger(b: Builder, y: Value) -> Value:
     return b.add("Add", y, b.input(whole(3, *shape)))
 
 
-def _integers(b: Builder, y: Value) -> Value:
-    return b.add("Cast", b.add("Cast", y, dtype=DType.INT32), dtype=DType.FP32)
+def _wider(b: Builder, y: Value) -> Value:
+    return b.add("Cast", b.add("Cast", y, dtype=DType.FP64), dtype=DType.FP32)
 
 
 def _one_cannot(b: Builder, y: Value) -> Value:
@@ -64,7 +64,7 @@ REASONS: dict[str, tuple[str, Callable[[Builder, Value], Value]]] = {
     "output": ("it is a graph output", _output),
     "another anchor": ("LRN is not elementwise", _not_elementwise),
     "a larger result": ("the result is broadcast to a larger shape", _larger),
-    "integers": ("its result is int32", _integers),
+    "fp64": ("its kernel cannot compute on fp64", _wider),
     "one of several": (
         "several operators read it, and one of them cannot be fused: LRN is not elementwise",
         _one_cannot,
@@ -101,6 +101,14 @@ def test_an_epilogue_ends_with_a_reason(rule: str, case: str) -> None:
     assert said(fused, y) == [(rule, reason)]
     if rule != "elementwise-chain":  # a chain behind it may take it as a producer all the same
         assert fused.region_of()[y.node].nodes == (y.node,)
+
+
+@pytest.mark.parametrize("rule", ANCHORS)
+def test_integers_are_taken_by_chains_alone(rule: str) -> None:
+    b, y = anchored(rule)
+    b.output(b.add("Cast", b.add("Cast", y, dtype=DType.INT32), dtype=DType.FP32))
+    chain = rule == "elementwise-chain"
+    assert said(divided(b), y) == ([] if chain else [(rule, "its kernel cannot compute on int32")])
 
 
 @pytest.mark.parametrize("rule", ANCHORS)

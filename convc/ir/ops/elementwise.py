@@ -146,6 +146,10 @@ _TABLE: tuple[Row, ...] = (
 )
 
 
+TRUTH = frozenset(row.name for row in _TABLE if row.result is _BOOL)
+"""Operators whose results are truth values."""
+
+
 def rows() -> dict[str, Row]:
     """The table by operator name."""
     return {row.name: row for row in _TABLE}

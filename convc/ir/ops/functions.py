@@ -129,9 +129,15 @@ def gelu(x: np.ndarray, approximate: str) -> np.ndarray:
 def clip(x: np.ndarray, min: float, max: float) -> np.ndarray:
     """``max`` wins where the bounds cross; NaN stays."""
     if x.dtype.kind in "iu":
-        low, high = (_within(bound, np.iinfo(x.dtype)) for bound in (np.ceil(min), np.floor(max)))
+        low, high = integer_bounds(min, max, x.dtype)
         return np.minimum(np.maximum(x, low), high)
     return np.minimum(np.maximum(x, min), max)
+
+
+def integer_bounds(min: float, max: float, dtype: np.dtype) -> tuple[int, int]:
+    """The least and the largest integer of a type between two bounds."""
+    limits = np.iinfo(dtype)
+    return _within(np.ceil(min), limits), _within(np.floor(max), limits)
 
 
 def _within(bound: float, limits: np.iinfo) -> int:

@@ -88,6 +88,15 @@ def clip_text(min: float, max: float) -> str:
     return text if max == math.inf else minimum(text, "{max}")
 
 
+def infinite_text(negative: bool, positive: bool) -> str:
+    """Whether it is an infinity of these signs."""
+    if negative and positive:
+        return 'tl.abs({0}) == float("inf")'
+    if not (negative or positive):
+        return "({0} == {0}) & ({0} != {0})"
+    return '{0} == float("inf")' if positive else '{0} == float("-inf")'
+
+
 def cast_text(dtype: DType) -> str:
     """To an integer truncates, as Triton's conversion does; to bool compares."""
     return "{0} != 0" if dtype is DType.BOOL else f"{{0}}.to({_DTYPES.get(dtype, f'tl.{dtype}')})"
@@ -138,7 +147,12 @@ def literal(value: object) -> str:
     return str(value)
 
 
-_SPECIAL: dict[str, Callable[..., str]] = {"Gelu": gelu_text, "Clip": clip_text, "Cast": cast_text}
+_SPECIAL: dict[str, Callable[..., str]] = {
+    "Gelu": gelu_text,
+    "Clip": clip_text,
+    "Cast": cast_text,
+    "IsInf": infinite_text,
+}
 
 
 def has_text(operator: Operator) -> bool:

@@ -7,13 +7,15 @@ from dataclasses import dataclass, field, replace
 from typing import Union
 
 from ... import errors
-from ...ir import DType, Graph, Kind, Node, Operator
+from ...ir import Graph, Kind, Node, Operator
+from ...ir.ops.integer_text import has_integer_text
 from ...ir.ops.integers import NAMES as INTEGER
 from ...ir.ops.triton_text import has_text, pow_text
 from ...ir.plan import FusedGraph, HostStep, Layouts, Region
 from ...ir.problem import Contraction, Problem
 from ...targets.cost import host_step_seconds
 from ..back_to_back import RULE as CHAINED
+from ..element_types import odd_type, odd_type_in_fp32
 from ..pool_conv import RULE as POOL_CONV
 from ..pooling import RULE as POOLED
 from ..separable import RULE as SEPARABLE
@@ -139,7 +141,7 @@ def _without_ending(fused: FusedGraph, region: Region) -> Region:
 def has_kernel(operator: Operator) -> bool:
     """Whether kernels compute an operator, in some of its forms at least; views take none."""
     if operator.kind is Kind.ELEMENTWISE:
-        return has_text(operator)
+        return has_text(operator) or has_integer_text(operator)
     if operator.kind is Kind.REDUCTION and "axes" in operator.attributes:
         return True
     return operator.kind in (Kind.STRUCTURAL, Kind.VIEW) or operator.name in _BY_OPERATOR
@@ -160,21 +162,16 @@ def _has_power(graph: Graph, node: Node) -> bool:
 
 
 def _check_dtypes(fused: FusedGraph, region: Region, node: Node) -> None:
-    """Arithmetic is compiled for floats up to fp32, conversions also for what fp32 holds exactly; copies for every
-    type."""
+    """Elementwise operators are compiled for floats up to fp32 and for most on integers; what ends or begins another
+    kernel for floats alone, conversions also for what fp32 holds exactly; copies for every type."""
     graph = fused.graph
     moves = len(region.nodes) == 1 and node.kind in (Kind.MOVEMENT, Kind.VIEW)
     if moves or [graph.node(id).op for id in region.nodes] == ["Copy"]:
         return
     for inner in map(graph.node, region.nodes):
-        if inner.op in INTEGER or (inner.op == "Cast" and _is_widened(graph, inner)):
+        if inner.op in INTEGER:
             continue
-        for type in (*inner.outputs, *map(graph.type, graph.inputs(inner))):
-            converted = inner.op == "Cast" and type.dtype.fits_fp32
-            if not converted and (not type.dtype.is_float or type.dtype.itemsize > 4):
-                raise Refused(f"{inner.op} on {type.dtype}", inner.id)
-
-
-def _is_widened(graph: Graph, cast: Node) -> bool:
-    """Whether a conversion makes fp32 of the sums of integers."""
-    return graph.type(graph.inputs(cast)[0]).dtype is DType.INT32 and cast.attributes["dtype"] is DType.FP32
+        alone = region.anchor is None and inner.kind is Kind.ELEMENTWISE
+        odd = odd_type(graph, inner) if alone else odd_type_in_fp32(graph, inner)
+        if odd is not None:
+            raise Refused(f"{inner.op} on {odd}", inner.id)

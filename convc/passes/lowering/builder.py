@@ -124,10 +124,18 @@ class Builder:
         return Operand(name, source, placed.dtype, mapped, placed.offset, border=border)
 
     def read(self, value: Value, axis: int | None = None, name: str | None = None) -> Ref:
-        """A statement argument for a value from outside: a number where it is a constant scalar, else an operand."""
+        """A statement argument for a value from outside: a number where it is a constant scalar, else an operand. Truth
+        values are operands, too."""
+        return self._number(value) or self._tensor(value, axis, name)
+
+    def _number(self, value: Value) -> Ref | None:
         constant = self.graph.constant(value)
-        if constant is not None and constant.size == 1 and constant.dtype != DType.INT32.numpy:
-            return Ref("number", number=float(constant.reshape(-1)[0]))
+        if constant is None or constant.size != 1 or constant.dtype == bool:
+            return None
+        number = constant.reshape(-1)[0]
+        return Ref("number", number=int(number) if constant.dtype.kind in "iu" else float(number))
+
+    def _tensor(self, value: Value, axis: int | None = None, name: str | None = None) -> Ref:
         candidate = self.operand(name or f"in{len(self.operands) + 1}", value, axis)
         for index, present in enumerate(self.operands):
             if not present.bounds and (present.source, present.strides) == (candidate.source, candidate.strides):
@@ -171,6 +179,8 @@ class Builder:
         if value.node in self.known:
             return self.known[value.node]
         axis = 1 if node.op == "BatchNormalization" and position > 0 else None
+        if node.op == "Where" and all(map(self._number, self.graph.inputs(node)[1:])):
+            return self._tensor(value)  # of two numbers, nothing would say the type
         return self.read(value, axis)
 
 

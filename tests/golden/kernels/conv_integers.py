@@ -13,7 +13,7 @@ import triton.language as tl
 
 
 @triton.jit
-def conv3x3_0598cec9(x, w, bias, y, steps):
+def conv3x3_a9f4065e(x, w, bias, y, steps):
     ROWS: tl.constexpr = 81
     COLS: tl.constexpr = 40
     BLOCK_ROWS: tl.constexpr = 64
@@ -69,7 +69,7 @@ def conv3x3_0598cec9(x, w, bias, y, steps):
     v2 = v1 * (9.5367431640625e-07)
     v3 = tl.where(tl.abs(v2) < 8388608.0, tl.where(v2 < 0, -((tl.abs(v2) + 8388608.0) - 8388608.0), ((tl.abs(v2) + 8388608.0) - 8388608.0)), v2)
     v4 = tl.minimum(tl.maximum(v3, (-128.0), propagate_nan=tl.PropagateNan.ALL), 127.0, propagate_nan=tl.PropagateNan.ALL)
-    v5 = v4.to(tl.int32).to(tl.int8).to(tl.float32)
-    v6 = v5
+    v5 = v4.to(tl.int32).to(tl.int8)
+    v6 = v5.to(tl.float32)
     v7 = tl.abs(v6)
     tl.store(y + (p * 9 + q)[:, None] + (k * 81)[None, :], v7.to(tl.float32), mask=row_ok & col_ok)
