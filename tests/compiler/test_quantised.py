@@ -30,6 +30,14 @@ ELEMENTS = {np.dtype(np.uint8): TensorProto.UINT8, np.dtype(np.int8): TensorProt
 stream = np.random.default_rng(11)
 
 
+def on_kernels(network: onnx.ModelProto, feeds: dict[str, np.ndarray], **options: str) -> dict[str, np.ndarray]:
+    """What the kernels compute, without a step on the host."""
+    graph = convc.import_onnx(network)
+    (program,) = convc.plan(graph, target="interpreter", **options).programs
+    assert not program.host_steps
+    return run(graph, feeds, **options)
+
+
 def f32(*values: float) -> np.ndarray:
     return np.array(values[0] if len(values) == 1 else values, np.float32)
 
@@ -102,8 +110,7 @@ def test_quantised_between_operators_of_floats(dtype: type, mode: str, opt: str)
     expected = reference_outputs(network, feeds)
     bounds = np.iinfo(dtype)
     assert {bounds.min, bounds.max} < set(expected["y"].ravel().tolist()), "some results are cut off, not all"
-    graph = convc.import_onnx(network)
-    same(run(graph, feeds, dtype=mode, opt=opt), expected)
+    same(on_kernels(network, feeds, dtype=mode, opt=opt), expected)
 
 
 def test_quantisation_ends_the_kernel_of_the_convolution() -> None:
@@ -159,7 +166,7 @@ def test_quantised_convolution(dtype: type, case: str, mode: str) -> None:
     network, feeds = qlinear(case, dtype, weights_of(case, np.int8), np.zeros(filters, np.int8))
     expected = reference_outputs(network, feeds)
     assert len(np.unique(expected["y"])) > 25, "results spread over the type"
-    same(run(convc.import_onnx(network), feeds, dtype=mode), expected)
+    same(on_kernels(network, feeds, dtype=mode), expected)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -183,7 +190,7 @@ def test_integers_with_zero_points(constant: bool, mode: str) -> None:
     ]
     network = model(nodes, feeds, constants, {"c": TensorProto.INT32, "m": TensorProto.INT32, "r": TensorProto.FLOAT})
     expected = reference_outputs(network, feeds)
-    found = run(convc.import_onnx(network), feeds, dtype=mode)
+    found = on_kernels(network, feeds, dtype=mode)
     same(found, expected)
     assert found["c"].dtype == np.int32
 
@@ -213,7 +220,7 @@ def test_quantised_product_of_computed_matrices(dtype: type, mode: str) -> None:
     node = N("QLinearMatMul", ["a", "as", "az", "b", "bs", "bz", "ys", "yz"], ["y"])
     feeds = matrices | zeros
     network = model([node], feeds, scales, {"y": element})
-    same(run(convc.import_onnx(network), feeds, dtype=mode), reference_outputs(network, feeds))
+    same(on_kernels(network, feeds, dtype=mode), reference_outputs(network, feeds))
 
 
 # -- machine code -----------------------------------------------------------------------------------------------------

@@ -37,6 +37,12 @@ PARAMS = {
     "se_resnet50": 28_088_024,  # timm's seresnet50
     "nasnet_mobile": 5_289_978,  # Keras: 5,326,716 less 36,738 running statistics
     "tiny_yolo_v2": 15_861_773,  # Darknet's yolov2-tiny-voc.weights: 15,867,885 less 6,112 running statistics
+    "googlenet": 6_998_552,  # Caffe's bvlc_googlenet without its auxiliary heads
+    "mobilenet_v1": 4_231_976,  # Keras: 4,253,864 less 21,888 running statistics
+    # VGG-16's convolutions, 3x3 of 512 filters, and 1x1 for two scores and four coordinates of nine anchors.
+    "faster_rcnn_rpn": 14_714_688 + 512 * (9 * 512 + 1) + 9 * (2 + 4) * (512 + 1),
+    # 5x5 of 48 planes, eleven 3x3 of 192 filters, one filter with a bias for each point.
+    "alphago_policy": 192 * (25 * 48 + 1) + 11 * 192 * (9 * 192 + 1) + 192 + 19 * 19,
     "linear_classifier": 3072 * 10 + 10,
     "two_layer": 3072 * 100 + 100 + 100 * 10 + 10,
     "perceptron": 3073,
