@@ -167,8 +167,12 @@ class TargetPlan:
     @property
     def predicted_us(self) -> float:
         """All launches, and the waits and copies of the host's steps."""
-        host = sum(step.predicted_us for _, step in self.host_steps)
-        return sum(launch.predicted_us for launch in self.launches) + host
+        return sum(launch.predicted_us for launch in self.launches) + self.host_us
+
+    @property
+    def host_us(self) -> float:
+        """The waits and copies of the host's steps; what NumPy takes is not predicted."""
+        return sum(step.predicted_us for _, step in self.host_steps)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ REPEATS = {"cuda": 200, "interpreter": 3, "numpy": 10}
 @dataclass(frozen=True)
 class Case:
     """What one row is about: a compiled network, and its launches as planned for a GPU (none are known of an artifact
-    without a program for one)."""
+    without a program for one). host_us: what the waits and copies of the host's steps are predicted to take."""
 
     opt: str
     batch: int
@@ -41,6 +41,7 @@ class Case:
     network: CompiledNetwork
     launches: Sequence[Launch]
     target: Target | None
+    host_us: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,11 @@ def _cases(request: Request, device: str, progress: Progress | None) -> Iterator
                 options = Options((planned_for,), dtype, batch or 1, Switches(opt), policy=policy)
                 plan = make_plan(graph, options)
                 launches = figures.planned(plan, plan.programs[0])
+                host_us = plan.programs[0].host_us
                 if runs_on != planned_for:
                     plan = make_plan(graph, replace(options, targets=(runs_on,)))
                 network = compile_network(plan, progress)
-                yield Case(opt, batch or 1, dtype, network, launches, target(planned_for))
+                yield Case(opt, batch or 1, dtype, network, launches, target(planned_for), host_us)
 
 
 def _targets(request: Request, device: str) -> tuple[str, str]:
@@ -112,7 +114,8 @@ def _compiled_case(request: Request, device: str) -> Case:
     launches = figures.stored(programs[chosen]) if chosen in programs else []
     batch = next((spec.shape[0] for spec in manifest.inputs if spec.shape), 1)
     machine = target(chosen) if chosen in programs else None
-    return Case(manifest.opt, batch, manifest.dtype, network, launches, machine)
+    host_us = sum(step.predicted_us for step in programs[chosen].host_steps) if chosen in programs else 0.0
+    return Case(manifest.opt, batch, manifest.dtype, network, launches, machine, host_us)
 
 
 def _row(case: Case, device: str, request: Request) -> dict[str, Any]:
@@ -124,7 +127,8 @@ def _row(case: Case, device: str, request: Request) -> dict[str, Any]:
         kernels = _kernels(case, engine, inputs) if request.per_kernel else None
     median = statistics.median(times)
     low, high = np.percentile(times, [10, 90])
-    predicted = round(sum(launch.predicted_us for launch in case.launches), DECIMALS) if case.launches else None
+    total = sum(launch.predicted_us for launch in case.launches) + case.host_us
+    predicted = round(total, DECIMALS) if case.launches else None
     row = {
         "opt": case.opt,
         "batch": case.batch,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -136,17 +137,18 @@ def variant(plan: Plan, problems: Sequence[Tuned], number: int) -> Plan:
         if number < len(tuned.candidates) and not tuned.candidates[number].dropped
         for launch in tuned.launches
     }
+    numbers = count()
     schedule = [
-        _with_tile(entry, chosen[index]) if index in chosen else entry for index, entry in enumerate(program.schedule)
+        _with_tile(entry, chosen.get(next(numbers))) if isinstance(entry, Launch) else entry
+        for entry in program.schedule
     ]
     made = assemble(schedule, plan.layouts, program.target, plan.options, program.declines)
     return replace(plan, programs=(made,))
 
 
-def _with_tile(entry: Any, tile: Tile) -> Launch:
-    assert isinstance(entry, Launch), "every kernel has a launch of its own"
-    (step,) = entry.steps
-    return replace(entry, steps=(replace(step, tile=tile),))
+def _with_tile(launch: Launch, tile: Tile | None) -> Launch:
+    (step,) = launch.steps
+    return launch if tile is None else replace(launch, steps=(replace(step, tile=tile),))
 
 
 # -- compiling --------------------------------------------------------------------------------------------------------

@@ -37,8 +37,11 @@ def test_problems_of_a_network() -> None:
     assert problems_of(plan, 4, {tuned.digest: Entry({}, 1.0, 1.0, 1)}) == []
 
 
-def test_variants() -> None:
-    plan = planned(network())
+@pytest.mark.parametrize("op", ["Relu", "Tan"])
+def test_variants(op: str) -> None:
+    """The host computes a tangent between launches."""
+    plan = planned(network(op=op))
+    assert len(plan.programs[0].host_steps) == (2 if op == "Tan" else 0)
     problems = problems_of(plan, 3)
     problems[0].candidates[2].dropped = "for a reason"
     for number, expected in ((0, 0), (1, 1), (2, 0)):
