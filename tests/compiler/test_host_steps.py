@@ -327,3 +327,15 @@ def test_an_operator_that_fails_leaves_the_engine_usable() -> None:
             engine.run(b.inputs | {"x1": np.array([[[[9]]]])})
         for name, found in engine.run(b.inputs).items():
             np.testing.assert_array_equal(found, expected[name])
+
+
+def test_any_batch_up_to_a_maximum(tmp_path: Path) -> None:
+    """Images behind those that are given are computed too, on the host as in kernels, and never seen."""
+    network = convc.compile(classifier(), target="interpreter", dtype="fp32", batch="dynamic", max_batch=3)
+    assert network.plan.host_steps
+    x = RANDOM.standard_normal((3, 3, 8, 8)).astype(np.float32)
+    with network.engine("interpreter") as engine:
+        whole = engine.run({"x": x})
+        for images in (1, 2):
+            for name, found in engine.run({"x": x[:images]}).items():
+                np.testing.assert_array_equal(found, whole[name][:images])
