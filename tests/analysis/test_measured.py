@@ -17,6 +17,7 @@ from convc.analysis import ablate, ablation_page, bench
 from convc.analysis.figures import planned, roofline_us
 from convc.analysis.models import Choices
 from convc.planner import Plan
+from convc.runtime.manifest import TensorSpec
 from convc.targets import target
 
 TIMES = [30.0, 10.0, 20.0, 50.0, 40.0]
@@ -29,7 +30,7 @@ class TimedNetwork:
         assert plan.options.targets == ("sm_90",), "it is compiled for the GPU that is there"
         self.plan, program = plan, plan.programs[0]
         self.launches = program.launches
-        self.inputs = [SimpleNamespace(name="input", shape=(1, 1, 32, 32), dtype="fp32")]
+        self.inputs = [TensorSpec("input", "fp32", (1, 1, 32, 32))]
 
     @contextmanager
     def engine(self, device: str) -> Iterator[Any]:
