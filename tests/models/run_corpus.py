@@ -7,9 +7,9 @@
 
 Each file is filled with its seeded weights in memory, imported, planned and compiled for sm_90 in fp16, and run in fp32
 on the numpy executor, one file of each network in Triton's interpreter, too; both are compared with ONNX Runtime.
-Networks with an open batch run on two images. One file of each network comes first, small ones before large. Every
-file has a process of its own and a time limit. What was found is a line of JSON in ``build/corpus.jsonl``; files that
-did not pass are tried again by the next run.
+Networks with an open batch run on two images by NumPy. One file of each network comes first, small ones before large.
+Every file has a process of its own and a time limit. What was found is a line of JSON in ``build/corpus.jsonl``; files
+that did not pass are tried again by the next run.
 """
 
 from __future__ import annotations
