@@ -27,7 +27,7 @@ from .contractions import lower_conv, lower_matmul
 from .equation import equation
 from .pointwise import lower_concat, lower_elementwise, lower_expand, lower_pad, lower_reshape
 from .pooled import lower_pooled
-from .reductions import lower_reduce, lower_softmax
+from .reductions import lower_extreme, lower_reduce, lower_softmax
 from .separable import lower_separable
 from .windows import lower_lrn, lower_pool
 
@@ -40,11 +40,17 @@ _BY_OPERATOR: dict[str, Callable[[Builder], Problem | list[Problem]]] = {
     "LRN": lower_lrn,
     "Softmax": lower_softmax,
     "LogSoftmax": lower_softmax,
+    "ArgMax": lower_extreme,
+    "ArgMin": lower_extreme,
     "Concat": lower_concat,
     "Expand": lower_expand,
     "Pad": lower_pad,
     "Reshape": lower_reshape,
 }
+
+
+EXTREMES = ("ArgMax", "ArgMin")
+"""Operators whose results are places, whatever they read."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +175,7 @@ def _check_dtypes(fused: FusedGraph, region: Region, node: Node) -> None:
     if moves or [graph.node(id).op for id in region.nodes] == ["Copy"]:
         return
     for inner in map(graph.node, region.nodes):
-        if inner.op in INTEGER:
+        if inner.op in INTEGER or inner.op in EXTREMES:
             continue
         alone = region.anchor is None and inner.kind is Kind.ELEMENTWISE
         odd = odd_type(graph, inner) if alone else odd_type_in_fp32(graph, inner)

@@ -11,6 +11,8 @@ MODES = {
     "ReduceSum": "sum",
     "ReduceMax": "max",
     "ReduceMin": "min",
+    "ReduceProd": "product",
+    "ReduceLogSum": "log_sum",
     "ReduceL1": "sum_of_magnitudes",
     "ReduceL2": "norm",
     "ReduceSumSquare": "sum_of_squares",
@@ -22,8 +24,22 @@ def lower_reduce(b: Builder) -> AxisReduction:
     node = b.anchor
     if node.op not in MODES:
         raise Refused(f"{node.op}: no kernel reduces this way")
+    return _reduction(b, MODES[node.op], node.attributes["axes"])
+
+
+def lower_extreme(b: Builder) -> AxisReduction:
+    """Places of the largest or the least along an axis."""
+    node = b.anchor
+    dtype = b.graph.type(b.graph.inputs(node)[0]).dtype
+    if not dtype.fits_fp32 and not (dtype.is_float and dtype.itemsize <= 4):
+        raise Refused(f"{node.op} on {dtype}", node.id)
+    mode = node.op.lower() + ("_last" if node.attributes["last"] else "")
+    return _reduction(b, mode, (node.attributes["axis"],))
+
+
+def _reduction(b: Builder, mode: str, axes: tuple[int, ...]) -> AxisReduction:
+    node = b.anchor
     source, placed = b.located(b.graph.inputs(node)[0])
-    axes = node.attributes["axes"]
     kept = [axis for axis in range(len(placed.shape)) if axis not in axes]
     landing = {axis: axis if node.attributes["keepdims"] else kept.index(axis) for axis in kept}
     by_stride = sorted(kept, key=lambda axis: (-placed.strides[axis], axis))
@@ -33,7 +49,7 @@ def lower_reduce(b: Builder) -> AxisReduction:
     b.add_elementwise()
     problem = AxisReduction(
         family="reduction",
-        mode=MODES[node.op],
+        mode=mode,
         dims=tuple(IterDim(f"i{axis}", placed.shape[axis], Axis.ROW) for axis in by_stride),
         output=b.output(),
         operands=tuple(b.operands),
