@@ -79,10 +79,14 @@ def test_loops_that_only_the_run_can_end_are_refused_once() -> None:
 
 
 def test_endless_loops_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "NODES", 100)
     model = model_of([node("Loop", "- - x", "y", body=turning(node("Add", "v x", "w")))], {"x": X})
-    with pytest.raises(errors.LimitError, match="nodes, with functions and loops written out"):
-        import_onnx(model)
+    for name, limit, what in (
+        ("TURNS", 50, "turns of a loop"),
+        ("NODES", 70, "nodes, with functions and loops written"),
+    ):
+        monkeypatch.setattr(limits, name, limit)
+        with pytest.raises(errors.LimitError, match=f"{limit + 1} {what}"):
+            import_onnx(model)
 
 
 @pytest.mark.parametrize("backwards", [0, 1])

@@ -16,7 +16,7 @@ from onnx import GraphProto, NodeProto
 from convc import errors
 from convc.ir.graph import Value
 
-from . import symbolic
+from . import limits, symbolic
 from .builder import Operand
 from .call import Call
 from .frames import UNKNOWN, Frame, Known, Scope
@@ -122,7 +122,9 @@ class _Turns:
         self.refused = len(site.importer.unsupported)
 
     def turn(self, before: Sequence[Known], behind: Sequence[Known], then: Results) -> None:
-        """Once more; ``then`` gets the outputs in front of the carried ones."""
+        """Once more; ``then`` gets the outputs in front of the carried ones. Raises `LimitError` after too many."""
+        if self.number >= limits.TURNS:
+            raise errors.too_many("turns of a loop", self.number + 1, limits.TURNS)
 
         def finish(results: list[Known]) -> None:
             if len(self.site.importer.unsupported) > self.refused:

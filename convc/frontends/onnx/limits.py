@@ -10,6 +10,8 @@ FOLDED_TOTAL_BYTES = 2 << 30
 FOLDED_MACS = 1 << 31
 """Multiply-accumulates in one operator on constants; NumPy takes about a second for them."""
 NODES = 100_000
+TURNS = 1_000
+"""Turns of one loop, each of which is written out."""
 SUBGRAPH_DEPTH = 32
 RANK = 8
 OLDEST_IR = 3
