@@ -520,14 +520,9 @@ def output_not_tensor(name: str) -> LoadError:
     return LoadError(f"output {name!r} is no tensor; convc gives tensors only")
 
 
-def node_failed(op: str, error: BaseException) -> LoadError:
-    """Anything unforeseen while reading one node."""
-    return LoadError(f"{op} could not be read: {type(error).__name__}: {str(error)[:200] or 'no detail'}")
-
-
-def model_failed(error: BaseException) -> LoadError:
-    """Anything unforeseen while reading a model."""
-    return LoadError(f"the model could not be read: {type(error).__name__}: {str(error)[:200] or 'no detail'}")
+def not_readable(what: str, error: BaseException) -> LoadError:
+    """Anything unforeseen while reading a node or a model."""
+    return LoadError(f"{what} could not be read: {type(error).__name__}: {str(error)[:200] or 'no detail'}")
 
 
 FORM_RUNTIME = "its {what} is computed from the network's input values"

@@ -72,7 +72,7 @@ def import_onnx(
         error.file = error.file or name
         raise
     except Exception as error:
-        failure = errors.model_failed(error)
+        failure = errors.not_readable("the model", error)
         failure.file = name
         raise failure from error
 

@@ -171,7 +171,7 @@ class Importer:
             error.node = error.node or self.builder.origin
             raise
         except Exception as error:
-            failure = errors.node_failed(node.op_type, error)
+            failure = errors.not_readable(node.op_type, error)
             failure.node = self.builder.origin
             raise failure from error
 
