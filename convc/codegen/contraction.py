@@ -182,7 +182,7 @@ def origin(taps: tuple[Tap, ...]) -> int:
 
 def _x_offset(loop: Loop) -> str:
     problem = loop.problem
-    place = offsets(problem, problem.x, origin(problem.taps)).filled(rows="row")
+    place = offsets(problem, problem.x).moved(origin(problem.taps)).filled(rows="row")
     if loop.flat:
         along = f"{scaled(loop.flat.name, loop.flat.x_stride)} + {scaled('channel', problem.x_depth)}"
     else:

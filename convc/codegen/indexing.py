@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..ir.problem import Axis, Bound, Operand, Problem
 
@@ -105,6 +105,14 @@ class Offsets:
             self.cols or (f"tl.zeros_like({cols})" if cols else ""),
             self.scalar,
         )
+
+    def moved(self, origin: int) -> Offsets:
+        """With a constant added: to the rows where they vary, so that it is in the addresses that a kernel makes of
+        them before its loop. Copies to shared memory have no room for it, and would add it in every step."""
+        if self.rows and origin:
+            return replace(self, rows=f"{self.rows} + {origin}".replace("+ -", "- "))
+        constant = [str(origin)] if origin else []
+        return replace(self, scalar=" + ".join([*([self.scalar] if self.scalar else []), *constant]))
 
 
 def _shaped(text: str, suffix: str) -> str:

@@ -14,7 +14,7 @@ import triton.language as tl
 
 
 @triton.jit
-def conv3x3_c92c7be4(x, w, bias, in2, y, steps):
+def conv3x3_3c99a75b(x, w, bias, in2, y, steps):
     ROWS: tl.constexpr = 196
     BLOCK_ROWS: tl.constexpr = 64
     BLOCK_COLS: tl.constexpr = 64
@@ -30,7 +30,7 @@ def conv3x3_c92c7be4(x, w, bias, in2, y, steps):
     k = col
 
     d = tl.arange(0, BLOCK_DEPTH)
-    x_tile = x + (p * 480 + q * 32)[:, None] - 512 + (d)[None, :]
+    x_tile = x + (p * 480 + q * 32 - 512)[:, None] + (d)[None, :]
     w_tile = w + (d * 64)[:, None] + k[None, :]
     acc = tl.zeros((BLOCK_ROWS, BLOCK_COLS), tl.float32)
     s = 0

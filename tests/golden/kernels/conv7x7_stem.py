@@ -12,7 +12,7 @@ import triton.language as tl
 
 
 @triton.jit
-def conv7x7_b92b4254(x, w, y, steps):
+def conv7x7_5e2618bf(x, w, y, steps):
     COLS: tl.constexpr = 32
     BLOCK_ROWS: tl.constexpr = 64
     BLOCK_COLS: tl.constexpr = 64
@@ -39,7 +39,7 @@ def conv7x7_b92b4254(x, w, y, steps):
     channel = d % 3
     s_at = s_start[:, None] + (s)[None, :]
     line_inside = (s_at >= 0) & (s_at < 64)
-    x_tile = x + (p * 128 + q * 2)[:, None] - 195 + (s + channel * 4096)[None, :]
+    x_tile = x + (p * 128 + q * 2 - 195)[:, None] + (s + channel * 4096)[None, :]
     w_tile = w + (d * 32)[:, None] + k[None, :]
     acc = tl.zeros((BLOCK_ROWS, BLOCK_COLS), tl.float32)
     r = 0

@@ -12,7 +12,7 @@ import triton.language as tl
 
 
 @triton.jit
-def conv3x3_fd98af20(x, w, y, steps):
+def conv3x3_b49dc475(x, w, y, steps):
     ROWS: tl.constexpr = 81
     COLS: tl.constexpr = 32
     BLOCK_ROWS: tl.constexpr = 64
@@ -44,7 +44,7 @@ def conv3x3_fd98af20(x, w, y, steps):
         s_inside |= ((s_at >= 0) & (s_at < 9)).to(tl.int32) << s
 
     d = tl.arange(0, BLOCK_DEPTH)
-    x_tile = x + (p * 576 + q * 64)[:, None] + g * 32 - 640 + (d)[None, :]
+    x_tile = x + (p * 576 + q * 64 - 640)[:, None] + g * 32 + (d)[None, :]
     w_tile = w + (d * 32)[:, None] + k[None, :] + g * 9216
     acc = tl.zeros((BLOCK_ROWS, BLOCK_COLS), tl.float32)
     s = 0

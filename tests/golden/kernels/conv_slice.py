@@ -12,7 +12,7 @@ import triton.language as tl
 
 
 @triton.jit
-def conv3x3_e6645e19(x, w, y, steps):
+def conv3x3_6c52fd68(x, w, y, steps):
     ROWS: tl.constexpr = 81
     COLS: tl.constexpr = 16
     BLOCK_ROWS: tl.constexpr = 64
@@ -42,7 +42,7 @@ def conv3x3_e6645e19(x, w, y, steps):
         s_inside |= ((s_at >= 0) & (s_at < 9)).to(tl.int32) << s
 
     d = tl.arange(0, BLOCK_DEPTH)
-    x_tile = x + (p * 288 + q * 32)[:, None] - 320 + (d)[None, :]
+    x_tile = x + (p * 288 + q * 32 - 320)[:, None] + (d)[None, :]
     w_tile = w + (d * 16)[:, None] + k[None, :]
     acc = tl.zeros((BLOCK_ROWS, BLOCK_COLS), tl.float32)
     s = 0

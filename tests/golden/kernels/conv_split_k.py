@@ -13,7 +13,7 @@ import triton.language as tl
 
 
 @triton.jit
-def conv3x3_85ded9b9(x, w, bias, y, partial, counters, steps):
+def conv3x3_6648f3b8(x, w, bias, y, partial, counters, steps):
     ROWS: tl.constexpr = 49
     BLOCK_ROWS: tl.constexpr = 64
     BLOCK_COLS: tl.constexpr = 64
@@ -41,7 +41,7 @@ def conv3x3_85ded9b9(x, w, bias, y, partial, counters, steps):
         s_inside |= ((s_at >= 0) & (s_at < 7)).to(tl.int32) << s
 
     d = tl.arange(0, BLOCK_DEPTH)
-    x_tile = x + (p * 3584 + q * 512)[:, None] - 4096 + (d)[None, :]
+    x_tile = x + (p * 3584 + q * 512 - 4096)[:, None] + (d)[None, :]
     w_tile = w + (d * 64)[:, None] + k[None, :]
     acc = tl.zeros((BLOCK_ROWS, BLOCK_COLS), tl.float32)
     first = part * steps
