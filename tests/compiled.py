@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 import convc
+from convc.analysis.tune import GROUPING
 from convc.compiler import compile_plan
 from convc.ir import DType, Graph, TensorType, Value
 from convc.ir.plan import Tile
-from convc.ir.problem import Problem
+from convc.ir.problem import Contraction, Problem
 from convc.passes import Launch, Switches
+from convc.passes.choice import Choice
 from convc.passes.policies import Always
 from convc.planner import Options, Plan, assemble, make_plan
 from convc.runtime.network import CompiledNetwork
@@ -61,13 +63,31 @@ def run(graph: Graph, inputs: Mapping[str, np.ndarray], device: str = "interpret
         return engine.run(inputs)
 
 
-APART = Switches(disable=("last-block", "sibling-convolutions", "l2-slices"))
+APART = Switches(disable=GROUPING)
 """Every kernel in a launch of its own."""
 
 
 def planned(graph: Graph, *targets: str, dtype: str = "fp32") -> Plan:
     """A plan in which every legal fusion takes place, each kernel apart; for the interpreter unless told."""
     return make_plan(graph, Options(targets or ("interpreter",), dtype, switches=APART, policy=Always()))
+
+
+def contractions(plan: Plan) -> list[tuple[Contraction, Tile]]:
+    """The contractions of a plan for one target, with their tiles."""
+    steps = [step for launch in plan.programs[0].launches for step in launch.steps]
+    return [(s.work.problem, s.tile) for s in steps if isinstance(s.work.problem, Contraction)]
+
+
+class Taking:
+    """A policy that takes the choices of these rules, and no others."""
+
+    name = "taking"
+
+    def __init__(self, *rules: str) -> None:
+        self.rules = rules
+
+    def refusal(self, choice: Choice, graph: Graph) -> str | None:
+        return None if choice.rule in self.rules else "not this one"
 
 
 Retile = Callable[[Problem, Tile], Tile]

@@ -19,6 +19,10 @@ def shape_of(b: Builder, x: Value) -> tuple[int, ...]:
     return tuple(map(int, b.graph.type(x).shape))
 
 
+def clipped(b: Builder, x: Value) -> Value:
+    return b.add("Clip", x, min=-3.0, max=4.0)
+
+
 def depthwise(b: Builder, x: Value, size: int = 3, *bias: np.ndarray, **attributes: Any) -> Value:
     """One filter per channel, padded so that odd windows keep the extent."""
     _, channels, *spatial = shape_of(b, x)

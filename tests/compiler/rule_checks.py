@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from chains import Build
-from compiled import Arrays, Builder, inputs_of, run, same
+from compiled import APART, Arrays, Builder, inputs_of, run, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_networks import weights
@@ -31,7 +31,6 @@ from convc.runtime.network import CompiledNetwork
 from convc.targets import target
 
 MODES = ("fp32", "tf32", "fp16", "bf16")
-APART = ("last-block", "sibling-convolutions")
 
 
 def plan_of(b: Builder, *targets: str, **options: Any) -> Plan:
@@ -41,7 +40,7 @@ def plan_of(b: Builder, *targets: str, **options: Any) -> Plan:
 
 def plan_apart(b: Builder, *targets: str, **options: Any) -> Plan:
     """The same without what puts several kernels into one launch, unless told which rules are off."""
-    return plan_of(b, *targets, **({"switches": Switches(disable=APART)} | options))
+    return plan_of(b, *targets, **({"switches": APART} | options))
 
 
 # -- numbers ----------------------------------------------------------------------------------------------------------

@@ -29,12 +29,6 @@ TARGETS = ("sm_80", "sm_90")
 CASES = ("conv3x3_bias_residual_relu", "conv_split_k", "depthwise_multiplier", "max_pool", "softmax", "copy_concat")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> KernelCache:
-    pytest.importorskip("triton", reason="kernels are compiled with Triton")
-    return KernelCache(tmp_path_factory.mktemp("kernels"))
-
-
 def together() -> Builder:
     """All the cases in one network, so that their kernels are compiled side by side."""
     b = Builder("kernels")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiled import APART, Builder, Retile, conv, evaluate, retiled, run_planned, same
+from compiled import APART, Builder, Retile, contractions, conv, evaluate, retiled, run_planned, same
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from interpreted_gpu import InterpretedGpu
@@ -48,11 +48,6 @@ def plan_of(b: Builder, dtype: str = "fp16", target: str = "interpreter", **swit
     off = (*APART.disable, "conv-prologue", "conv-pool", "back-to-back")
     options = Options((target,), dtype, switches=Switches(disable=off, **switches), policy=Always())
     return make_plan(b.graph, options)
-
-
-def contractions(plan: Plan) -> list[tuple[Contraction, Tile]]:
-    steps = [step for launch in plan.programs[0].launches for step in launch.steps]
-    return [(s.work.problem, s.tile) for s in steps if isinstance(s.work.problem, Contraction)]
 
 
 def blocks(rows: int, cols: int, depth: int, split: int = 1, warps: int = 4, stages: int = 3) -> Retile:
@@ -249,12 +244,6 @@ def test_targets_that_have_tensor_maps(target: str) -> None:
 
 
 # -- machine code -----------------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> KernelCache:
-    pytest.importorskip("triton", reason="kernels are compiled with Triton")
-    return KernelCache(tmp_path_factory.mktemp("kernels"))
-
-
 def bottleneck(rows: int = 28) -> Builder:
     """A convolution with bias, residual and ReLU, and a product of matrices whose second is transposed."""
     b = Builder()

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiled import APART, Builder, Retile, conv, evaluate, retiled, run_planned, same
+from chains import clipped, shape_of
+from compiled import APART, Builder, Retile, Taking, contractions, conv, evaluate, retiled, run_planned, same
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from interpreted_gpu import InterpretedGpu
@@ -19,14 +20,13 @@ from convc.analysis.lint import examine_artifact, findings
 from convc.codegen.cache import KernelCache
 from convc.codegen.emit import emit
 from convc.compiler import compile_plan
-from convc.ir import Graph, Value
+from convc.ir import Value
 from convc.ir.flat import FlatContraction, flat_matrices, flattened, is_flat
 from convc.ir.matrices import NotMatrices
 from convc.ir.plan import SHIFTED, Tile
 from convc.ir.problem import Axis, Contraction, Problem
 from convc.passes import Switches
 from convc.passes.borders import RULE
-from convc.passes.choice import Choice
 from convc.passes.tiling import ranked
 from convc.planner import Options, Plan, make_plan
 from convc.runtime.cuda import CudaExecutor
@@ -35,31 +35,9 @@ from convc.runtime.engine import Engine
 from convc.targets import target
 
 
-class Borders:
-    """Takes borders, and nothing else."""
-
-    name = "borders"
-
-    def refusal(self, choice: Choice, graph: Graph) -> str | None:
-        return None if choice.rule == RULE else "not this one"
-
-
-def shape_of(b: Builder, x: Value) -> tuple[int, ...]:
-    return tuple(int(dim) for dim in b.graph.type(x).shape)
-
-
-def clipped(b: Builder, x: Value) -> Value:
-    return b.add("Clip", x, min=-3.0, max=4.0)
-
-
 def plan_of(b: Builder, *targets: str, dtype: str = "fp16", off: tuple[str, ...] = ()) -> Plan:
     switches = Switches(disable=(*APART.disable, *off))
-    return make_plan(b.graph, Options(targets or ("interpreter",), dtype, switches=switches, policy=Borders()))
-
-
-def contractions(plan: Plan) -> list[tuple[Contraction, Tile]]:
-    steps = [step for launch in plan.programs[0].launches for step in launch.steps]
-    return [(s.work.problem, s.tile) for s in steps if isinstance(s.work.problem, Contraction)]
+    return make_plan(b.graph, Options(targets or ("interpreter",), dtype, switches=switches, policy=Taking(RULE)))
 
 
 def flat_ones(plan: Plan) -> list[FlatContraction]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiled import APART, Builder, conv, evaluate, integers
+from compiled import APART, Builder, Retile, contractions, conv, evaluate, integers, retiled
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -27,13 +27,13 @@ from convc.ir import Value
 from convc.ir.digest import problem_digest
 from convc.ir.im2col import Im2col, im2col
 from convc.ir.matrices import NotMatrices
-from convc.ir.plan import Tile
+from convc.ir.plan import IM2COL, Tile
 from convc.ir.problem import Axis, Contraction
-from convc.passes import Launch, Switches
+from convc.passes import Switches
 from convc.passes.im2col_tiles import candidates
 from convc.passes.measured import with_measured_tiles
 from convc.passes.policies import Always
-from convc.planner import Options, Plan, assemble, make_plan
+from convc.planner import Options, Plan, make_plan
 from convc.runtime.cuda import CudaExecutor
 from convc.runtime.driver import Driver
 from convc.runtime.engine import Engine
@@ -56,16 +56,6 @@ def stored(b: Builder, *shape: int) -> Value:
 def plan_of(b: Builder, target: str = "sm_90", on: tuple[str, ...] = ("im2col",), **options: Any) -> Plan:
     switches = Switches(disable=(*APART.disable, "conv-prologue", "conv-pool", "back-to-back"), enable=on)
     return make_plan(b.graph, Options((target,), "fp16", switches=switches, policy=Always(), **options))
-
-
-def convolutions(plan: Plan) -> list[tuple[Contraction, Tile]]:
-    steps = [step for launch in plan.programs[0].launches for step in launch.steps]
-    return [(s.work.problem, s.tile) for s in steps if isinstance(s.work.problem, Contraction)]
-
-
-def problem_of(b: Builder) -> Contraction:
-    ((problem, _),) = convolutions(plan_of(b))
-    return problem
 
 
 # -- the walk ---------------------------------------------------------------------------------------------------------
@@ -136,7 +126,7 @@ def test_the_walk_reads_what_the_convolution_does(
     b.output(b.add("Abs", y))
     switches = Switches(disable=(*APART.disable, *(() if borders else ("zero-borders",))))
     plan = make_plan(b.graph, Options(("sm_90",), "fp16", switches=switches, policy=Always()))
-    ((problem, _),) = convolutions(plan)
+    ((problem, _),) = contractions(plan)
     try:
         walk = im2col(problem)
     except NotMatrices as reason:  # places follow each other evenly from line to line, or there is one
@@ -175,7 +165,7 @@ def test_what_the_engine_does_not_walk(build: Callable[[Builder], Value], reason
     b = Builder()
     b.output(b.add("Abs", build(b)))
     plan = plan_of(b)
-    ((problem, tile),) = convolutions(plan)
+    ((problem, tile),) = contractions(plan)
     with pytest.raises(NotMatrices, match=reason):
         im2col(problem)
     assert tile.access == "pointers"
@@ -200,20 +190,20 @@ def network(batch: int = 32) -> Builder:
 
 def test_the_form_is_off_unless_it_is_switched_on() -> None:
     b = network()
-    assert [tile.access for _, tile in convolutions(plan_of(b, on=()))].count("im2col") == 0
-    assert [tile.access for _, tile in convolutions(plan_of(b))].count("im2col") >= 1
+    assert [tile.access for _, tile in contractions(plan_of(b, on=()))].count("im2col") == 0
+    assert [tile.access for _, tile in contractions(plan_of(b))].count("im2col") >= 1
     for target in ("sm_80", "sm_100", "sm_120", "interpreter"):
-        assert [tile.access for _, tile in convolutions(plan_of(b, target))].count("im2col") == 0
+        assert [tile.access for _, tile in contractions(plan_of(b, target))].count("im2col") == 0
 
 
 def test_measured_schedules_may_be_of_this_form() -> None:
     """Only where it is switched on: a table knows the schedule, planning must still be allowed to take it."""
     b = network()
     on, off = plan_of(b), plan_of(b, on=())
-    problem, tile = convolutions(on)[0]
+    problem, tile = contractions(on)[0]
     slower = next(t for t in candidates(problem, on.programs[0].target) if t.access == "im2col" and t.cols == 64)
     measured = Measured("H200", {problem_digest(problem): Entry(schedule_of(slower), 1.0, 2.0, 8)})
-    for plan, access in ((on, slower), (off, convolutions(off)[0][1])):
+    for plan, access in ((on, slower), (off, contractions(off)[0][1])):
         (program,) = plan.programs
         launches = with_measured_tiles(program.schedule, program.target, measured)
         tiles = [launch.steps[0].tile for launch in launches if isinstance(launch.steps[0].work.problem, Contraction)]
@@ -223,7 +213,7 @@ def test_measured_schedules_may_be_of_this_form() -> None:
 
 # -- the code ---------------------------------------------------------------------------------------------------------
 def test_source(golden: Callable[[str, str], None]) -> None:
-    (problem, _), *_ = convolutions(plan_of(network()))
+    (problem, _), *_ = contractions(plan_of(network()))
     tile = Tile(128, 128, 64, 8, 3, access="im2col", producers=1)
     kernel = emit(problem, tile, lambda operand: True)
     golden("kernels/conv3x3_im2col.py", kernel.source)
@@ -241,32 +231,17 @@ LAYOUT = (
 )
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> KernelCache:
-    pytest.importorskip("triton", reason="kernels are compiled with Triton")
-    return KernelCache(tmp_path_factory.mktemp("kernels"))
-
-
-def forced(plan: Plan, producers: int = 1) -> Plan:
-    """The plan with all its convolutions in this form."""
-    (program,) = plan.programs
+def forced(producers: int = 1) -> Retile:
+    """Tiles of this form for all convolutions."""
     rows, warps = (128, 8) if producers else (64, 4)
-    tile = Tile(rows, 128, 64, warps, 3, access="im2col", producers=producers)
-
-    def changed(launch: Launch) -> Launch:
-        (step,) = launch.steps
-        convolves = isinstance(step.work.problem, Contraction)
-        return replace(launch, steps=(replace(step, tile=tile),)) if convolves else launch
-
-    schedule = [changed(entry) for entry in program.schedule if isinstance(entry, Launch)]
-    again = assemble(schedule, plan.layouts, program.target, plan.options, program.declines)
-    return replace(plan, programs=(again,))
+    chosen = Tile(rows, 128, 64, warps, 3, access=IM2COL, producers=producers)
+    return lambda problem, tile: chosen if isinstance(problem, Contraction) else tile
 
 
 @pytest.mark.parametrize("producers", [1, 0])
 def test_machine_code(producers: int, cache: KernelCache) -> None:
     """Copies that walk, no masks, no spills; with a producer few instructions beside the products."""
-    artifact = compile_plan(forced(plan_of(network()), producers), cache)
+    artifact = compile_plan(retiled(plan_of(network()), forced(producers)), cache)
     subjects = [s for s in examine_artifact(artifact) if any(step.access == "im2col" for step in s.spec.steps)]
     assert len(subjects) == 3 and findings(subjects) == []
     for subject in subjects:
@@ -281,7 +256,7 @@ def test_machine_code(producers: int, cache: KernelCache) -> None:
 def test_what_reaches_the_driver(cache: KernelCache) -> None:
     """A fake driver checks the walks as the real one would; the launches compute nothing there."""
     b = network()
-    artifact = compile_plan(forced(plan_of(b)), cache)
+    artifact = compile_plan(retiled(plan_of(b), forced()), cache)
     gpu = FakeDriver()
     with Engine(artifact, CudaExecutor(driver=Driver(gpu))) as engine:
         engine.run(b.inputs)

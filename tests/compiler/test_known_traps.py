@@ -88,12 +88,6 @@ def test_flattened_loops_with_strides_and_odd_padding_are_exact(
     same(run_planned(plan, b.inputs), evaluate(b.graph, b.inputs))
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> KernelCache:
-    pytest.importorskip("triton", reason="kernels are compiled with Triton")
-    return KernelCache(tmp_path_factory.mktemp("kernels"))
-
-
 def compiled(plan: Plan, cache: KernelCache) -> list[Subject]:
     return examine_artifact(compile_plan(plan, cache))
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from compiled import Builder, conv, evaluate, integers, run, same
+from compiled import Builder, Taking, conv, evaluate, integers, run, same
 from small_networks import NETWORKS
 
 import convc
@@ -17,10 +16,10 @@ from convc.analysis.kernel_check import check_kernels
 from convc.codegen.cache import KernelCache
 from convc.compiler import compile_plan
 from convc.frontends import zoo
-from convc.ir import Graph, Value
+from convc.ir import Value
 from convc.passes import Switches, launches
-from convc.passes.choice import Choice
 from convc.passes.launches import LAST_BLOCK, SIBLINGS
+from convc.passes.policies import Always
 from convc.passes.tiling import Tiles
 from convc.planner import Options, Plan, make_plan
 from convc.runtime.network import CompiledNetwork
@@ -29,20 +28,8 @@ RANDOM = np.random.default_rng(5)
 MODES = ("fp32", "fp16", "bf16")
 
 
-class Takes:
-    """Takes everything, or nothing."""
-
-    name = "takes"
-
-    def __init__(self, everything: bool) -> None:
-        self.everything = everything
-
-    def refusal(self, choice: Choice, graph: Graph) -> str | None:
-        return None if self.everything else "not today"
-
-
-ALL = Takes(True)
-APART = Switches(disable=("back-to-back", "global-pool-epilogue"))
+ALL = Always()
+PLAIN = Switches(disable=("back-to-back", "global-pool-epilogue"))
 
 
 def plan_of(b: Builder, *targets: str, **options: Any) -> Plan:
@@ -122,7 +109,7 @@ def test_siblings_share_one_launch_and_read_their_tensor_once() -> None:
 
 
 def test_the_last_block_does_a_chain() -> None:
-    plan = plan_of(classifier(), dtype="fp16", policy=ALL, switches=APART)
+    plan = plan_of(classifier(), dtype="fp16", policy=ALL, switches=PLAIN)
     (launch,) = plan.programs[0].launches
     assert [step.alone for step in launch.steps] == [False, True, True, True] and launch.rules == (LAST_BLOCK,)
     edges = [edge for edge in explain(plan) if edge.fused and edge.rule == LAST_BLOCK]
@@ -183,8 +170,8 @@ def test_a_kernel_that_waits_for_a_launch_behind_this_one_is_not_done_by_its_las
 
 def test_a_policy_can_keep_everything_apart() -> None:
     for build, rule in ((heads, SIBLINGS), (classifier, LAST_BLOCK)):
-        plan = plan_of(build(), policy=Takes(False))
-        assert set(rules(plan)) == {()} and set(reasons(plan, rule)) == {"not today"}
+        plan = plan_of(build(), policy=Taking())
+        assert set(rules(plan)) == {()} and set(reasons(plan, rule)) == {"not this one"}
 
 
 def test_rules_that_are_off_do_nothing_and_say_nothing() -> None:
@@ -250,12 +237,6 @@ def test_source(golden: Callable[[str, str], None]) -> None:
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
 def test_what_the_text_computes(dtype: str) -> None:
     numbers(mixed(), dtype)
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> KernelCache:
-    pytest.importorskip("triton", reason="kernels are compiled with Triton")
-    return KernelCache(Path(tmp_path_factory.mktemp("kernels")))
 
 
 def test_compiled_for_gpus(cache: KernelCache) -> None:

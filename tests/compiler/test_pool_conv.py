@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from chains import Reasons, chained, input_of, pointwise, reasons_between, windowed, with_residual
-from compiled import Builder, conv, evaluate, run, same
+from compiled import GROUPING, Builder, conv, evaluate, run, same
 from hypothesis import strategies as st
 from rule_checks import (
-    APART,
     check_machine_code,
     check_network,
     declined,
@@ -159,7 +158,7 @@ def test_kernels_one_by_one_where_two_of_them_pool_the_same_tensor() -> None:
 def test_what_the_zoo_gains(name: str, regions: int, saved: float) -> None:
     with_it, without = (
         make_plan(zoo.build(name).graph, Options(("sm_90",), switches=Switches(disable=disabled)))
-        for disabled in (APART, (*APART, RULE))
+        for disabled in (GROUPING, (*GROUPING, RULE))
     )
     assert len(fused(with_it)) == regions
     (found,), (before,) = with_it.programs, without.programs

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiled import Builder, conv, evaluate, integers, planned, run, run_planned, same
+from compiled import GROUPING, Builder, conv, evaluate, integers, planned, run, run_planned, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rule_checks import check_machine_code, emitted, reference_of
@@ -26,7 +26,6 @@ from convc.targets import target
 
 RANDOM = np.random.default_rng(5)
 FEW = settings(settings.get_profile("shared-process"), max_examples=12)
-APART = ("last-block", "sibling-convolutions")
 
 
 def scaled(b: Builder, x: Value) -> Value:
@@ -61,7 +60,7 @@ def test_a_gate_that_another_kernel_computes() -> None:
     largest = b.add("ReduceMax", x, axes=(2, 3), keepdims=True)
     gate = b.add("Relu", conv(b, largest, integers(RANDOM, (24, 24, 1, 1), 1)))
     b.output(b.add("Relu", conv(b, b.add("Mul", x, gate), integers(RANDOM, (8, 24, 1, 1), 1))))
-    assert launches(b, disable=APART)[-1] == ("conv-prologue", "conv-epilogue")
+    assert launches(b, disable=GROUPING)[-1] == ("conv-prologue", "conv-epilogue")
     same(run(b.graph, b.inputs), evaluate(b.graph, b.inputs))
 
 
@@ -292,7 +291,7 @@ def test_bytes_of_an_image_are_read_by_the_stem_on_every_gpu() -> None:
 def test_switched_off() -> None:
     b = Builder()
     b.output(conv(b, b.add("Relu", b.input(integers(RANDOM, (1, 16, 5, 5)))), integers(RANDOM, (4, 16, 1, 1))))
-    assert launches(b, disable=("conv-prologue", *APART)) == [(), ()]
+    assert launches(b, disable=("conv-prologue", *GROUPING)) == [(), ()]
     assert reasons(b, Switches(disable=(RULE,))) == ["the rule is switched off"]
     same(run(b.graph, b.inputs, disable="conv-prologue"), run(b.graph, b.inputs))
 

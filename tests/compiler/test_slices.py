@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiled import Builder, conv, evaluate, integers, same
+from compiled import Builder, Taking, conv, evaluate, integers, same
 
 from convc.compiler import compile_plan
 from convc.frontends import zoo
-from convc.ir import Graph, Value
+from convc.ir import Value
 from convc.passes import Switches, launches, slices
-from convc.passes.choice import Choice
 from convc.passes.policies import Always
 from convc.passes.slices import RULE, Stage, divided
 from convc.planner import Options, Plan, make_plan
@@ -23,20 +22,8 @@ from convc.runtime.network import CompiledNetwork
 RANDOM = np.random.default_rng(9)
 
 
-class TakesSlices:
-    """Takes every stage, however short."""
-
-    name = "slices"
-
-    def __init__(self, *others: str) -> None:
-        self.rules = (RULE, *others)
-
-    def refusal(self, choice: Choice, graph: Graph) -> str | None:
-        return None if choice.rule in self.rules else "not this one"
-
-
 def plan_of(b: Builder, *targets: str, **options: Any) -> Plan:
-    return make_plan(b.graph, Options(targets or ("interpreter",), **({"policy": TakesSlices()} | options)))
+    return make_plan(b.graph, Options(targets or ("interpreter",), **({"policy": Taking(RULE)} | options)))
 
 
 def stages(plan: Plan) -> list[Stage]:
@@ -107,7 +94,7 @@ def test_exact_on_whole_numbers(
 def test_kernels_that_pool_whole_images_are_divided_too(batch: int, dtype: str) -> None:
     """Down to one image a part."""
     b = squeeze(batch)
-    plan = plan_of(b, dtype=dtype, policy=TakesSlices("global-pool-epilogue"))
+    plan = plan_of(b, dtype=dtype, policy=Taking(RULE, "global-pool-epilogue"))
     pools = [p.pool.keeps for stage in stages(plan) for launch in stage.launches for p in launch.problems if p.pool]
     assert pools.count(True) == 2
     with CompiledNetwork(compile_plan(plan)).engine("interpreter") as engine:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compiled import Builder, conv, evaluate, integers, run, same
-from rule_checks import APART, check_machine_code, emitted, kernel_checks, plan_apart, reasons
+from compiled import GROUPING, Builder, conv, evaluate, integers, run, same
+from rule_checks import check_machine_code, emitted, kernel_checks, plan_apart, reasons
 from small_networks import inside, weights
 
 from convc.analysis.explain import explain
@@ -170,7 +170,7 @@ def test_declines_what_has_no_known_shape() -> None:
 
 def test_switched_off() -> None:
     b = head(3, 20, 10)
-    plan = plan_apart(b, switches=Switches(disable=(*APART, RULE)))
+    plan = plan_apart(b, switches=Switches(disable=(*GROUPING, RULE)))
     assert len(plan.programs[0].launches) == 2 and ended(plan) == []
     assert reasons(plan.fused, RULE) == ["the rule is switched off"]
     same(run(b.graph, b.inputs), run(b.graph, b.inputs, disable=RULE))

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiled import APART, Builder, conv, evaluate, integers, planned, run_planned, same
+from chains import clipped, shape_of
+from compiled import APART, Builder, Taking, conv, evaluate, integers, planned, run_planned, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_networks import POOL, inside, weights
@@ -17,11 +18,10 @@ from convc.analysis.kernel_check import check_kernels
 from convc.analysis.lint import examine_artifact
 from convc.codegen.cache import KernelCache
 from convc.compiler import compile_plan
-from convc.ir import Graph, Value
+from convc.ir import Value
 from convc.ir.plan import Border
 from convc.passes import Switches
 from convc.passes.borders import RULE
-from convc.passes.choice import Choice
 from convc.passes.slices import RULE as SLICES
 from convc.passes.slices import Stage
 from convc.planner import Options, Plan, make_plan
@@ -29,10 +29,6 @@ from convc.runtime.network import CompiledNetwork
 
 SOME = settings(settings.get_profile("shared-process"), max_examples=40)
 PAIR = {"kernel_shape": (2, 2), "strides": (2, 2), "pads": (0,) * 4}
-
-
-def clipped(b: Builder, x: Value) -> Value:
-    return b.add("Clip", x, min=-3.0, max=4.0)
 
 
 WRITERS: dict[str, Callable[[Builder, Value], Value]] = {
@@ -57,28 +53,12 @@ WRITERS: dict[str, Callable[[Builder, Value], Value]] = {
 }
 
 
-class Borders:
-    """Takes borders, and what else is named."""
-
-    name = "borders"
-
-    def __init__(self, *others: str) -> None:
-        self.rules = (RULE, *others)
-
-    def refusal(self, choice: Choice, graph: Graph) -> str | None:
-        return None if choice.rule in self.rules else "not this one"
-
-
-def shape_of(b: Builder, x: Value) -> tuple[int, ...]:
-    return tuple(int(dim) for dim in b.graph.type(x).shape)
-
-
 def borders(plan: Plan) -> list[Border]:
     return [placed.border for placed in plan.layouts.placements.values() if placed.border is not None]
 
 
 def plan_of(b: Builder, *targets: str, dtype: str = "fp16", **options: Any) -> Plan:
-    given = {"policy": Borders(), "switches": APART} | options
+    given = {"policy": Taking(RULE), "switches": APART} | options
     return make_plan(b.graph, Options(targets or ("interpreter",), dtype, **given))
 
 
@@ -164,7 +144,7 @@ def test_parts_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors of one part alone have their own margin; in others a part's margin is the end of the part before."""
     monkeypatch.setattr("convc.passes.slices.MARGIN", -1e9)
     b = residual_chain(4)
-    plan = plan_of(b, policy=Borders(SLICES), switches=Switches())
+    plan = plan_of(b, policy=Taking(RULE, SLICES), switches=Switches())
     (stage,) = [entry for entry in plan.programs[0].schedule if isinstance(entry, Stage)]
     kept = [plan.layouts.blocks[block] for block in stage.kept]
     assert any(block.margin for block in kept)
@@ -209,7 +189,7 @@ def test_where_there_are_no_zeros_and_why() -> None:
     x = clipped(pooled, conv(pooled, inside(pooled, 1, 32, 5, 5), weights(32, 32, 1, 1)))
     reader(pooled, x)
     pooled.output(pooled.add("ReduceMean", x, axes=(2, 3), keepdims=True))
-    assert reasons(plan_of(pooled, policy=Borders("global-pool-epilogue"))) == ["its kernel pools what it stores"]
+    assert reasons(plan_of(pooled, policy=Taking(RULE, "global-pool-epilogue"))) == ["its kernel pools what it stores"]
 
     leaving = Builder()
     reader(leaving, leaving.output(inside(leaving, 1, 32, 5, 5)))
@@ -235,7 +215,7 @@ def test_who_asks_for_no_zeros() -> None:
     assert not borders(plan_of(b)) and not reasons(plan_of(b))
     b = Builder()
     reader(b, inside(b, 1, 32, 5, 5))
-    assert not borders(plan_of(b, policy=Borders("conv-prologue"))), "the convolution computes what it reads"
+    assert not borders(plan_of(b, policy=Taking(RULE, "conv-prologue"))), "the convolution computes what it reads"
 
 
 def test_readers_that_need_fewer_zeros_share_them() -> None:

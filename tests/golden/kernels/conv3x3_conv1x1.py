@@ -16,7 +16,7 @@ import triton.language as tl
 
 
 @triton.jit
-def conv3x3_conv1x1_210590f5(x, w, midbias, v, bias, in2, y, steps):
+def conv3x3_conv1x1_94a7e9e4(x, w, midbias, v, bias, in2, y, steps):
     ROWS: tl.constexpr = 126
     COLS: tl.constexpr = 33
     BLOCK_ROWS: tl.constexpr = 64
@@ -39,7 +39,7 @@ def conv3x3_conv1x1_210590f5(x, w, midbias, v, bias, in2, y, steps):
     pq = row % 63
 
     d = tl.arange(0, BLOCK_DEPTH)
-    x_tile = x + (n * 3200 + p * 320 + q * 40)[:, None] - 360 + (d)[None, :]
+    x_tile = x + (n * 3200 + p * 320 + q * 40 - 360)[:, None] + (d)[None, :]
     w_tile = w + (d * 40)[:, None] + m[None, :]
     acc = tl.zeros((BLOCK_ROWS, BLOCK_COLS), tl.float32)
     c = 0

@@ -15,7 +15,7 @@ import triton.language as tl
 
 
 @triton.jit
-def conv7x7_24bfa58d(x, w, pre1, pre2, bias, y, steps):
+def conv7x7_d3824d25(x, w, pre1, pre2, bias, y, steps):
     BLOCK_ROWS: tl.constexpr = 64
     BLOCK_COLS: tl.constexpr = 64
     BLOCK_DEPTH: tl.constexpr = 32
@@ -40,7 +40,7 @@ def conv7x7_24bfa58d(x, w, pre1, pre2, bias, y, steps):
     channel = d % 3
     s_at = s_start[:, None] + (s)[None, :]
     line_inside = (s_at >= 0) & (s_at < 64)
-    x_tile = x + (p * 128 + q * 2)[:, None] - 195 + (s + channel * 4096)[None, :]
+    x_tile = x + (p * 128 + q * 2 - 195)[:, None] + (s + channel * 4096)[None, :]
     w_tile = w + (d * 64)[:, None] + k[None, :]
     pre1_at = pre1 + (channel)[None, :]
     pre2_at = pre2 + (channel)[None, :]

@@ -14,7 +14,7 @@ import triton.language as tl
 
 
 @triton.jit
-def conv3x3_2dbd95a0(x, w, bias, y, m, pool_partial, pool_counters, steps):
+def conv3x3_88e07e8e(x, w, bias, y, m, pool_partial, pool_counters, steps):
     COLS: tl.constexpr = 9
     BLOCK_ROWS: tl.constexpr = 16
     BLOCK_COLS: tl.constexpr = 16
@@ -44,7 +44,7 @@ def conv3x3_2dbd95a0(x, w, bias, y, m, pool_partial, pool_counters, steps):
         s_inside |= ((s_at >= 0) & (s_at < 8)).to(tl.int32) << s
 
     d = tl.arange(0, BLOCK_DEPTH)
-    x_tile = x + (p * 8 + q)[:, None] + n * 1280 - 9 + (d * 64)[None, :]
+    x_tile = x + (p * 8 + q - 9)[:, None] + n * 1280 + (d * 64)[None, :]
     w_tile = w + (d * 16)[:, None] + k[None, :]
     acc = tl.zeros((BLOCK_ROWS, BLOCK_COLS), tl.float32)
     s = 0

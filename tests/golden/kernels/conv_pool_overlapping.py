@@ -14,7 +14,7 @@ import triton.language as tl
 
 
 @triton.jit
-def conv7x7_46233ac6(x, w, bias, in2, y, steps):
+def conv7x7_9ed45f45(x, w, bias, in2, y, steps):
     TILE_LINES: tl.constexpr = 4
     TILE_COLUMNS: tl.constexpr = 4
     BLOCK_PIXELS: tl.constexpr = 16
@@ -53,7 +53,7 @@ def conv7x7_46233ac6(x, w, bias, in2, y, steps):
     channel = d % 3
     s_at = s_start[:, None] + (s)[None, :]
     line_inside = (s_at >= 0) & (s_at < 37)
-    x_tile = x + (n * 4440 + p * 74 + q * 2)[:, None] - 114 + (s + channel * 1480)[None, :]
+    x_tile = x + (n * 4440 + p * 74 + q * 2 - 114)[:, None] + (s + channel * 1480)[None, :]
     w_tile = w + (d * 24)[:, None] + k[None, :]
     acc = tl.zeros((BLOCK_ROWS, BLOCK_COLS), tl.float32)
     r = 0

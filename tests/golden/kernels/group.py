@@ -6,7 +6,7 @@ w: fp16 weights, strides k: 1
 y: fp16 tensor, strides pq: 48, k: 1
 Tile: 64 rows x 16 columns x 32 deep, 4 warps, 4 stages.
 
-conv3x3_b9e56c95: Over p=7 (row), q=7 (row), k=32 (col).
+conv3x3_211a353c: Over p=7 (row), q=7 (row), k=32 (col).
 x: fp32 tensor, strides p: 7, q: 1
 w: fp16 weights, strides k: 1
 y: fp16 tensor, strides p: 336, q: 48, k: 1
@@ -58,7 +58,7 @@ def conv1x1_e59df49d(pid, x, w, y, steps):
 
 
 @triton.jit
-def conv3x3_b9e56c95(pid, part, x, w, y, partial, counters, steps):
+def conv3x3_211a353c(pid, part, x, w, y, partial, counters, steps):
     ROWS: tl.constexpr = 49
     BLOCK_ROWS: tl.constexpr = 64
     BLOCK_COLS: tl.constexpr = 16
@@ -85,7 +85,7 @@ def conv3x3_b9e56c95(pid, part, x, w, y, partial, counters, steps):
         s_inside |= ((s_at >= 0) & (s_at < 7)).to(tl.int32) << s
 
     d = tl.arange(0, BLOCK_DEPTH)
-    x_tile = x + (p * 7 + q)[:, None] - 8 + (d * 49)[None, :]
+    x_tile = x + (p * 7 + q - 8)[:, None] + (d * 49)[None, :]
     w_tile = w + (d * 32)[:, None] + k[None, :]
     acc = tl.zeros((BLOCK_ROWS, BLOCK_COLS), tl.float32)
     first = part * steps
@@ -171,12 +171,12 @@ def conv1x1_ef2662a1(pid, x, w, y):
 
 
 @triton.jit
-def conv1x1_and_conv3x3_then_2_b2d5c4a0(x, w, y, steps, w_2, y_2, partial, counters, steps_2, x_2, y_3, w_3, y_4, arrived):
+def conv1x1_and_conv3x3_then_2_c25d3a96(x, w, y, steps, w_2, y_2, partial, counters, steps_2, x_2, y_3, w_3, y_4, arrived):
     pid = tl.program_id(0)
     if pid < 1:
         conv1x1_e59df49d(pid, x, w, y, steps)
     else:
-        conv3x3_b9e56c95((pid - 1) % 2, (pid - 1) // 2, x, w_2, y_2, partial, counters, steps_2)
+        conv3x3_211a353c((pid - 1) % 2, (pid - 1) // 2, x, w_2, y_2, partial, counters, steps_2)
 
     # The last of the 25 blocks goes on with what needs all their results.
     tl.debug_barrier()

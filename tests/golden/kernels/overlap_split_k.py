@@ -28,7 +28,7 @@ def fetch(weights, first, bytes):
 
 
 @triton.jit
-def conv3x3_bc57b570(x, w, bias, y, partial, counters, steps):
+def conv3x3_ddc4b3ae(x, w, bias, y, partial, counters, steps):
     ROWS: tl.constexpr = 49
     BLOCK_ROWS: tl.constexpr = 64
     BLOCK_COLS: tl.constexpr = 16
@@ -59,7 +59,7 @@ def conv3x3_bc57b570(x, w, bias, y, partial, counters, steps):
         s_inside |= ((s_at >= 0) & (s_at < 7)).to(tl.int32) << s
 
     d = tl.arange(0, BLOCK_DEPTH)
-    x_tile = x + (p * 7 + q)[:, None] - 8 + (d * 49)[None, :]
+    x_tile = x + (p * 7 + q - 8)[:, None] + (d * 49)[None, :]
     w_tile = w + (d * 64)[:, None] + k[None, :]
     acc = tl.zeros((BLOCK_ROWS, BLOCK_COLS), tl.float32)
     first = part * steps
