@@ -13,7 +13,7 @@ import triton.language as tl
 
 
 @triton.jit
-def conv3x3_a9f4065e(x, w, bias, y, steps):
+def conv3x3_d473f8f5(x, w, bias, y, steps):
     ROWS: tl.constexpr = 81
     COLS: tl.constexpr = 40
     BLOCK_ROWS: tl.constexpr = 64
@@ -43,7 +43,7 @@ def conv3x3_a9f4065e(x, w, bias, y, steps):
         s_inside |= ((s_at >= 0) & (s_at < 9)).to(tl.int32) << s
 
     d = tl.arange(0, BLOCK_DEPTH)
-    x_tile = x + (p * 432 + q * 48)[:, None] - 480 + (d)[None, :]
+    x_tile = x + (p * 432 + q * 48 - 480)[:, None] + (d)[None, :]
     w_tile = w + (d * 40)[:, None] + k[None, :]
     acc = tl.zeros((BLOCK_ROWS, BLOCK_COLS), tl.int32)
     c = 0
