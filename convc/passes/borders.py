@@ -30,8 +30,8 @@ LEAST_CHANNELS = 32
 VECTOR_BYTES = 16
 """Channels of a pixel fill whole vectors of a load, and rows of a tensor map."""
 MASK_INSTRUCTIONS = 48
-"""On each of four warps in a step of the main loop with 128 rows, counted in compiled loops: 181 become 133 with 128
-columns, 165 become 117 with 64."""
+"""On each warp in a step of the main loop with 128 rows, counted in compiled loops: 165 become 117 with 128 columns,
+159 become 111 with 64."""
 ADDRESS_INSTRUCTIONS = 200
 """On each warp that stores a tile: dividing the row of each of its elements into image, line and column."""
 _TILE_ROWS, _TILE_COLS, _TILE_DEPTH, _WARPS = 128, 128, 64, 4
