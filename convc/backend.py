@@ -36,10 +36,12 @@ Feeds = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Ready:
-    """A network of fixed shapes on a device: how to run it, and how to give back what it holds there."""
+    """A network of fixed shapes on a device: how to run it, how to give back what it holds there, and the nodes that
+    the host computes between its kernels."""
 
     run: Callable[[Feeds], Sequence[np.ndarray]]
     close: Callable[[], None] = lambda: None
+    on_host: tuple[str, ...] = ()
 
 
 def _numpy(graph: Graph) -> Ready:
@@ -52,7 +54,9 @@ def _compiled(graph: Graph, device: str) -> Ready:
     """Kernels in IEEE fp32."""
     plan = make_plan(graph, Options((target_for(device),), dtype="fp32"))
     engine = CompiledNetwork(compile_plan(plan)).engine(device)
-    return Ready(lambda feeds: list(engine.run(feeds).values()), engine.close)
+    steps = engine.program.host_steps if engine.program else ()
+    on_host = tuple(dict.fromkeys(origin for step in steps for origin in step.origins))
+    return Ready(lambda feeds: list(engine.run(feeds).values()), engine.close, on_host)
 
 
 DEVICES = {"CPU": "numpy", "CUDA": "cuda", "INTERPRETER": "interpreter"}
@@ -100,6 +104,11 @@ class PreparedModel(BackendRep):
         feeds = self._by_name(inputs)
         ready, constant = self._specialised(feeds)
         return tuple(ready.run({name: array for name, array in feeds.items() if name not in constant}))
+
+    @property
+    def on_host(self) -> tuple[str, ...]:
+        """The nodes that NumPy computes between kernels, in what was run so far and is kept."""
+        return tuple(dict.fromkeys(node for ready, _ in self._kept.values() for node in ready.on_host))
 
     def close(self) -> None:
         """Gives back what the device holds; a later run prepares anew."""

@@ -2,38 +2,75 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 
 import numpy as np
 import onnx
 import pytest
-from conformance import LEAST, Case, Result, failures, recorded, regressions, run_all, table
+from conformance import LEAST, PASSES, Case, Result, failures, recorded, run_all, table
 from onnx import TensorProto, helper
 
 from convc import backend, errors
 from convc.runtime.interpreter_pool import idle
 
-PROMISED = [case for case in recorded().values() if case.tier in LEAST]
+PARTS = 4
+"""Tests that the part on the interpreter is spread over, so that they run side by side."""
+SLOW = ("test_MaxPool1d_stride_padding_dilation", "test_MaxPool2d_stride_padding_dilation")
+PROMISED = [case for case in recorded().values() if case.tier in LEAST["CPU"]]
+QUICK = [case for case in PROMISED if case.kind != "real" and case.name not in SLOW]
 
 
 def test_promised_tiers() -> None:
-    assert Counter(case.tier for case in PROMISED) == {"T1": 266, "T2": 457}
-    results = run_all(PROMISED)
-    assert not failures(results, complete=True)
+    assert Counter(case.tier for case in PROMISED) == LEAST["CPU"]
+    assert not failures(run_all(PROMISED), "CPU", complete=True)
 
 
-def result(outcome: str, expected: str, tier: str = "T3") -> Result:
-    return Result(Case("test_x", "node", tier, expected), outcome, "the message", 0.0)
+@pytest.mark.usefixtures("interpreters")
+@pytest.mark.parametrize("part", range(PARTS))
+def test_promised_tiers_on_the_interpreter(part: int) -> None:
+    """All but whole networks and what takes seconds by itself; `make conformance` runs these, too."""
+    assert not failures(run_all(QUICK[part::PARTS], "INTERPRETER"), "INTERPRETER", complete=False)
+
+
+def test_what_is_promised_on_the_interpreter_is_recorded() -> None:
+    passes = Counter(case.tier for case in PROMISED if case.interpreter in PASSES)
+    assert all(passes[tier] >= least for tier, least in LEAST["INTERPRETER"].items())
+
+
+def result(outcome: str, expected: str, tier: str = "T3", device: str = "CPU") -> Result:
+    expectations = ("", expected) if device == "INTERPRETER" else (expected, "")
+    return Result(Case("test_x", "node", tier, *expectations), outcome, "the message", 0.0, device)
 
 
 def test_what_fails_a_run() -> None:
     worse = [result("refused", "pass"), result("wrong", "refused"), result("error", "wrong")]
     better = [result("pass", "refused"), result("refused", "error"), result("pass", "pass")]
-    assert regressions([*worse, *better]) == worse
-    assert "1 wrong answers: test_x" in failures([result("wrong", "wrong")], complete=True)
-    assert failures([result("pass", "pass", "T1")], complete=True) == ["T1: 1 passes, at least 266 are promised"]
-    assert not failures([result("pass", "pass", "T1")], complete=False)
-    assert table([*worse, *better]).splitlines()[1].split() == ["T3", "6", "2", "2", "1", "1"]
+    assert [each.gain < 0 for each in (*worse, *better)] == [True] * 3 + [False] * 3
+    assert len(failures(worse[:1], "CPU", complete=False)) == 1
+    assert "1 wrong answers: test_x" in failures([result("wrong", "wrong")], "CPU", complete=True)
+    expected = ["T1: 1 passes, at least 266 are promised"]
+    assert failures([result("pass", "pass", "T1")], "CPU", complete=True) == expected
+    assert not failures([result("pass", "pass", "T1")], "CPU", complete=False)
+    assert table([*worse, *better]).splitlines()[1].split() == ["T3", "6", "2", "0", "2", "1", "1"]
+
+
+def test_steps_on_the_host_are_less_than_kernels() -> None:
+    on_host = result("host", "pass", "T2", "INTERPRETER")
+    assert on_host.gain < 0 < result("host", "refused", "T2", "INTERPRETER").gain
+    assert failures([on_host], "INTERPRETER", complete=False) == [
+        "test_x: host where pass is recorded: the message",
+    ]
+    assert table([on_host]).splitlines()[1].split() == ["T2", "1", "0", "1", "0", "0", "0"]
+    assert result("pass", "", "T3", "INTERPRETER").gain == 0, "nothing is recorded of what does not run there"
+
+
+@pytest.mark.parametrize(("op", "nodes"), [("Relu", ()), ("Det", ("det",))])
+def test_what_ran_on_the_host_is_known(op: str, nodes: tuple[str, ...]) -> None:
+    made = model(helper.make_node(op, ["x"], ["y"], name=op.lower()), x=(TensorProto.FLOAT, [2, 3, 3]))
+    with contextlib.closing(backend.prepare(made, "INTERPRETER")) as prepared:
+        prepared.run([np.ones((2, 3, 3), np.float32)])
+        assert prepared.on_host == nodes
 
 
 # -- the interface ----------------------------------------------------------------------------------------------------
