@@ -17,6 +17,7 @@ from .codegen.worker import Compiled, Request
 from .ir import Dim, Node, Value, print_graph
 from .ir.plan import HostStep, PackedWeight, Tile
 from .ir.problem import Operand, Problem
+from .passes.fewer import fewer_programs
 from .passes.lowering.builder import pack_dense
 from .passes.retile import Shortage, with_smaller_tiles
 from .planner import Plan, Scheduled, TargetPlan, assemble, packed_weights
@@ -330,7 +331,17 @@ def _launch_spec(plan: Plan, program: TargetPlan, number: int, kernel: int, weig
         macs=launch.macs,
         predicted_us=launch.predicted_us,
         regions=tuple(region.id for region in launch.regions),
+        fewer=_fewer(plan, program, launch),
     )
+
+
+def _fewer(plan: Plan, program: TargetPlan, launch: Scheduled) -> tuple[tuple[int, int], ...]:
+    """Programs that are enough for fewer images. Steps of the host work on all of them, and launches of several steps
+    are counted on to run as a whole."""
+    if not plan.held or len(launch.steps) > 1 or program.host_steps:
+        return ()
+    (step,) = launch.steps
+    return fewer_programs(step.work.problem, step.tile, launch.kernel.grid, plan.layouts, plan.options.batch, plan.held)
 
 
 def _arguments(plan: Plan, program: TargetPlan, number: int, weights: _Weights) -> list[Argument]:

@@ -14,9 +14,9 @@ from .codegen.emit import EmittedKernel, emit, is_aligned
 from .codegen.fingerprint import fingerprint
 from .codegen.group import Part, emit_group, equation_of
 from .codegen.packed import open_cache
-from .ir import Graph, Node
+from .ir import Graph, Node, Value
 from .ir.dims import Dim, DimLike
-from .ir.images import Independent, Mixing, batch_symbols, images_of
+from .ir.images import Independent, Mixing, batch_symbols, images_of, outermost
 from .ir.journal import Journal
 from .ir.plan import Decline, FusedGraph, HostStep, Layouts, PackedWeight, Region
 from .ir.problem import Operand, Problem
@@ -178,7 +178,7 @@ class TargetPlan:
 @dataclass(frozen=True)
 class Plan:
     """A network ready to be compiled: the fused graph, its layouts, and one plan per target. images: how inputs and
-    outputs hold the images of a batch, where that is dynamic."""
+    outputs hold the images of a batch, where that is dynamic. held: the values whose first dimension holds them."""
 
     options: Options
     fused: FusedGraph
@@ -186,6 +186,7 @@ class Plan:
     programs: tuple[TargetPlan, ...]
     journal: Journal
     images: Independent | None = None
+    held: frozenset[Value] = frozenset()
 
     @property
     def graph(self) -> Graph:
@@ -223,6 +224,12 @@ def bind_batch(graph: Graph, batch: int) -> Graph:
     if unbound:
         raise errors.unbound_dimensions(sorted(unbound))
     return bound
+
+
+def _held(graph: Graph, canonical: Graph, options: Options) -> frozenset[Value]:
+    """The values whose first dimension holds the images of a dynamic batch, where it can be told."""
+    other = replace(options, batch=options.batch + 1, dynamic=False)
+    return outermost(canonical, optimise(graph, other)[0], (options.batch, other.batch))
 
 
 def require_independent(graph: Graph, options: Options) -> Independent | None:
@@ -312,7 +319,8 @@ def make_plan(graph: Graph, options: Options, cache: KernelCache | None = None) 
         return Plan(options, fused, layouts, (), journal, images)
     machines = (options.switches.machine(target(name)) for name in options.targets)
     programs = tuple(_plan_target(work, fused, layouts, machine, options, cache) for machine in machines)
-    return Plan(options, fused, layouts, programs, journal, images)
+    held = _held(graph, canonical, options) if images else frozenset()
+    return Plan(options, fused, layouts, programs, journal, images, held)
 
 
 def _measured(machine: Target, options: Options, cache: KernelCache | None) -> Measured | None:

@@ -61,6 +61,29 @@ Rule = Callable[[Node, Sequence[Held], Held], bool]
 that of a value that does."""
 
 
+def outermost(one: Graph, other: Graph, sizes: tuple[int, int]) -> frozenset[Value]:
+    """Values of ``one`` whose first dimension alone goes with the batch, known from the same graph for another batch:
+    where that is not the same but for sizes, none. sizes: the batches of both."""
+    nodes, others = one.nodes(), other.nodes()
+    if [_told(one, node) for node in nodes] != [_told(other, node) for node in others]:
+        return frozenset()
+    found = set()
+    for node, twin in zip(nodes, others, strict=True):
+        for value, type, changed in zip(one.values(node), node.outputs, twin.outputs, strict=True):
+            if type == changed:
+                continue
+            firsts = type.shape[0] * sizes[1], changed.shape[0] * sizes[0]
+            if type.shape[1:] != changed.shape[1:] or firsts[0] != firsts[1]:
+                return frozenset()
+            found.add(value)
+    return frozenset(found)
+
+
+def _told(graph: Graph, node: Node) -> tuple[object, ...]:
+    """What a node is, but for sizes."""
+    return node.id, node.op, tuple(graph.inputs(node)), [len(type.shape) for type in node.outputs]
+
+
 def batch_symbols(graph: Graph) -> frozenset[str]:
     """Symbols of the first dimensions of the inputs."""
     first = (dim for node in graph.graph_inputs for dim in node.outputs[0].shape[:1])

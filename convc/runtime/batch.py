@@ -12,13 +12,20 @@ from typing import Any
 
 import msgspec
 
-from .manifest import TensorSpec
+from .manifest import LaunchSpec, TensorSpec
 
 
 def images_of(specs: Sequence[TensorSpec], arrays: Sequence[Any]) -> int:
     """The images that arrays of these inputs hold; 0 where the batch is not dynamic."""
     held = (array.shape[0] // spec.images for spec, array in zip(specs, arrays, strict=True) if spec.images)
     return next(held, 0)
+
+
+def grid_of(launch: LaunchSpec, images: int) -> tuple[int, int, int]:
+    """The grid of a launch in a run with so many images; 0 where the batch is not dynamic, or all are computed."""
+    across, *rest = launch.grid
+    enough = (programs for most, programs in launch.fewer if 0 < images <= most)
+    return (next(enough, across), rest[0], rest[1])
 
 
 def for_images(spec: TensorSpec, images: int) -> TensorSpec:

@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .batch import grid_of
 from .driver import Driver, Launch
 from .encoding import TensorMapEncoder
 from .manifest import Binary, IntegerArgument, KernelSpec, LaunchSpec, ProgramSpec, TensorMapArgument
@@ -24,16 +25,17 @@ class LaunchBinder:
         self._program, self._functions, self._scratch = program, functions, scratch
         self._encoder = TensorMapEncoder(driver)
 
-    def bind(self, buffers: Mapping[str, int]) -> list[Launch]:
-        """All launches, in order. buffers: name → address. Raises `DeviceError` where a tensor map is refused."""
-        return [self._bound(spec, buffers) for spec in self._program.launches]
+    def bind(self, buffers: Mapping[str, int], images: int = 0) -> list[Launch]:
+        """All launches, in order. buffers: name → address. images: how many to compute, where the batch is dynamic; 0
+        for all. Raises `DeviceError` where a tensor map is refused."""
+        return [self._bound(spec, buffers, images) for spec in self._program.launches]
 
-    def _bound(self, spec: LaunchSpec, buffers: Mapping[str, int]) -> Launch:
+    def _bound(self, spec: LaunchSpec, buffers: Mapping[str, int], images: int) -> Launch:
         kernel = self._program.kernels[spec.kernel]
         code = binary(kernel)
         values = self._values(kernel, code, spec, buffers)
         function, waits = self._functions[spec.kernel], code.programmatic_launch
-        return Launch(function, spec.grid, code.threads, code.shared_bytes, values, waits)
+        return Launch(function, grid_of(spec, images), code.threads, code.shared_bytes, values, waits)
 
     def _values(self, kernel: KernelSpec, code: Binary, spec: LaunchSpec, buffers: Mapping[str, int]) -> list[Any]:
         """Triton's calling convention: the parameters in order, then always pointers to global and profile scratch.

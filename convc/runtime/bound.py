@@ -19,9 +19,10 @@ Copy = tuple[int, int, int]
 class Binding:
     """A graph over given addresses. Its launches are in order with those of its executor: they share the arena.
 
-    addresses: ``input:I`` and ``output:I`` → address. before, after: what is copied on the GPU for each run. The device
-    is current. Raises `DeviceError`. Dropping it gives everything back, even while it runs: the driver keeps graphs and
-    events that are in use until they are not (``cuGraphExecDestroy``, ``cuEventDestroy``).
+    addresses: ``input:I`` and ``output:I`` → address. before, after: what is copied on the GPU for each run. images:
+    how many to compute, where the batch is dynamic. The device is current. Raises `DeviceError`. Dropping it gives
+    everything back, even while it runs: the driver keeps graphs and events that are in use until they are not
+    (``cuGraphExecDestroy``, ``cuEventDestroy``).
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Binding:
         addresses: Mapping[str, int],
         before: Sequence[Copy] = (),
         after: Sequence[Copy] = (),
+        images: int = 0,
     ) -> None:
         self._copies = before, after
         self._executor = executor  # whose arena is in use
@@ -37,7 +39,7 @@ class Binding:
         self._session, self._own = executor.session, executor.stream
         with ExitStack() as undo:
             self._events = [new_event(self._driver, undo, timed=False) for _ in range(2)]
-            self._course = executor.bound_to(addresses, undo)
+            self._course = executor.bound_to(addresses, undo, images)
             self._owned = own(self, self._device, undo)
 
     def run(self, stream: Any = None) -> None:

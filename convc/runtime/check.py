@@ -155,6 +155,7 @@ def _check_program(manifest: Manifest, program: ProgramSpec) -> None:
         where = f"{program.target}: launch {i}"
         require(launch.kernel < len(program.kernels), f"{where} names kernel {launch.kernel}, which is not there")
         _check_launch(launch, program.kernels[launch.kernel], sizes, where)
+        _check_fewer(launch, manifest.max_batch, where)
 
     _check_host_steps(manifest, program, sizes)
 
@@ -209,6 +210,16 @@ def host_bytes(tensor: HostTensor) -> tuple[int, int]:
     first, last = host_extent(tensor)
     itemsize = ITEMSIZE[tensor.dtype]
     return tensor.offset + first * itemsize, tensor.offset + last * itemsize
+
+
+def _check_fewer(launch: LaunchSpec, max_batch: int, where: str) -> None:
+    """Fewer images than the most, in order, with no more programs than the whole grid has."""
+    images = [images for images, _ in launch.fewer]
+    fits = images == sorted(set(images)) and all(count < max_batch for count in images)
+    require(fits, f"{where}: grids for {images} of {max_batch} images")
+    programs = [programs for _, programs in launch.fewer]
+    inside = programs == sorted(programs) and all(count <= launch.grid[0] for count in programs)
+    require(inside, f"{where}: {programs} programs of {launch.grid[0]}")
 
 
 def _check_kernel(kernel: KernelSpec, where: str) -> None:

@@ -85,6 +85,8 @@ class CudaExecutor:
             self._launches = self._binder.bind(self._buffers)
             self._host = Host(self.device, host_steps(artifact, program), undo)
             self._course = Course(self._host, self._launches, self._buffers, self.stream, undo)
+            self._courses = {0: self._course}
+            self._fewer = sorted({images for launch in program.launches for images, _ in launch.fewer})
             undo.callback(quietly, self._driver.synchronize, self.stream)
             self._owned = own(self, self.device, undo)
         self.session = Session(self.device, self.stream)
@@ -96,8 +98,8 @@ class CudaExecutor:
         """Host arrays in, new host arrays out; where any input is a `DeviceView`, `DeviceArray` outputs."""
         with self.session:
             self._copy_in(inputs)
-            self._course.queue(self.stream)
             images = images_of(self._specs, inputs)
+            self._course_for(images).queue(self.stream)
             if any(type(value) is DeviceView for value in inputs):
                 return self._outputs_on_device(images)
             return self._outputs_on_host(images)
@@ -156,7 +158,7 @@ class CudaExecutor:
                     copies, copy = (before, (here, there)) if role == "input" else (after, (there, here))
                     copies.append((*copy, nbytes))
         with self.session:
-            binding = Binding(self, direct, before, after)
+            binding = Binding(self, direct, before, after, images)
         self._dependent.add(binding)
         return binding
 
@@ -165,10 +167,17 @@ class CudaExecutor:
         with self.session:
             return DeviceArray(self.device, spec.shape, numpy_dtype(spec.dtype))
 
-    def bound_to(self, addresses: Mapping[str, int], undo: ExitStack) -> Course:
-        """A run with some buffers elsewhere, which ``undo`` gives back."""
+    def bound_to(self, addresses: Mapping[str, int], undo: ExitStack, images: int = 0) -> Course:
+        """A run with some buffers elsewhere, which ``undo`` gives back. images: as in `LaunchBinder.bind`."""
         buffers = self._buffers | dict(addresses)
-        return Course(self._host, self._binder.bind(buffers), buffers, self.stream, undo)
+        return Course(self._host, self._binder.bind(buffers, images), buffers, self.stream, undo)
+
+    def _course_for(self, images: int) -> Course:
+        """The run with the fewest programs that are enough; made when it is first wanted."""
+        enough = next((most for most in self._fewer if images <= most), 0) if images else 0
+        if enough not in self._courses:
+            self._courses[enough] = self.bound_to({}, self._owned, enough)
+        return self._courses[enough]
 
     def found(self) -> dict[int, np.ndarray]:
         """The outputs, by position, whose sizes the run that was queued last has found out."""

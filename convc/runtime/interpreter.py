@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import errors
 from .artifact import Artifact, load_weights
-from .batch import for_images, images_of
+from .batch import for_images, grid_of, images_of
 from .check import buffer_sizes, host_bytes
 from .dtypes import numpy_dtype
 from .host_steps import host_steps
@@ -79,8 +79,8 @@ class InterpreterExecutor:
     def run_timed(self, inputs: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[float]]:
         """The outputs and the seconds of each launch."""
         self.load(inputs)
-        seconds = self.advance()
         images = images_of(self._inputs, inputs)
+        seconds = self.advance(images=images)
         return [self._output(index, for_images(spec, images)) for index, spec in enumerate(self._outputs)], seconds
 
     def load(self, inputs: Sequence[np.ndarray]) -> None:
@@ -89,9 +89,10 @@ class InterpreterExecutor:
             data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
             self.buffer(f"input:{index}")[: data.size] = data
 
-    def advance(self, first: int = 0, last: int = -1) -> list[float]:
+    def advance(self, first: int = 0, last: int = -1, images: int = 0) -> list[float]:
         """Runs the launches from ``first`` to the one before ``last`` (−1: to the end) on the buffers as they are, and
-        the steps of the host behind each of them; in front of launch 0 those that come first.
+        the steps of the host behind each of them; in front of launch 0 those that come first. images: how many to
+        compute, where the batch is dynamic; 0 for all.
 
         Returns the seconds of each launch. Raises `DeviceError` where a kernel fails, and what the host's operators do.
         """
@@ -101,7 +102,8 @@ class InterpreterExecutor:
             self._host.run(0, self._bytes_of)
         for begin, end in self._host.segments(first, len(self._program.launches) if last < 0 else last):
             assert self._child is not None
-            seconds += self._checked(self._child.ask(Range(begin, end))).seconds
+            grids = [grid_of(launch, images) for launch in self._program.launches[begin:end]] if images else []
+            seconds += self._checked(self._child.ask(Range(begin, end, grids))).seconds
             self._host.run(end, self._bytes_of)
         return seconds
 

@@ -65,10 +65,12 @@ class Setup(msgspec.Struct):
 
 
 class Range(msgspec.Struct, tag="range"):
-    """What to run: the launches from ``first`` to the one before ``last`` (−1: to the end)."""
+    """What to run: the launches from ``first`` to the one before ``last`` (−1: to the end). grids: theirs, where they
+    are not as they were told."""
 
     first: int = 0
     last: int = -1
+    grids: list[tuple[int, int, int]] = []
 
 
 class Release(msgspec.Struct, tag="release"):
@@ -162,10 +164,11 @@ class Program:
         steps = self.setup.steps
         for number in range(wanted.first, len(steps) if wanted.last < 0 else wanted.last):
             step = steps[number]
+            grid = wanted.grids[number - wanted.first] if wanted.grids else step.grid
             started = time.perf_counter()
             try:
                 with np.errstate(all="ignore"):
-                    self.kernels[step.kernel][step.grid](*self._arguments(step))
+                    self.kernels[step.kernel][grid](*self._arguments(step))
             except Exception as error:  # whatever a kernel raises is an answer
                 return Broken(number, f"{type(error).__name__}: {error}")
             seconds.append(time.perf_counter() - started)

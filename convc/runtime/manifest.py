@@ -176,7 +176,8 @@ class LaunchSpec(Record, frozen=True):
 
     origins: names of the user's nodes. rules: fusion rules applied. equation: what it computes. tile: the tile and why.
     The byte counts are of distinct bytes asked of each kind of memory, each once. regions: their numbers in the
-    graph's text.
+    graph's text. fewer: where the batch is dynamic, programs along the grid's first dimension that are enough for so
+    many images, as pairs (images, programs), the fewest first.
     """
 
     kernel: Natural
@@ -192,6 +193,7 @@ class LaunchSpec(Record, frozen=True):
     macs: Natural = 0
     predicted_us: float = 0.0
     regions: tuple[Natural, ...] = ()
+    fewer: tuple[tuple[Positive, Positive], ...] = ()
 
 
 class HostTensor(Record, frozen=True):

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from compiled import Builder, evaluate, integers, same
+from compiled import APART, Builder, Retile, Taking, conv, evaluate, integers, retiled, same
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from random_cnns import BLOCKS, RandomCnn
+from small_networks import weights
+from test_flat import blocks
 
 import convc
 from convc import errors, nn
 from convc.analysis.bounds import output_bounds
+from convc.compiler import compile_plan
 from convc.ir import Dim, DType, Graph, TensorType, Value
 from convc.ir.images import Mixing, images_of
+from convc.ir.plan import Tile
+from convc.ir.problem import AxisReduction, Contraction, Problem, WindowReduction
+from convc.passes import Launch
+from convc.passes.fewer import fewer_programs
+from convc.planner import Options, make_plan
+from convc.runtime.dtypes import numpy_dtype
 from convc.runtime.engine import Engine
+from convc.runtime.manifest import TensorSpec
+from convc.runtime.network import CompiledNetwork
 
 pytestmark = pytest.mark.usefixtures("interpreters")
-MOST = 3
+MOST = 4
 N = Dim.symbol("N")
 
 
@@ -58,13 +70,15 @@ def graph_of(name: str) -> Graph:
 
 
 def poison(engine: Engine) -> None:
-    """NaN in every image; a run overwrites those that it has."""
-    for number in range(len(engine.inputs)):
-        engine.executor.buffer(f"input:{number}")[:] = 0xFF  # type: ignore[attr-defined]
+    """NaN in every image, and wherever kernels write; a run overwrites those that it has."""
+    inputs = [f"input:{number}" for number in range(len(engine.inputs))]
+    for name in (*inputs, *(f"output:{number}" for number in range(len(engine.outputs))), "arena"):
+        engine.executor.buffer(name)[:] = 0xFF  # type: ignore[attr-defined]
 
 
-def prefix(inputs: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
-    return {name: array[:count] for name, array in inputs.items()}
+def drawn(random: np.random.Generator, spec: TensorSpec) -> np.ndarray:
+    values = integers(random, spec.shape)
+    return (values if spec.dtype.startswith("fp") else np.abs(values)).astype(numpy_dtype(spec.dtype))
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])
@@ -78,7 +92,8 @@ def test_any_number_of_images_behind_which_there_is_nothing_but_nan(name: str, d
         whole = engine(x)
         wanted = evaluate(graph.bind({"N": MOST}), {"input": x})["output"]
         assert np.abs(whole - wanted).max() <= bounds["output"]
-        for count in (1, 2, MOST, 1):
+        assert name != "residual" or any(launch.fewer for launch in network.plan.launches)
+        for count in (1, 2, 3, MOST, 1):
             poison(engine)
             np.testing.assert_array_equal(engine(x[:count]), whole[:count])
 
@@ -110,6 +125,12 @@ def opened(graph: Graph) -> Graph:
     return new
 
 
+def low(problem: Problem, tile: Tile) -> Tile:
+    """Few rows, so that few images need few programs."""
+    simple = type(problem) in (Problem, Contraction, WindowReduction, AxisReduction)
+    return replace(tile, rows=min(tile.rows, 16)) if simple else tile
+
+
 @settings(settings.get_profile("shared-process"), max_examples=12)
 @given(
     st.lists(st.sampled_from(BLOCKS), min_size=1, max_size=3), st.integers(0, 10**6), st.sampled_from(["fp32", "fp16"])
@@ -121,14 +142,35 @@ def test_random_networks(blocks: list[str], seed: int, dtype: str) -> None:
     except errors.ShapeError:
         assume(False)
     assume(not isinstance(images_of(graph), Mixing))
-    network = convc.compile(graph, target="interpreter", dtype=dtype, batch="dynamic", max_batch=MOST)
+    plan = make_plan(graph, Options(("interpreter",), dtype, MOST, dynamic=True))
+    plan = retiled(plan, low) if all(isinstance(entry, Launch) for entry in plan.programs[0].schedule) else plan
+    network = CompiledNetwork(compile_plan(plan))
     random = np.random.default_rng(seed)
-    inputs = {spec.name: integers(random, spec.shape) for spec in network.inputs}
+    inputs = {spec.name: drawn(random, spec) for spec in network.inputs}
     with network.engine("interpreter") as engine:
         for count in range(1, MOST + 1):
             poison(engine)
-            given_images = prefix(inputs, count)
+            given_images = {spec.name: inputs[spec.name][: count if spec.images else None] for spec in network.inputs}
             same(engine.run(given_images), evaluate(graph.bind({"N": count}), given_images))
+
+
+@pytest.mark.parametrize("change", [blocks(16, 16, 32), blocks(16, 16, 32, split=2), low], ids=["flat", "split", "low"])
+def test_zeros_around_images(change: Retile) -> None:
+    """As many programs as write the zeros of the images that there are, and those that close the last one."""
+    b = Builder()
+    x = b.add("Neg", b.graph.add_input("x", TensorType(DType.FP32, (N, 32, 5, 6))))
+    for _ in range(3):
+        x = b.add("Clip", conv(b, x, weights(32, 32, 3, 3), weights(32), pads=(1,) * 4), min=-3.0, max=4.0)
+    b.output(x)
+    options = Options(("interpreter",), "fp16", MOST, switches=APART, policy=Taking("zero-borders"), dynamic=True)
+    network = CompiledNetwork(compile_plan(retiled(make_plan(b.graph, options), change)))
+    assert [bool(launch.fewer) for launch in network.plan.launches][1:] == [True] * 3
+    images = integers(np.random.default_rng(0), (MOST, 32, 5, 6))
+    with network.engine("interpreter") as engine:
+        for count in range(1, MOST + 1):
+            poison(engine)
+            some = {"x": images[:count]}
+            same(engine.run(some), evaluate(b.graph.bind({"N": count}), some))
 
 
 def test_saved_and_loaded(tmp_path: Path) -> None:
@@ -138,8 +180,8 @@ def test_saved_and_loaded(tmp_path: Path) -> None:
     with convc.load(tmp_path / "r.convc") as loaded:
         assert loaded.inputs[0].images == loaded.outputs[0].images == 1
         np.testing.assert_array_equal(loaded(x), network(x))
-        with pytest.raises(errors.InputError, match="1 to 3"):
-            loaded(np.zeros((4, 8, 8, 8), np.float32))
+        with pytest.raises(errors.InputError, match="1 to 4"):
+            loaded(np.zeros((5, 8, 8, 8), np.float32))
         np.testing.assert_array_equal(loaded(x), network(x))
 
 
@@ -191,6 +233,21 @@ class TestRefusals:
     def test_other_values(self, batch: Any, most: Any, said: str) -> None:
         with pytest.raises(errors.UsageError, match=said):
             convc.plan(graph_of("gated"), batch=batch, max_batch=most)
+
+
+def test_kernels_are_those_of_the_largest_batch() -> None:
+    """And most of the launches have grids for fewer images."""
+    fixed = convc.plan("zoo:resnet18", "sm_90", batch=8)
+    dynamic = convc.plan("zoo:resnet18", "sm_90", batch="dynamic", max_batch=8)
+    (program,) = dynamic.programs
+    assert [launch.kernel for launch in program.launches] == [launch.kernel for launch in fixed.programs[0].launches]
+    single = [launch for launch in program.launches if len(launch.steps) == 1]
+    pairs = [
+        fewer_programs(step.work.problem, step.tile, launch.kernel.grid, dynamic.layouts, 8, dynamic.held)
+        for launch in single
+        for step in launch.steps
+    ]
+    assert 2 * sum(map(bool, pairs)) >= len(program.launches) and all(len(found) <= 3 for found in pairs)
 
 
 def test_a_network_of_the_zoo_has_the_maximum_that_is_asked_for() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from convc.frontends import zoo
 from convc.ir import Dim, DType, Graph, TensorType, Value
-from convc.ir.images import RULES, Independent, Mixing, images_of
+from convc.ir.images import RULES, Independent, Mixing, images_of, outermost
 from convc.ir.operator import Kind, operators
 from convc.runtime.numpy_executor import GraphRunner
 
@@ -36,6 +36,10 @@ class Case:
     def constant(self, *shape: int) -> Value:
         return self.graph.add_constant(np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32))
 
+    def rounded(self, x: Value) -> Value:
+        hundred = self.graph.add_constant(np.asarray(100, np.float32))
+        return self.add("Cast", self.add("Mul", x, hundred), dtype=DType.INT8)
+
     def bytes(self, *shape: int) -> Value:
         return self.graph.add_constant(np.random.default_rng(0).integers(-9, 9, shape, np.int8))
 
@@ -59,12 +63,8 @@ APART: dict[str, Callable[[Case], Value]] = {
     "elementwise with one for all": lambda c: c.add("Mul", c.x, c.constant(1, 4, 6, 6)),
     "batch normalisation": lambda c: c.add("BatchNormalization", c.x, *(c.add("Abs", c.constant(4)),) * 4),
     "convolution": lambda c: c.add("Conv", c.x, c.constant(5, 4, 3, 3), **CONV),
-    "convolution of integers": lambda c: c.add(
-        "ConvInteger", c.add("Cast", c.x, dtype=DType.INT8), c.bytes(5, 4, 3, 3), **CONV
-    ),
-    "product of integers": lambda c: c.add(
-        "MatMulInteger", c.add("Cast", _flat(c, N, 144), dtype=DType.INT8), c.bytes(144, 5)
-    ),
+    "convolution of integers": lambda c: c.add("ConvInteger", c.rounded(c.x), c.bytes(5, 4, 3, 3), **CONV),
+    "product of integers": lambda c: c.add("MatMulInteger", c.rounded(_flat(c, N, 144)), c.bytes(144, 5)),
     "transposed convolution": lambda c: c.add(
         "ConvTranspose", c.x, c.constant(4, 5, 3, 3), **CONV, output_padding=(0, 0)
     ),
@@ -221,6 +221,20 @@ def test_several_names_for_the_batch_are_one() -> None:
     other = c.input("other", (Dim.symbol("M"), 4, 6, 6))
     c.graph.add_output("y", c.add("Concat", c.x, other, axis=1))
     assert images_of(c.graph) == Independent({"x": 1, "other": 1}, {"y": 1})
+
+
+def test_values_whose_first_dimension_alone_goes_with_the_batch() -> None:
+    c = Case()
+    c.graph.add_output("y", c.add("Relu", _flat(c, N * 4, 36)))
+    fixed = c.graph.add_output("z", c.constant(4))
+    sizes = MOST, MOST + 1
+    graphs = [c.graph.bind({"N": size}) for size in sizes]
+    found = outermost(*graphs, sizes)
+    assert found == {Value(node.id) for node in graphs[0].nodes() if node.op != "Constant"} - {fixed}
+    inside = c.add("Transpose", c.x, perm=(1, 0, 2, 3))
+    c.graph.add_output("t", inside)
+    assert not outermost(*(c.graph.bind({"N": size}) for size in sizes), sizes)
+    assert not outermost(graphs[0], built(APART["padded"]).bind({"N": MOST + 1}), sizes), "other graphs"
 
 
 def test_every_rule_is_of_an_operator_and_every_operator_but_these_has_one() -> None:

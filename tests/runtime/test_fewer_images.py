@@ -99,6 +99,47 @@ def test_batches_of_any_size_in_one_stream(dynamic: Network, seed: int) -> None:
     assert fake.violations == []
 
 
+@pytest.fixture
+def fewer(dynamic: Network) -> Network:
+    """Two programs of four are enough for one image."""
+    return dynamic.with_launch(0, fewer=((1, 2),)).with_launch(1, fewer=((1, 3),))
+
+
+class TestFewerPrograms:
+    def test_a_run_launches_as_many_as_are_enough(self, fewer: Network) -> None:
+        gpu = Gpu(fewer)
+        for count, grids in ((1, [2, 3]), (MOST, [4, 4]), (1, [2, 3])):
+            gpu.fake.replayed.clear()
+            x = images(count, count)
+            np.testing.assert_array_equal(gpu.engine(x), expected(fewer, x))
+            assert [record.grid[0] for record in gpu.fake.replayed] == grids
+        assert gpu.fake.violations == []
+
+    def test_a_graph_is_captured_when_it_is_first_wanted(self, fewer: Network) -> None:
+        gpu = Gpu(fewer)
+        captured = []
+        for count in (MOST, 1, 1, MOST):
+            before = gpu.fake.calls.count("cuGraphInstantiate")
+            gpu.engine(images(count))
+            captured.append(gpu.fake.calls.count("cuGraphInstantiate") - before)
+        assert captured == [0, 1, 0, 0]
+        gpu.engine.close()
+        assert not gpu.fake.allocations and not +gpu.fake.open
+
+    def test_bound_to_arrays_of_one_image(self, fewer: Network) -> None:
+        gpu = Gpu(fewer)
+        x = images(1)
+        bound = gpu.engine.bind({"x": gpu.array(x)})
+        gpu.fake.replayed.clear()
+        np.testing.assert_array_equal(gpu.read(bound()["y"]), expected(fewer, x))
+        assert [record.grid[0] for record in gpu.fake.replayed] == [2, 3]
+
+    @pytest.mark.parametrize("pairs", [((2, 2),), ((1, 5),), ((1, 2), (1, 3))])
+    def test_what_cannot_be(self, dynamic: Network, pairs: tuple[tuple[int, int], ...]) -> None:
+        with pytest.raises(errors.ArtifactError, match="launch 0"):
+            dynamic.with_launch(0, fewer=pairs).build()
+
+
 class TestBound:
     def test_the_largest_batch_is_used_where_it_lies(self, dynamic: Network, moved: list[Any]) -> None:
         gpu = Gpu(dynamic)
