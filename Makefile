@@ -11,7 +11,7 @@ OUT ?= build/gpu
 PARTS ?= A
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint bench fusion-report cost-report lint-report pictures gpu-pack gpu gpu-report conformance corpus operators fuzz clean help
+.PHONY: demo test lint bench fusion-report cost-report zoo lint-report pictures gpu-pack gpu gpu-report conformance corpus operators fuzz clean help
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -35,6 +35,9 @@ fusion-report: $(STAMP)  ## launches and bytes, unfused and fused, beside their 
 
 cost-report: $(STAMP)  ## predicted times beside measured ones, where any are recorded
 	$(BIN)/python -m bench.cost_model $(ARGS)
+
+zoo: $(STAMP)  ## every network of the zoo exported and verified, and docs/zoo.md (an hour on one core)
+	@$(BIN)/python -m bench.zoo_report $(ARGS)
 
 lint-report: $(STAMP)  ## checks of the compiled kernels of nine networks, and docs/kernel-lint.md
 	@$(BIN)/python -m bench.lint_report $(ARGS)
