@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
+import numpy as np
 import pytest
 from compiled import evaluate, run, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_graphs import RandomNetwork
 
+from convc import planner
+from convc.ir import Graph, Kind
 from convc.ir.invariants import check
 from convc.passes import RULES
+from convc.passes.hosted import hosted_nodes
 from convc.planner import Options, make_plan
 
 pytestmark = pytest.mark.usefixtures("interpreters")
@@ -44,6 +50,29 @@ def test_with_one_rule_only(rule: str) -> None:
 def test_the_numpy_executor_agrees(seed: int) -> None:
     network = RandomNetwork(seed, 24)
     found = run(network.graph, network.inputs, device="numpy", dtype="bf16")
+    same(found, evaluate(network.graph, network.inputs))
+
+
+def hosting(seed: int, share: float) -> Callable[[Graph, Mapping[int, str]], dict[int, str]]:
+    """What hosts a share of the nodes besides those that must be."""
+
+    def hosted(graph: Graph, refused: Mapping[int, str]) -> dict[int, str]:
+        random = np.random.default_rng(seed)
+        computed = [node.id for node in graph.nodes() if node.kind is not Kind.STRUCTURAL]
+        return hosted_nodes(graph, {**refused, **{id: "by chance" for id in computed if random.random() < share}})
+
+    return hosted
+
+
+@pytest.mark.parametrize(("dtype", "share"), [("fp32", 0.1), ("fp16", 0.3), ("bf16", 0.6), ("fp16", 1.0)])
+@settings(settings.get_profile("shared-process"), max_examples=4)
+@given(SEEDS)
+def test_the_host_in_between(dtype: str, share: float, seed: int) -> None:
+    """Whatever the host computes, in as many steps as it takes, and wherever its results lie."""
+    network = RandomNetwork(seed, 24)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planner, "hosted_nodes", hosting(seed, share))
+        found = run(network.graph, network.inputs, dtype=dtype)
     same(found, evaluate(network.graph, network.inputs))
 
 
