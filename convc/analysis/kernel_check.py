@@ -53,6 +53,10 @@ class KernelCheck:
         return vars(self) | {name: list(getattr(self, name)) for name in ("origins", "rules", "overwrites")}
 
 
+BY_HOST = 0.5
+"""When the host has its step: so much behind a launch, and in front of the next."""
+
+
 @dataclass(frozen=True)
 class _Check:
     """A result of a region, to be compared after a launch. value: what is compared; concat: the copy into a
@@ -104,25 +108,34 @@ class _Examiner:
         for number, launch in enumerate(self.launches):
             if self.only is not None and number not in self.only:
                 self.stepper.step(number)
+                self.stepper.take_host(number + 1)
                 continue
             checks = [check for region in launch.regions for check in self._checks(number, launch, region)]
             operands = [self._operands(check, made_here=False) for check in checks]
             self.stepper.step(number)
-            overwrites = tuple(self._overwritten(number, launch.regions))
-            self._take_host(number + 1)
-            for check, before in zip(checks, operands, strict=True):
-                known = self._expected(check, before | self._operands(check, made_here=True))
-                found = self.stepper.read(check.stored, check.concat)
-                if check.last:
-                    self.written[check.stored] = self.stepper.read(check.stored)
-                yield self._compared(number, launch, check, known, found, overwrites)
+            overwrites = [*self._overwritten(number, launch.regions)]
+            results = [self._result(check, before) for check, before in zip(checks, operands, strict=True)]
+            overwrites += self._take_host(number + 1)
+            for check, (known, found) in zip(checks, results, strict=True):
+                yield self._compared(number, launch, check, known, found, tuple(overwrites))
 
-    def _take_host(self, launches: int) -> None:
-        """What the steps of the host have left behind so many launches."""
-        for before, step in self.plan.programs[0].host_steps:
-            for value in step.stores if before == launches else ():
-                self.written[value] = self.stepper.read(value)
-                self.exact[value] = widened(self.written[value], self.graph.type(value).dtype)
+    def _result(self, check: _Check, before: Mapping[Value, Known]) -> tuple[Known, np.ndarray]:
+        """What a launch should have left, and what it has."""
+        known = self._expected(check, {**before, **self._operands(check, made_here=True)})
+        found = self.stepper.read(check.stored, check.concat)
+        if check.last:
+            self.written[check.stored] = self.stepper.read(check.stored)
+        return known, found
+
+    def _take_host(self, launches: int) -> list[str]:
+        """The steps of the host behind so many launches; the layers whose results they destroyed."""
+        steps = [step for before, step in self.plan.programs[0].host_steps if before == launches]
+        self.stepper.take_host(launches)
+        overwrites = [*self._overwritten(launches - BY_HOST, [step.region for step in steps])] if steps else []
+        for value in (value for step in steps for value in step.stores):
+            self.written[value] = self.stepper.read(value)
+            self.exact[value] = widened(self.written[value], self.graph.type(value).dtype)
+        return overwrites
 
     def _checks(self, number: int, launch: Scheduled, region: Region) -> list[_Check]:
         """What of a region can be compared after a launch: nothing before the last of its launches."""
@@ -190,7 +203,7 @@ class _Examiner:
         rounds = UNITS[self.mode] if dtype is DType.FP32 and self.mode != "fp32" else 0.0
         return Known(widened(array, logical), 0.0, rounds)
 
-    def _overwritten(self, number: int, regions: Sequence[Region]) -> Iterator[str]:
+    def _overwritten(self, number: float, regions: Sequence[Region]) -> Iterator[str]:
         """Layers whose results were changed by this launch though a later one reads them."""
         for value in list(self.written):
             if self._needed_until(value) <= number:
@@ -202,10 +215,11 @@ class _Examiner:
                 del self.written[value]
                 yield self.graph.producer(value).label
 
-    def _needed_until(self, value: Value) -> int:
-        """The last launch that reads a tensor, through views and concatenations that share its memory too."""
+    def _needed_until(self, value: Value) -> float:
+        """The last launch, or step of the host, that reads a tensor, through views and concatenations that share its
+        memory too."""
         steps = self.plan.programs[0].host_steps
-        last = max((before - 1 for before, step in steps if value in step.reads), default=-1)
+        last: float = max((before - BY_HOST for before, step in steps if value in step.reads), default=-1)
         for use in self.graph.users(value):
             node = self.graph.node(use.node)
             if node.op == "Output":

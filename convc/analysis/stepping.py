@@ -17,10 +17,13 @@ from .placements import slot, strided
 
 
 class Stepper(Protocol):
-    """A run that can be looked into between launches; the steps of the host in front of the first one are done."""
+    """A run that can be looked into between launches."""
 
     def step(self, launch: int) -> None:
-        """Runs one launch, and the steps of the host behind it."""
+        """Runs one launch."""
+
+    def take_host(self, launches: int) -> None:
+        """Runs the steps of the host behind so many launches."""
 
     def read(self, value: Value, concat: tuple[Node, int] | None = None) -> np.ndarray:
         """A copy of a tensor as it is stored now; ``concat``: of that operand's slice of a concatenation instead."""
@@ -32,7 +35,9 @@ class Inspectable(Protocol):
 
     def load(self, inputs: Sequence[np.ndarray]) -> None: ...
 
-    def advance(self, first: int, last: int) -> object: ...
+    def advance(self, first: int, last: int, host: bool) -> object: ...
+
+    def take_host(self, launches: int) -> None: ...
 
     def buffer(self, name: str) -> np.ndarray: ...
 
@@ -44,10 +49,13 @@ class _InMemory:
         self._plan, self._executor = plan, executor
         self._fetched: dict[str, np.ndarray] = {}
         executor.load(inputs)
-        executor.advance(0, 0)
 
     def step(self, launch: int) -> None:
-        self._executor.advance(launch, launch + 1)
+        self._executor.advance(launch, launch + 1, host=False)
+        self._fetched.clear()
+
+    def take_host(self, launches: int) -> None:
+        self._executor.take_host(launches)
         self._fetched.clear()
 
     def read(self, value: Value, concat: tuple[Node, int] | None = None) -> np.ndarray:
@@ -79,6 +87,9 @@ class _ByDefinition:
         return array
 
     def step(self, launch: int) -> None:
+        """Nothing is left to do."""
+
+    def take_host(self, launches: int) -> None:
         """Nothing is left to do."""
 
     def read(self, value: Value, concat: tuple[Node, int] | None = None) -> np.ndarray:

@@ -200,16 +200,26 @@ class CudaExecutor:
             self._copy_in(list(inputs))
             self._driver.synchronize(self.stream)
 
-    def advance(self, first: int = 0, last: int = -1) -> None:
-        """Run the launches from ``first`` to the one before ``last`` (−1: to the end) on the buffers as they are, and
-        the steps of the host behind each of them; in front of launch 0 those that come first."""
-        with self.session:
-            if first == 0:
-                self._host.begin(self._buffers, self.stream)
-            for begin, end in self._host.steps.segments(first, len(self._launches) if last < 0 else last):
+    def advance(self, first: int = 0, last: int = -1, host: bool = True) -> None:
+        """Run the launches from ``first`` to the one before ``last`` (−1: to the end) on the buffers as they are. host:
+        and the steps of the host behind each of them; in front of launch 0 those that come first."""
+        if host and first == 0:
+            self.take_host(0)
+        for begin, end in self._host.steps.segments(first, len(self._launches) if last < 0 else last):
+            with self.session:
                 for launch in self._launches[begin:end]:
                     self._driver.launch(launch, self.stream)
-                self._host.take(end, self._buffers, self.stream)
+                self._driver.synchronize(self.stream)
+            if host:
+                self.take_host(end)
+
+    def take_host(self, launches: int) -> None:
+        """Run the steps of the host behind so many launches; behind none a new run begins."""
+        with self.session:
+            if launches == 0:
+                self._host.begin(self._buffers, self.stream)
+            else:
+                self._host.take(launches, self._buffers, self.stream)
             self._driver.synchronize(self.stream)
 
     def timer(self, launch: int, repeats: int) -> Callable[[], float]:

@@ -89,23 +89,29 @@ class InterpreterExecutor:
             data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
             self.buffer(f"input:{index}")[: data.size] = data
 
-    def advance(self, first: int = 0, last: int = -1, images: int = 0) -> list[float]:
-        """Runs the launches from ``first`` to the one before ``last`` (−1: to the end) on the buffers as they are, and
-        the steps of the host behind each of them; in front of launch 0 those that come first. images: how many to
-        compute, where the batch is dynamic; 0 for all.
+    def advance(self, first: int = 0, last: int = -1, images: int = 0, host: bool = True) -> list[float]:
+        """Runs the launches from ``first`` to the one before ``last`` (−1: to the end) on the buffers as they are.
+        images: how many to compute, where the batch is dynamic; 0 for all. host: and the steps of the host behind each
+        launch; in front of launch 0 those that come first.
 
         Returns the seconds of each launch. Raises `DeviceError` where a kernel fails, and what the host's operators do.
         """
         seconds: list[float] = []
-        if first == 0:
-            self._host.begin()
-            self._host.run(0, self._bytes_of)
+        if host and first == 0:
+            self.take_host(0)
         for begin, end in self._host.segments(first, len(self._program.launches) if last < 0 else last):
             assert self._child is not None
             grids = [grid_of(launch, images) for launch in self._program.launches[begin:end]] if images else []
             seconds += self._checked(self._child.ask(Range(begin, end, grids))).seconds
-            self._host.run(end, self._bytes_of)
+            if host:
+                self.take_host(end)
         return seconds
+
+    def take_host(self, launches: int) -> None:
+        """Runs the steps of the host behind so many launches; behind none a new run begins."""
+        if launches == 0:
+            self._host.begin()
+        self._host.run(launches, self._bytes_of)
 
     def _bytes_of(self, tensor: HostTensor) -> np.ndarray:
         begin, end = host_bytes(tensor)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from compiled import Arrays, Builder, integers
 from onnx import TensorProto, helper, numpy_helper
 
 import convc
@@ -19,7 +20,6 @@ from convc.ir import Value
 from convc.ir.dims import Dim
 from convc.planner import Options, Plan, make_plan
 from convc.runtime.network import CompiledNetwork
-from tests.compiled import Arrays, Builder, integers
 
 N = helper.make_node
 RANDOM = np.random.default_rng(5)

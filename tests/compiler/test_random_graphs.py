@@ -9,14 +9,18 @@ import pytest
 from compiled import evaluate, run, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_cnns import RandomCnn
 from random_graphs import RandomNetwork
 
 from convc import planner
+from convc.analysis.kernel_check import check_kernels
+from convc.compiler import compile_plan, settled
 from convc.ir import Graph, Kind
 from convc.ir.invariants import check
 from convc.passes import RULES
 from convc.passes.hosted import hosted_nodes
 from convc.planner import Options, make_plan
+from convc.runtime.network import CompiledNetwork
 
 pytestmark = pytest.mark.usefixtures("interpreters")
 SEEDS = st.integers(0, 10**6)
@@ -74,6 +78,18 @@ def test_the_host_in_between(dtype: str, share: float, seed: int) -> None:
         patch.setattr(planner, "hosted_nodes", hosting(seed, share))
         found = run(network.graph, network.inputs, dtype=dtype)
     same(found, evaluate(network.graph, network.inputs))
+
+
+def test_checks_look_before_the_host_does() -> None:
+    """A step of the host puts its result where that of a launch was, which the launch alone still read."""
+    seed, blocks = 61123, ["pool_conv", "chain", "conv"]
+    network = RandomCnn(seed, blocks)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planner, "hosted_nodes", hosting(seed, 0.05))
+        plan = settled(make_plan(network.graph, Options(("interpreter",), "fp16")))
+    assert len(plan.programs[0].host_steps) == 2
+    checks = check_kernels(plan, CompiledNetwork(compile_plan(plan)), "interpreter", network.inputs)
+    assert [check for check in checks if not check.ok] == []
 
 
 @settings(settings.get_profile("shared-process"), max_examples=8)
