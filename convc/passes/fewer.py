@@ -71,5 +71,4 @@ def _in_front(problem: Problem, part: Problem) -> bool:
     index = next(i for i, (whole, some) in pairs if whole.extent != some.extent)
     axis = problem.dims[index].axis
     alone = axis is Axis.GROUP or (axis is Axis.ROW and problem.extent(Axis.GROUP) == 1)
-    slid = any(tap.dim == index for tap in getattr(problem, "taps", ()))
-    return alone and problem.positions(axis)[0] == index and not slid
+    return alone and problem.positions(axis)[0] == index

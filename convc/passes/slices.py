@@ -23,7 +23,7 @@ from typing import TypeVar, Union
 from ..ir import Graph, Value
 from ..ir.chained import ChainedContraction
 from ..ir.plan import Decline, HostStep, Layouts, Tile
-from ..ir.problem import Operand, Problem
+from ..ir.problem import Axis, AxisReduction, Operand, Problem
 from ..ir.rewriting import mapped
 from ..targets import Target
 from .choice import Choice, Policy
@@ -264,11 +264,22 @@ def divided(problem: Problem, layouts: Layouts, parts: int) -> Problem | None:
 def _divided(problem: AnyProblem, operands: Sequence[Operand], layouts: Layouts, parts: int) -> AnyProblem | None:
     """Where all of these operands step along the batch alike."""
     for index, dim in enumerate(problem.dims):
-        if dim.extent % parts == 0 and all(_steps_along(o, index, dim.extent, layouts) for o in operands):
+        if (
+            dim.extent % parts == 0
+            and not _coupled(problem, index)
+            and all(_steps_along(o, index, dim.extent, layouts) for o in operands)
+        ):
             smaller = replace(dim, extent=dim.extent // parts)
             part = replace(problem, dims=(*problem.dims[:index], smaller, *problem.dims[index + 1 :]))
             return mapped(part, lambda operand: _with_images_of_part(operand, parts))
     return None
+
+
+def _coupled(problem: Problem, index: int) -> bool:
+    """Whether results at one place of a dimension need those at others: softmax along it, or windows."""
+    normalised = isinstance(problem, AxisReduction) or bool(getattr(problem, "normalise", ""))
+    slid = any(tap.dim == index for tap in getattr(problem, "taps", ()))
+    return slid or (normalised and problem.dims[index].axis is Axis.COL)
 
 
 def _with_images_of_part(operand: Operand, parts: int) -> Operand:

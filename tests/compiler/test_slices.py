@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiled import Builder, Taking, conv, evaluate, integers, same
+from compiled import Builder, Taking, conv, evaluate, integers, planned, same
 
 from convc.compiler import compile_plan
 from convc.frontends import zoo
@@ -236,3 +236,13 @@ def test_resnet50_at_batch_256_is_predicted_to_gain() -> None:
 def test_at_batch_1_there_is_nothing_to_slice() -> None:
     plan = make_plan(zoo.build("resnet18", weights="none").graph, Options())
     assert stages(plan) == [] and all(decline.rule != RULE for decline in plan.programs[0].declines)
+
+
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax"])
+def test_a_batch_that_softmax_runs_along_is_not_divided(op: str) -> None:
+    b = Builder()
+    x = b.add("Neg", b.input(np.zeros((64, 48), np.float32)))
+    b.output(b.add(op, x, axis=0))
+    plan = planned(b.graph, "sm_90")
+    parts = {problem.family: divided(problem, plan.layouts, 4) for problem in plan.programs[0].problems}
+    assert parts["pointwise"] is not None and parts["softmax"] is None
