@@ -289,14 +289,16 @@ def _divided(canonical: Graph, options: Options) -> tuple[FusedGraph, Layouts, l
     """
     if not options.targets:
         return fuse(canonical, options.switches, options.chooser), Layouts(), []
-    lowered = Lowered(refused=_found_size_refusals(canonical))
+    lowered, graph = Lowered(refused=_found_size_refusals(canonical)), canonical
     refused: dict[int, str] = {}
     while True:
-        if not options.switches.feature("host-steps"):
-            lowered.require(canonical)
-        refused |= lowered.refused
+        # A prologue may hold copies of nodes; what is refused in a copy is refused in the node itself, too.
+        found = {id: what for id, what in lowered.refused.items() if id in canonical}
+        if not options.switches.feature("host-steps") or found.keys() <= refused.keys():
+            lowered.require(graph)
+        refused |= found
         fused = fuse(canonical, options.switches, options.chooser, hosted_nodes(canonical, refused))
-        layouts = place(fused, options.dtype, options.switches, options.chooser)
+        layouts, graph = place(fused, options.dtype, options.switches, options.chooser), fused.graph
         lowered = lower(fused, layouts, options.dtype)
         if not lowered.refused:
             return fused, layouts, lowered.items

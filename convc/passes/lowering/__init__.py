@@ -95,9 +95,7 @@ def lower(fused: FusedGraph, layouts: Layouts, mode: str) -> Lowered:
         try:
             lowered.items.extend(Work(region, problem) for problem in _lower_region(fused, layouts, mode, region))
         except Refused as refusal:
-            node = region.head if refusal.node is None else refusal.node
-            at = region.head if node in region.prologue else node  # nodes of a prologue may be copies
-            lowered.refused[at] = str(refusal)
+            lowered.refused[region.head if refusal.node is None else refusal.node] = str(refusal)
     return lowered
 
 
