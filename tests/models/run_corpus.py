@@ -22,7 +22,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -53,6 +53,10 @@ class Result:
         failed = self.failed
         refusable = self.name.rpartition(".")[2] in REFUSABLE
         return failed is None or (refusable and failed.outcome == "refused")
+
+    def covers(self, wanted: set[str]) -> bool:
+        """Whether nothing is left to be done for these stages."""
+        return self.ok and (self.failed is not None or wanted <= {stage.stage for stage in self.stages})
 
     def line(self) -> str:
         return json.dumps({"name": self.name, "stages": [asdict(stage) for stage in self.stages]})
@@ -185,8 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     entries = list(index(options.models).values())
     chosen = [entry for entry in entries if fnmatch.fnmatch(entry.name, options.only)]
     known = recorded(options.results)
-    done = {name for name, result in known.items() if result.ok and not options.fresh}
     first = interpreted(entries)
+    wanted = {entry.name: _wanted(entry, first, options) for entry in chosen}
+    done = {name for name in wanted if name in known and known[name].covers(wanted[name]) and not options.fresh}
     chosen.sort(key=lambda entry: (entry.name not in first, entry.macs))
     left = [] if options.report else [entry for entry in chosen if entry.name not in done][: options.limit]
     _run(left, entries, known, options)
@@ -195,17 +200,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if found and all(result.ok for result in found) else 1
 
 
+def _wanted(entry: Entry, first: Collection[str], options: argparse.Namespace) -> set[str]:
+    """The stages of a file; the interpreter has one file of each network."""
+    stages = set(options.stages.split(","))
+    return stages if entry.name in first else stages - {"interpreter"}
+
+
 def _run(
     left: Sequence[Entry], entries: Sequence[Entry], known: dict[str, Result], options: argparse.Namespace
 ) -> None:
     """Runs the files that are left, adding what is found to the file of results and to ``known``."""
     os.environ.setdefault("CONVC_JOBS", "1")  # files side by side instead of kernels
-    in_interpreter = interpreted(entries)
-    wanted = set(options.stages.split(","))
+    first = interpreted(entries)
 
     def work(entry: Entry) -> list[Stage]:
-        stages = wanted if entry.name in in_interpreter else wanted - {"interpreter"}
-        return run_stages(entry, entries, stages, options.models)
+        return run_stages(entry, entries, _wanted(entry, first, options), options.models)
 
     options.results.parent.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()

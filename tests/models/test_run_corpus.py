@@ -72,6 +72,13 @@ def test_only_files_in_the_operators_of_another_vendor_may_be_refused() -> None:
     assert rows[1][:3] == ["dyn", "3", "1"] and rows[-1][:6] == ["all", "5", "2", "2", "of", "5"]
 
 
+def test_a_file_is_done_when_all_stages_that_are_wanted_passed_or_it_may_be_refused() -> None:
+    found = result("a.dyn", "pass", "pass")
+    assert found.covers({"import", "plan"}) and not found.covers({"import", "numpy"})
+    assert result("a.qop", "refused").covers({"import", "numpy"})
+    assert not result("a.dyn", "pass", "error").covers({"import"})
+
+
 def test_a_missing_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--models", str(tmp_path)]) == 2
     assert f"{tmp_path}: no folder of exported models" in capsys.readouterr().out
