@@ -20,6 +20,14 @@ def narrow(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
         return np.asarray(array).astype(dtype, copy=False)
 
 
+def matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """``a @ b`` of arrays of one dtype. Sums of fp32 are kept in fp64 and rounded once: libraries add in orders that
+    depend on the machine, its threads and the column, and equal columns would differ."""
+    if a.dtype != np.float32:
+        return np.matmul(a, b)
+    return narrow(np.matmul(a.astype(np.float64), b.astype(np.float64)), a.dtype)
+
+
 def lowest(dtype: np.dtype) -> float | int:
     """The neutral element of the maximum."""
     return False if dtype.kind == "b" else int(np.iinfo(dtype).min) if dtype.kind in "iu" else -np.inf

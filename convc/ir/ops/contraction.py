@@ -11,7 +11,7 @@ from ..dims import DimLike
 from ..operator import Attributes, Kind, Operator, define
 from ..types import DType, Shape, TensorType
 from . import checks
-from .arrays import narrow, widen
+from .arrays import matmul, narrow, widen
 
 
 def _check_dtype(op: str, inputs: Sequence[TensorType]) -> DType:
@@ -45,7 +45,7 @@ def product_macs(attributes: Attributes, inputs: Sequence[TensorType], outputs: 
 
 def _matmul(attributes: Attributes, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     with np.errstate(all="ignore"):
-        return narrow(np.matmul(widen(a), widen(b)), a.dtype)
+        return narrow(matmul(widen(a), widen(b)), a.dtype)
 
 
 def _infer_gemm(attributes: Attributes, inputs: Sequence[TensorType]) -> list[TensorType]:
@@ -83,7 +83,7 @@ def _gemm(attributes: Attributes, a: np.ndarray, b: np.ndarray, c: np.ndarray | 
     left = widen(a).T if attributes["trans_a"] else widen(a)
     right = widen(b).T if attributes["trans_b"] else widen(b)
     with np.errstate(all="ignore"):
-        result = left @ right
+        result = matmul(left, right)
         if attributes["alpha"] != 1:
             result = result * attributes["alpha"]
         if c is not None:

@@ -13,7 +13,7 @@ from ..dims import DimLike, product
 from ..operator import REQUIRED, Attributes, Kind, Operator, define
 from ..types import Shape, TensorType
 from . import checks, windows
-from .arrays import narrow, widen
+from .arrays import matmul, narrow, widen
 
 PATCH_BYTES = 1 << 23
 """Patches are gathered and multiplied in blocks of about this size, which stay in the last-level cache."""
@@ -98,14 +98,14 @@ def _convolve(
     matrix = w[chosen].reshape(filters, math.prod(w.shape[1:]))
     target = out[chosen].reshape(filters, rows * columns)
     if all(window.kernel == 1 and window.stride == 1 for window in found):
-        np.matmul(matrix, channels.reshape(depth, rows * columns), out=target)
+        target[:] = matmul(matrix, channels.reshape(depth, rows * columns))
         return
     patches = _patches(channels, found)
     block = max(1, PATCH_BYTES * rows // max(1, patches.nbytes))
     for start in range(0, rows, block):
         stop = min(start + block, rows)
         gathered = _rows(patches, len(found), start, stop).reshape(matrix.shape[1], (stop - start) * columns)
-        target[:, start * columns : stop * columns] = matrix @ gathered
+        target[:, start * columns : stop * columns] = matmul(matrix, gathered)
 
 
 def _rows(patches: np.ndarray, rank: int, start: int, stop: int) -> np.ndarray:

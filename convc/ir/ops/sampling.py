@@ -18,7 +18,7 @@ from ..dims import DimLike, product
 from ..operator import REQUIRED, Attributes, Kind, Operator, define
 from ..types import DType, TensorType
 from . import checks, windows
-from .arrays import narrow, widen
+from .arrays import matmul, narrow, widen
 from .resize import cubic
 
 MODES = ("nearest", "linear", "cubic")
@@ -169,7 +169,7 @@ def _deform(
     columns = taps.reshape(len(x), groups, math.prod(w.shape[1:]), math.prod(counts))
     rows = filters.reshape(groups, len(w) // groups, math.prod(w.shape[1:]))
     with np.errstate(all="ignore"):
-        result = np.matmul(rows, columns).reshape(len(x), len(w), *counts)
+        result = matmul(rows, columns).reshape(len(x), len(w), *counts)
         if b is not None:
             result = result + widen(b).reshape(-1, 1, 1)
     return narrow(result, x.dtype)

@@ -14,7 +14,7 @@ from ..dims import DimLike, product
 from ..operator import REQUIRED, Attributes, Kind, Operator, define
 from ..types import TensorType
 from . import checks, windows
-from .arrays import narrow, widen
+from .arrays import matmul, narrow, widen
 
 OP = "ConvTranspose"
 
@@ -83,7 +83,7 @@ def _reference(attributes: Attributes, x: np.ndarray, w: np.ndarray, b: np.ndarr
     with np.errstate(all="ignore"):
         for place in places(*(range(taps) for taps in kernel)):
             tap: tuple[Any, ...] = (..., *place)
-            term = np.matmul(filters[tap].transpose(0, 2, 1), rows).reshape(batch, groups, w.shape[1], *extents)
+            term = matmul(filters[tap].transpose(0, 2, 1), rows).reshape(batch, groups, w.shape[1], *extents)
             starts = [at * dilation for at, (_, dilation, _, _) in zip(place, steps, strict=True)]
             slices = (
                 slice(start, start + (n - 1) * stride + 1, stride)
