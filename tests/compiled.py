@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 import convc
-from convc.analysis.tune import GROUPING
 from convc.compiler import compile_plan
 from convc.ir import DType, Graph, TensorType, Value
 from convc.ir.plan import Tile
@@ -17,6 +16,7 @@ from convc.ir.problem import Contraction, Problem
 from convc.passes import Launch, Switches
 from convc.passes.choice import Choice
 from convc.passes.policies import Always
+from convc.passes.slices import GROUPING
 from convc.planner import Options, Plan, assemble, make_plan
 from convc.runtime.network import CompiledNetwork
 from convc.runtime.numpy_executor import GraphRunner

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ir import DType, Graph, Kind, Node, Payload
+from ..ir.ops.arrays import narrow, widen
 from ..runtime.numpy_executor import GraphRunner
 from .comparison import relative_error
 
@@ -38,12 +39,14 @@ class _Perturbation:
     random: np.random.Generator
 
     def stored(self, array: np.ndarray) -> np.ndarray:
-        """x·(1 + u·ξ), ξ uniform in [−1, 1]."""
-        if array.dtype.kind != "f":
+        """x·(1 + u·ξ), ξ uniform in [−1, 1]; u is that of the array's own type where the mode has a smaller one."""
+        type = DType.of(array.dtype)
+        if not type.is_float:
             return array
-        noise = self.random.random(array.shape, np.float32) * np.float32(2 * self.unit) - np.float32(self.unit)
+        wide, unit = widen(array), max(self.unit, type.epsilon)
+        noise = self.random.random(array.shape, np.float32) * np.float32(2 * unit) - np.float32(unit)
         with np.errstate(all="ignore"):
-            return array + array * noise.astype(array.dtype, copy=False)
+            return narrow(wide + wide * noise.astype(wide.dtype, copy=False), array.dtype)
 
     def summed(self, array: np.ndarray, addends: int) -> np.ndarray:
         """x + √K·u₃₂·rms(x)·ξ for a sum of K addends."""

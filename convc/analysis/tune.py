@@ -32,6 +32,7 @@ from ..ir.plan import Tile
 from ..ir.problem import Problem
 from ..passes import Launch, Switches
 from ..passes.im2col_tiles import candidates
+from ..passes.slices import GROUPING
 from ..planner import Plan, assemble, make_plan
 from ..runtime.artifact import write_file
 from ..runtime.engine import Engine
@@ -45,8 +46,6 @@ from .devices import gpu_name, resolved_device, target_for
 from .kernel_check import check_kernels
 from .models import Choices, Progress, read_graph
 
-GROUPING = ("last-block", "l2-slices", "sibling-convolutions")
-"""Rules that put several problems into a launch, or cut one into several."""
 CANDIDATES, ROUNDS, REPEATS = 8, 7, 20
 
 Place = Callable[[CompiledNetwork], str | Executor]

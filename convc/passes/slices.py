@@ -27,11 +27,13 @@ from ..ir.problem import Axis, AxisReduction, Operand, Problem
 from ..ir.rewriting import mapped
 from ..targets import Target
 from .choice import Choice, Policy
-from .launches import Launch, Step, judge_of, predicted_us
+from .launches import LAST_BLOCK, SIBLINGS, Launch, Step, judge_of, predicted_us
 from .tiling import Tiles, choose
 from .traffic import touched, traffic
 
 RULE = "l2-slices"
+GROUPING = (LAST_BLOCK, RULE, SIBLINGS)
+"""Rules that put several problems into a launch, or cut one into several."""
 L2_SHARE = 0.5
 """Part of L2 that what a stage keeps may take: the halves of the cache hold copies of each other's lines."""
 MARGIN = 0.05

@@ -323,14 +323,13 @@ def test_conversions_between_whole_numbers_wrap_around() -> None:
     same(run(b.graph, b.inputs), evaluate(b.graph, b.inputs))
 
 
-@pytest.mark.parametrize("dtype", [DType.INT32, DType.INT64, DType.FP64])
-def test_conversions_that_fp32_does_not_hold_have_no_kernel(dtype: DType) -> None:
+def test_conversions_of_doubles_have_no_kernel() -> None:
     b = Builder()
-    b.output(b.add("Cast", b.input(np.ones((4,), dtype.numpy)), dtype=DType.FP32))
-    with pytest.raises(convc.UnsupportedModelError, match=f"Cast on {dtype}"):
+    b.output(b.add("Cast", b.input(np.ones((4,), np.float64)), dtype=DType.FP32))
+    with pytest.raises(convc.UnsupportedModelError, match="Cast on fp64"):
         make_plan(b.graph, Options(("interpreter",), switches=Switches(disable=("host-steps",))))
     plan = make_plan(b.graph, Options(("interpreter",)))
-    assert list(plan.fused.hosted.values()) == [f"Cast on {dtype}"]
+    assert list(plan.fused.hosted.values()) == ["Cast on fp64"]
 
 
 # -- text, counting, machine code -------------------------------------------------------------------------------------

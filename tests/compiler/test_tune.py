@@ -12,7 +12,6 @@ from interpreted_gpu import InterpretedGpu
 from tunable import convolutions, network, planned
 
 import convc.analysis.tune as tuning
-import convc.targets.tuned as tables
 from convc import errors
 from convc.analysis.tune import Candidate, Tuned, compile_candidates, measure, problems_of, variant
 from convc.codegen.cache import KernelCache
@@ -107,13 +106,6 @@ class TimedGpu(InterpretedGpu):
         self.milliseconds = lambda record: times.get(record.name, 1.0)
         for name in still & self.hooks.keys():
             self.hooks[name] = lambda record: None
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where tables of the user are."""
-    monkeypatch.setattr(tables, "user_directory", lambda: tmp_path)
-    return tmp_path
 
 
 @pytest.fixture

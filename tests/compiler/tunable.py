@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 from compiled import Builder, conv, integers
 
-import convc.analysis.tune as tuning
 from convc.codegen.fingerprint import fingerprint
 from convc.codegen.packed import open_cache
 from convc.ir.digest import problem_digest
 from convc.passes import Switches
+from convc.passes.slices import GROUPING
 from convc.passes.tiling import ranked
 from convc.planner import Options, Plan, make_plan
 from convc.targets import target
 from convc.targets.tuned import Entry, Table, schedule_of
 
-APART = Switches(disable=(*tuning.GROUPING, "conv-pool", "pool-conv", "zero-borders"))
+APART = Switches(disable=(*GROUPING, "conv-pool", "pool-conv", "zero-borders"))
 POOL = {"kernel_shape": (2, 2), "strides": (1, 1), "pads": (0, 0, 1, 1), "dilations": (1, 1), "ceil_mode": False}
 
 

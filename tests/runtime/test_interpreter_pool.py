@@ -73,14 +73,15 @@ def gone(pid: int, within_s: float = 20.0) -> bool:
 
 def test_a_child_takes_one_network_after_the_other(negation: CompiledNetwork) -> None:
     """Kernels of the same name and length are not mixed up, and closing gives the buffers back."""
-    pids = set()
+    gc.collect()
+    before, pids = memories(os.getpid()), set()  # other tests of this process may hold engines
     for _ in range(3):
         for op, expected in (("Neg", -X), ("Abs", np.abs(X)), ("Exp", np.exp(X))):
             with network(op).engine("interpreter") as engine:
                 np.testing.assert_allclose(engine(X), expected, rtol=4 * 2.0**-23)
                 assert memories(pid_of(engine)) > 0
                 pids.add(pid_of(engine))
-            assert pool.idle() == [*pids] and memories(*pids) == memories(os.getpid()) == 0
+            assert pool.idle() == [*pids] and memories(*pids) == 0 and memories(os.getpid()) <= before
 
 
 def test_networks_in_use_have_children_of_their_own(negation: CompiledNetwork) -> None:
