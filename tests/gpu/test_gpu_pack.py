@@ -59,7 +59,6 @@ WITHOUT_TRITON = """
 import sys
 sys.modules["triton"] = None
 from pathlib import Path
-from types import SimpleNamespace
 from bench.gpu import artifacts
 from bench.gpu.cases import Case
 from bench.gpu.families import Family
