@@ -78,6 +78,25 @@ def test_loops_that_only_the_run_can_end_are_refused_once() -> None:
     assert str(caught.value).count("the_lstm") == 1
 
 
+@pytest.mark.parametrize("wanted", ["w", "on", "each"])
+def test_what_a_loop_reads_of_an_unsupported_node_is_unknown(wanted: str) -> None:
+    """Only the node itself is named, wherever its result goes to: into a carried or collected value, or a condition."""
+    sources = {"w": "v", "on": "going", "each": "v"} | {wanted: "u"}
+    body = graph([node("Identity", source, name) for name, source in sources.items()], "i going v", "on w each")
+    nodes = [node("LSTM", "x x x", "u", hidden_size=2), node("Loop", "turns - x", "y all", body=body)]
+    with pytest.raises(errors.UnsupportedModelError) as caught:
+        import_onnx(model_of(nodes, {"x": X}, {"turns": i64(3)}, results=["y", "all"]))
+    assert str(caught.value) == "unsupported: LSTM (node 'the_lstm')"
+
+
+@pytest.mark.parametrize(("outputs", "results", "needed"), [("on", ["y"], 2), ("on w", ["y", "all"], 3)])
+def test_bodies_with_too_few_outputs(outputs: str, results: list[str], needed: int) -> None:
+    body = turning(node("Add", "v x", "w"), outputs=outputs)
+    model = model_of([node("Loop", "turns - x", " ".join(results), body=body)], {"x": X}, {"turns": i64(3)})
+    with pytest.raises(errors.LoadError, match=f"{needed - 1} outputs of the body; expected {needed}$"):
+        import_onnx(model)
+
+
 def test_endless_loops_end(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of([node("Loop", "- - x", "y", body=turning(node("Add", "v x", "w")))], {"x": X})
     for name, limit, what in (
@@ -99,6 +118,16 @@ def test_a_scan_takes_slices(axis: int, backwards: int) -> None:
                    scan_output_axes=[1], scan_output_directions=[backwards],
                    scan_input_directions=[backwards])  # fmt: skip
     agree(model_of([scanned], feeds, {"start": start}, results=["y", "all"]), feeds, exact=True)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_a_scan_of_nothing_collects_nothing_along_its_axis(axis: int) -> None:
+    """ONNX Runtime cannot run it."""
+    body = graph([node("Identity", "part", "each")], "part", "each")
+    body.output[0].CopyFrom(helper.make_tensor_value_info("each", TensorProto.FLOAT, [3]))
+    scanned = node("Scan", "x", "y", body=body, num_scan_inputs=1, scan_output_axes=[axis])
+    [found] = import_onnx(model_of([scanned], {"x": np.zeros((0, 3), np.float32)})).graph_outputs
+    assert found.outputs[0].shape == ((3, 0) if axis else (0, 3))
 
 
 # -- branches ---------------------------------------------------------------------------------------------------------

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 from onnx_support import agree, floats, model_of, one
+
+from convc import errors
+from convc.frontends.onnx import import_onnx
+from convc.ir import DType
 
 TYPES = {np.uint8: TensorProto.UINT8, np.int8: TensorProto.INT8}
 stream = np.random.default_rng(9)
@@ -104,3 +109,28 @@ def test_rows_of_a_product_have_scales_of_their_own() -> None:
     one("QLinearMatMul", a, constants=[sa, za, b, sb, zb, sy, zy], **form)
     spelt_out = [sa[:, None], za[:, None], b, sb[None], zb[None], sy[:, None], zy[:, None]]
     one("QLinearMatMul", a, constants=spelt_out, **form)
+
+
+@pytest.mark.parametrize("zero", [0, 1])
+@pytest.mark.parametrize("dtype", [np.float32, np.int16, np.int32, ml_dtypes.float8_e4m3fn], ids=lambda d: d.__name__)
+def test_products_of_anything_but_bytes_are_refused(dtype: type, zero: int) -> None:
+    """From opset 21 on QLinearMatMul has floats of 8 bits; the others are not ONNX."""
+    x, scale, point = np.ones((2, 2), dtype), f32(1), np.array(zero, dtype)
+    for op, constants in (
+        ("MatMulInteger", [x, point, point]),
+        ("QLinearMatMul", [scale, point, x, scale, point, scale, point]),
+    ):
+        names = [f"c{i}" for i in range(len(constants))]
+        model = model_of(
+            [helper.make_node(op, ["x", *names], ["y"])], {"x": x}, dict(zip(names, constants, strict=True)), opset=21
+        )
+        with pytest.raises(errors.UnsupportedModelError, match=f"{op} .*: on element type {DType.of(x.dtype)}"):
+            import_onnx(model)
+
+
+def test_zero_points_of_another_type_are_refused() -> None:
+    """The difference of a signed and an unsigned byte is none of two bytes."""
+    node = helper.make_node("MatMulInteger", ["x", "w", "zero"], ["y"])
+    x, zero = drawn(np.uint8, 2, 2), np.array(-3, np.int8)
+    with pytest.raises(errors.ShapeError, match="MatMulInteger expects a zero point of type uint8, found int8"):
+        import_onnx(model_of([node], {"x": x}, {"w": x, "zero": zero}))

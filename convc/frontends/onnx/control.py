@@ -114,12 +114,11 @@ class _Turns:
 
     def __init__(self, site: Site, body: GraphProto, carried: Sequence[Known], leading: int) -> None:
         self.site, self.body, self.carried, self.leading = site, body, list(carried), leading
-        count = len(body.output) - leading - len(carried)
-        if count < 0 or len(site.node.output) > len(carried) + count:
-            raise errors.operand_count("outputs of the body", len(body.output), leading + len(carried), 1 << 20)
-        self.collected: list[list[Known]] = [[] for _ in range(count)]
+        needed = leading + max(len(carried), len(site.node.output))
+        if len(body.output) < needed:
+            raise errors.operand_count("outputs of the body", len(body.output), needed, needed)
+        self.collected: list[list[Known]] = [[] for _ in body.output[leading + len(carried) :]]
         self.number = 0
-        self.refused = len(site.importer.unsupported)
 
     def turn(self, before: Sequence[Known], behind: Sequence[Known], then: Results) -> None:
         """Once more; ``then`` gets the outputs in front of the carried ones. Raises `LimitError` after too many."""
@@ -127,7 +126,7 @@ class _Turns:
             raise errors.too_many("turns of a loop", self.number + 1, limits.TURNS)
 
         def finish(results: list[Known]) -> None:
-            if len(self.site.importer.unsupported) > self.refused:
+            if any(result is UNKNOWN for result in results):
                 return self.site.define([UNKNOWN] * len(self.site.node.output))
             last = self.leading + len(self.carried)
             self.carried = results[self.leading : last]
@@ -153,7 +152,9 @@ class _Turns:
             dims = info.type.tensor_type.shape.dim
             if not info.type.tensor_type.HasField("shape") or not all(dim.HasField("dim_value") for dim in dims):
                 raise UnsupportedForm(errors.FORM_NO_TURN)
-            return np.zeros((0, *(dim.dim_value for dim in dims)), element_type(info).numpy)
+            shape = [dim.dim_value for dim in dims]
+            shape.insert(call.axis(axis, len(shape) + 1), 0)
+            return np.zeros(shape, element_type(info).numpy)
         if not all(isinstance(piece, (Value, np.ndarray)) for piece in pieces):
             raise UnsupportedForm(errors.FORM_SEQUENCE)
         return side_by_side(call, pieces, axis, raised=True)  # type: ignore[arg-type]

@@ -117,9 +117,14 @@ def _placed(call: Call, parameter: Operand, trailing: int) -> Operand:
 
 
 def difference(call: Call, x: Operand, zero: Operand | None, trailing: int = 0) -> Operand:
-    """x - zero point in 16 bits, which fp32 computes exactly; x itself where there is no zero point."""
+    """x - zero point, both bytes, in 16 bits, which fp32 computes exactly; x itself where there is no zero point."""
+    dtype = call.type(x).dtype
+    if dtype not in (DType.INT8, DType.UINT8):
+        raise UnsupportedForm(errors.FORM_DTYPE.format(dtype=dtype))
     if zero is None or (isinstance(zero, np.ndarray) and not zero.any()):
         return x
+    if call.type(zero).dtype is not dtype:
+        raise errors.wrong_dtype(call.op, "a zero point", str(dtype), call.type(zero).dtype)
     moved = call.cast(_placed(call, zero, trailing), DType.FP32)
     return call.cast(call.emit("Sub", call.cast(x, DType.FP32), moved), DType.INT16)
 
