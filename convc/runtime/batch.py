@@ -17,8 +17,10 @@ from .manifest import LaunchSpec, TensorSpec
 
 def images_of(specs: Sequence[TensorSpec], arrays: Sequence[Any]) -> int:
     """The images that arrays of these inputs hold; 0 where the batch is not dynamic."""
-    held = (array.shape[0] // spec.images for spec, array in zip(specs, arrays, strict=True) if spec.images)
-    return next(held, 0)
+    for spec, array in zip(specs, arrays, strict=True):
+        if spec.images:
+            return array.shape[0] // spec.images
+    return 0
 
 
 def grid_of(launch: LaunchSpec, images: int) -> tuple[int, int, int]:
@@ -36,4 +38,4 @@ def for_images(spec: TensorSpec, images: int) -> TensorSpec:
 
 def shape_of(spec: TensorSpec, images: int) -> tuple[int, ...]:
     """The shape of an input or output in a run with so many images."""
-    return tuple(for_images(spec, images).shape)
+    return (spec.images * images, *spec.shape[1:]) if spec.images else spec.shape

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -82,7 +82,7 @@ class BoundNetwork:
     def __init__(
         self,
         binding: Binding,
-        in_use: Callable[[], AbstractContextManager[None]],
+        in_use: AbstractContextManager[None],
         views: Sequence[Any],
         outputs: dict[str, Any],
     ) -> None:
@@ -100,6 +100,6 @@ class BoundNetwork:
 
         Raises `DeviceError`, and `UsageError` when the engine is closed or belongs to another process.
         """
-        with self._in_use():
+        with self._in_use:
             self._binding.run(stream)
         return self.outputs

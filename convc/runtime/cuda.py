@@ -97,12 +97,10 @@ class CudaExecutor:
     def run(self, inputs: list[Any]) -> list[Any]:
         """Host arrays in, new host arrays out; where any input is a `DeviceView`, `DeviceArray` outputs."""
         with self.session:
-            self._copy_in(inputs)
+            on_device = self._copy_in(inputs)
             images = images_of(self._specs, inputs)
             self._course_for(images).queue(self.stream)
-            if any(type(value) is DeviceView for value in inputs):
-                return self._outputs_on_device(images)
-            return self._outputs_on_host(images)
+            return self._outputs_on_device(images) if on_device else self._outputs_on_host(images)
 
     def profile(self, inputs: list[Any]) -> list[float]:
         """Microseconds of each launch, in order, in one run without graphs; steps of the host are not in them."""
@@ -326,17 +324,19 @@ class CudaExecutor:
 
     # -- Running
 
-    def _copy_in(self, inputs: list[Any]) -> None:
-        driver, stream = self._driver, self.stream
+    def _copy_in(self, inputs: list[Any]) -> bool:
+        """Returns whether any of them lie on the GPU."""
+        driver, stream, on_device = self._driver, self.stream, False
         for (pointer, _, _), value in zip(self._inputs, inputs, strict=True):
-            if not value.nbytes:
-                continue
             if type(value) is DeviceView:
+                on_device = True
                 if value.stream is not None:
                     driver.synchronize(value.stream)
-                driver.on_device(pointer, value.pointer, value.nbytes, stream)
-            else:
+                if value.nbytes:
+                    driver.on_device(pointer, value.pointer, value.nbytes, stream)
+            elif value.nbytes:
                 driver.to_device(pointer, value.ctypes.data, value.nbytes, stream)
+        return on_device
 
     def _outputs_on_host(self, images: int) -> list[np.ndarray]:
         driver, stream, arrays, found = self._driver, self.stream, [], self.found()

@@ -7,7 +7,6 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 from .. import errors
@@ -27,6 +26,34 @@ _EXECUTORS = {
     "interpreter": ("convc.runtime.interpreter", "InterpreterExecutor"),
     "numpy": ("convc.runtime.numpy_executor", "NumpyExecutor"),
 }
+
+
+class InUse:
+    """Entered for each call of an executor, which is open, belongs to this process and serves one thread at a time.
+
+    Attributes:
+        lock: held by the thread that uses it, which may enter again. closed: whether it is refused from now on.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.closed, self._pid = threading.RLock(), False, os.getpid()
+
+    @property
+    def by_this_process(self) -> bool:
+        """Whether this process made it; not a fork of it."""
+        return self._pid == os.getpid()
+
+    def __enter__(self) -> None:
+        # Before the lock: a fork may have copied it while another thread held it.
+        if self._pid != os.getpid():
+            raise errors.engine_forked(self._pid, os.getpid())
+        self.lock.acquire()
+        if self.closed:
+            self.lock.release()
+            raise errors.engine_closed()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
 
 
 class Engine:
@@ -52,7 +79,7 @@ class Engine:
         self.artifact = artifact
         self.inputs: tuple[TensorSpec, ...] = artifact.manifest.inputs
         self.outputs: tuple[TensorSpec, ...] = artifact.manifest.outputs
-        self._lock, self._pid, self._closed = threading.RLock(), os.getpid(), False
+        self._in_use = InUse()
         self.device, self.executor, self.program = _chosen(artifact, device, target)
         try:
             self.executor.prepare(artifact, self.program)
@@ -79,7 +106,7 @@ class Engine:
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run on name → array; always a dictionary name → array, in the order of the outputs."""
         bound = self._binder.bind(inputs)
-        with self._in_use():
+        with self._in_use:
             results = self.executor.run(bound)
         return {spec.name: array for spec, array in zip(self.outputs, results, strict=True)}
 
@@ -98,14 +125,14 @@ class Engine:
         if make is None:
             yield from map(self.run, batches)
             return
-        with self._in_use():
+        with self._in_use:
             pipeline = make()
         try:
             for results in overlapped(pipeline, map(self._binder.bind_on_host, batches), self._in_use):
                 yield {spec.name: array for spec, array in zip(self.outputs, results, strict=True)}
         finally:
-            if self._pid == os.getpid():
-                with self._lock:
+            if self._in_use.by_this_process:
+                with self._in_use.lock:
                     pipeline.close()
 
     def bind(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any] | None = None) -> BoundNetwork:
@@ -124,7 +151,7 @@ class Engine:
         for spec in self.outputs:
             if is_found(spec):
                 raise errors.found_size_bound(spec.name)
-        with self._in_use():
+        with self._in_use:
             read = self._binder.bind_on_device(inputs)
             images = images_of(self.inputs, read)
             specs = [for_images(spec, images) for spec in self.outputs]
@@ -152,30 +179,16 @@ class Engine:
         if timer is None:
             raise errors.no_clock(self.device)
         bound = self._binder.bind(inputs)
-        with self._in_use():
+        with self._in_use:
             return timer(bound, *more)
-
-    @contextmanager
-    def _in_use(self) -> Iterator[None]:
-        """For one call of the executor, which is open and serves one thread at a time."""
-        self._require_process()
-        with self._lock:
-            if self._closed:
-                raise errors.engine_closed()
-            yield
-
-    def _require_process(self) -> None:
-        # Before the lock: a fork may have copied it while another thread held it.
-        if self._pid != os.getpid():
-            raise errors.engine_forked(self._pid, os.getpid())
 
     def close(self) -> None:
         """Give everything back, after the run in progress. Later calls raise `UsageError`; closing twice is fine."""
-        if self._pid != os.getpid():
+        if not self._in_use.by_this_process:
             return
-        with self._lock:
-            if not self._closed:
-                self._closed = True
+        with self._in_use.lock:
+            if not self._in_use.closed:
+                self._in_use.closed = True
                 self.executor.close()
 
     def __enter__(self) -> Engine:

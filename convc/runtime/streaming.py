@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -24,7 +24,7 @@ class Stages(Protocol):
 
 
 def overlapped(
-    pipeline: Stages, batches: Iterable[list[Any]], in_use: Callable[[], AbstractContextManager[None]]
+    pipeline: Stages, batches: Iterable[list[Any]], in_use: AbstractContextManager[None]
 ) -> Iterator[list[Any]]:
     """The results of every batch, in order. in_use: entered for every step.
 
@@ -40,7 +40,7 @@ def overlapped(
             failure = error
             break
         results = None
-        with in_use():
+        with in_use:
             pipeline.upload(batch)
             if pipeline.pending == LANES:
                 results = pipeline.collect()
@@ -48,7 +48,7 @@ def overlapped(
         if results is not None:
             yield results
     while pipeline.pending:
-        with in_use():
+        with in_use:
             results = pipeline.collect()
         yield results
     if failure is not None:

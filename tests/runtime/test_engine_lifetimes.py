@@ -123,7 +123,7 @@ def test_fork(network, on_fake, fake, x):
 @pytest.mark.filterwarnings("ignore:This process")
 def test_fork_while_another_thread_runs(network, on_fake, x):
     engine = on_fake(network)
-    with engine._lock:
+    with engine._in_use.lock:
         said = in_fork(lambda: _message(lambda: engine(x)))
     assert "fork" in said
 
