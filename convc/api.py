@@ -126,7 +126,7 @@ def largest_batch(batch: int | str, max_batch: int | None) -> tuple[int, bool]:
         raise errors.bad_batch(str(max_batch))
     if batch == DYNAMIC:
         return max_batch or MAX_BATCH, True
-    if not isinstance(batch, int):
+    if not isinstance(batch, int) or batch < 1:
         raise errors.bad_batch(str(batch))
     if max_batch is not None:
         raise errors.max_batch_alone(max_batch)

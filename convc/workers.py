@@ -20,11 +20,11 @@ def write_message(stream: IO[bytes], message: Any) -> None:
 
 
 def read_message(stream: IO[bytes], kind: Any) -> Any | None:
-    """The next message, or None at the end of the stream."""
+    """The next message, or None at the end of the stream, be it in the middle of one."""
     head = stream.read(4)
-    if len(head) < 4:
-        return None
-    return msgspec.msgpack.decode(stream.read(int.from_bytes(head, "little")), type=kind)
+    nbytes = int.from_bytes(head, "little")
+    data = stream.read(nbytes)
+    return msgspec.msgpack.decode(data, type=kind) if len(head) == 4 and len(data) == nbytes else None
 
 
 def load_function(path: Path, source: str, name: str) -> Any:

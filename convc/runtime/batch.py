@@ -32,8 +32,7 @@ def grid_of(launch: LaunchSpec, images: int) -> tuple[int, int, int]:
 
 def for_images(spec: TensorSpec, images: int) -> TensorSpec:
     """An input or output as it is in a run with so many images."""
-    shape = (spec.images * images, *spec.shape[1:])
-    return msgspec.structs.replace(spec, shape=shape, images=0) if spec.images else spec
+    return msgspec.structs.replace(spec, shape=shape_of(spec, images), images=0) if spec.images else spec
 
 
 def shape_of(spec: TensorSpec, images: int) -> tuple[int, ...]:

@@ -107,11 +107,12 @@ class CudaExecutor:
         driver, times = self._driver, []
         with self.session, ExitStack() as undo:
             self._copy_in(inputs)
+            launches = self._binder.bind(self._buffers, images_of(self._specs, inputs))
             self._host.begin(self._buffers, self.stream)
-            for first, last in self._host.steps.segments(0, len(self._launches)):
+            for first, last in self._host.steps.segments(0, len(launches)):
                 events = [new_event(driver, undo) for _ in range(last - first + 1)]
                 driver.record(events[0], self.stream)
-                for launch, event in zip(self._launches[first:last], events[1:], strict=True):
+                for launch, event in zip(launches[first:last], events[1:], strict=True):
                     driver.launch(launch, self.stream)
                     driver.record(event, self.stream)
                 times += list(pairwise(events))
@@ -126,11 +127,12 @@ class CudaExecutor:
         with self.session, ExitStack() as undo:
             pairs = [(new_event(driver, undo), new_event(driver, undo)) for _ in range(repeats)]
             self._copy_in(inputs)
+            course = self._course_for(images_of(self._specs, inputs))
             for _ in range(warmup):
-                self._course.queue(self.stream)
+                course.queue(self.stream)
             for start, end in pairs:
                 driver.record(start, self.stream)
-                self._course.queue(self.stream)
+                course.queue(self.stream)
                 driver.record(end, self.stream)
             driver.synchronize(self.stream)
             return [driver.elapsed_us(*pair) for pair in pairs]

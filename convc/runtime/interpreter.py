@@ -138,8 +138,7 @@ class InterpreterExecutor:
             return reply
         if reply is None:
             raise errors.interpreter_failed(None, self._child.last_words())
-        launch = self._program.launches[reply.step] if reply.step >= 0 else None
-        raise errors.interpreter_failed(", ".join(launch.origins) if launch else None, reply.reason)
+        raise errors.interpreter_failed(", ".join(self._program.launches[reply.step].origins), reply.reason)
 
     def close(self) -> None:
         """Gives the child and the buffers back."""

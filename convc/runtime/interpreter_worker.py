@@ -84,7 +84,7 @@ class Finished(msgspec.Struct, tag="finished"):
 
 
 class Broken(msgspec.Struct, tag="broken"):
-    """A launch failed (−1: the setup, or the release did)."""
+    """A launch failed."""
 
     step: int
     reason: str

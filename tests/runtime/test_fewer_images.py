@@ -126,6 +126,14 @@ class TestFewerPrograms:
         gpu.engine.close()
         assert not gpu.fake.allocations and not +gpu.fake.open
 
+    def test_what_is_timed_is_that_run(self, fewer: Network) -> None:
+        gpu = Gpu(fewer)
+        for count, grids in ((1, [2, 3]), (MOST, [4, 4])):
+            for time in (gpu.engine.profile, lambda inputs: gpu.engine.measure(inputs, repeats=1)):
+                gpu.fake.replayed.clear()
+                time({"x": images(count)})
+                assert [record.grid[0] for record in gpu.fake.replayed][:2] == grids
+
     def test_bound_to_arrays_of_one_image(self, fewer: Network) -> None:
         gpu = Gpu(fewer)
         x = images(1)

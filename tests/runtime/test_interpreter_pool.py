@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import os
 import signal
 import subprocess
@@ -22,8 +23,9 @@ from convc.planner import Options, make_plan
 from convc.runtime import interpreter_pool as pool
 from convc.runtime.engine import Engine
 from convc.runtime.interpreter import Shared
-from convc.runtime.interpreter_worker import Broken, Finished, Range, Setup, Step
+from convc.runtime.interpreter_worker import Broken, Finished, Range, Reply, Setup, Step
 from convc.runtime.network import CompiledNetwork
+from convc.workers import read_message, write_message
 
 pytest.importorskip("triton", reason="the emitted kernels run in Triton's interpreter")
 X = np.array([[-1.5, 0.0, 2.5]], np.float32)
@@ -164,6 +166,14 @@ def test_what_an_earlier_network_said_is_not_blamed_on_the_next() -> None:
     assert child.ask(Range()) is None and child.last_words() == "the process ended"
     pool.give_back(child)
     shared.close()
+
+
+def test_an_answer_in_the_middle_of_which_a_child_ends() -> None:
+    stream = io.BytesIO()
+    write_message(stream, Finished([0.5]))
+    whole = stream.getvalue()
+    assert read_message(io.BytesIO(whole), Reply) == Finished([0.5])
+    assert [read_message(io.BytesIO(whole[:end]), Reply) for end in range(len(whole))] == [None] * len(whole)
 
 
 def test_a_network_whose_text_cannot_be_read() -> None:
