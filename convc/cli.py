@@ -103,7 +103,7 @@ def run(
         network = models.open_network(model, choices_of(given), device, progress=progress)
     given_arrays = arrays.given_inputs(inputs, network.inputs)
     values = arrays.random_inputs(network.inputs, seed, given_arrays) | given_arrays
-    with network.engine(device) as engine:
+    with network.sized(values).engine(device) as engine:
         results, ran = reports.ran(engine, values, batches)
         launches = {"profile": reports.profiled(engine, values)} if profile else {}
     if output is not None:

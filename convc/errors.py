@@ -1144,7 +1144,15 @@ def open_sizes_unknown(name: str) -> UsageError:
     )
 
 
-def nothing_compiled_yet(file: str) -> UsageError:
+def own_executor_of_open(names: Sequence[str]) -> UsageError:
+    """An executor, which runs one program, for a network that has one for each size."""
+    return UsageError(
+        f"the sizes {_names(names)} are open, and an executor runs one program; give it to the engine of a network for "
+        "certain sizes, as specialised returns it"
+    )
+
+
+def nothing_compiled_yet(file: str | None) -> UsageError:
     """A network whose sizes are open, where a compiled one is looked at."""
     return UsageError(
         "the sizes of this network are open, and it holds nothing compiled; give the model, with numbers for them "

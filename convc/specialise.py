@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from . import errors
 from .compiler import compile_plan
@@ -27,6 +28,7 @@ from .planner import Options, make_plan
 from .runtime.artifact import Artifact, build
 from .runtime.engine import Engine
 from .runtime.executor import Executor
+from .runtime.inputs import InputBinder
 from .runtime.manifest import FORMAT_MAJOR, FORMAT_MINOR, FOUND_SIZE, Manifest, OpenSpec, ProgramSpec, TensorSpec
 from .runtime.network import CompiledNetwork, warn_of_host_steps
 from .version import __version__
@@ -34,7 +36,6 @@ from .version import __version__
 MOST_KEPT = 8
 """Specialisations that an engine keeps ready; the one that was not used for longest goes first."""
 SECTION = "model.onnx"
-LOCATION_OUTSIDE = onnx.TensorProto.EXTERNAL
 
 
 def sizes_of(types: Mapping[str, TensorType], arrays: Mapping[str, Any]) -> dict[str, int]:
@@ -63,6 +64,7 @@ class OpenNetwork(CompiledNetwork):
     """A network whose sizes are open; see the module. Its kernels are those of its specialisations.
 
     artifact: one with a model, as `open_artifact` makes it. policy: where it is not one of convc's by its name.
+    Raises `ArtifactError` where the model is none.
 
     Attributes:
         sizes: the names of the open sizes.
@@ -73,7 +75,10 @@ class OpenNetwork(CompiledNetwork):
         manifest = artifact.manifest
         assert manifest.open is not None
         self._open = manifest.open
-        self._model = onnx.ModelProto.FromString(bytes(artifact.section(manifest.open.model)))
+        try:
+            self._model = onnx.ModelProto.FromString(bytes(artifact.section(manifest.open.model)))
+        except DecodeError as error:
+            raise errors.damaged(manifest.open.model, "not an ONNX model", artifact.file) from error
         self._types = declared_inputs(self._model, manifest.open.dims)
         self.sizes = tuple(open_sizes(self._types))
         self._batches = batches(self._types) if manifest.open.dynamic else frozenset()
@@ -112,8 +117,19 @@ class OpenNetwork(CompiledNetwork):
         """The open sizes, from arrays in the order of the inputs. Raises `InputError`."""
         return sizes_of(self._types, dict(zip(self._types, arrays, strict=True)))
 
+    def sized(self, inputs: Mapping[str, Any]) -> CompiledNetwork:
+        """The network compiled for the sizes of these arrays. Raises `InputError`, and as `specialised`."""
+        return self.specialised(self.measured(InputBinder(self.inputs, None).bind(inputs)))
+
+    @property
+    def plan(self) -> ProgramSpec:
+        """There is none. Raises `UsageError`."""
+        raise errors.nothing_compiled_yet(self.artifact.file)
+
     def engine(self, device: str | Executor = "auto", target: str | None = None) -> Engine:
-        """An engine that specialises; see `CompiledNetwork.engine`."""
+        """An engine that specialises; see `CompiledNetwork.engine`. Raises `UsageError` for an own executor."""
+        if not isinstance(device, str):
+            raise errors.own_executor_of_open(self.sizes)
         return Engine(self.artifact, SpecialisingExecutor(self, device, target))
 
     def _compiled(self, sizes: Mapping[str, int], dynamic: bool) -> CompiledNetwork:
@@ -127,16 +143,30 @@ class OpenNetwork(CompiledNetwork):
 class SpecialisingExecutor:
     """Runs an open network on a device; see `convc.runtime.executor.Executor`."""
 
-    def __init__(self, network: OpenNetwork, device: str | Executor, target: str | None) -> None:
+    def __init__(self, network: OpenNetwork, device: str, target: str | None) -> None:
         self._network, self._device, self._target = network, device, target
         self._kept: OrderedDict[tuple[int, ...], Engine] = OrderedDict()
-        self.name = device if isinstance(device, str) else type(device).__name__
+        self.name = device
 
     def prepare(self, artifact: Artifact, program: ProgramSpec | None) -> None:
         """Nothing is known yet."""
 
     def run(self, inputs: list[Any]) -> Sequence[Any]:
         """The outputs, from the specialisation for the arrays' sizes. Raises what compiling for them raises."""
+        return list(self._engine_for(inputs).run(self._named(inputs)).values())
+
+    def profile(self, inputs: list[Any]) -> list[float]:
+        """As `Engine.profile`, of that specialisation."""
+        return self._engine_for(inputs).profile(self._named(inputs))
+
+    def measure(self, inputs: list[Any], repeats: int) -> list[float]:
+        """As `Engine.measure`, of that specialisation."""
+        return self._engine_for(inputs).measure(self._named(inputs), repeats)
+
+    def _named(self, inputs: Sequence[Any]) -> dict[str, Any]:
+        return dict(zip((spec.name for spec in self._network.inputs), inputs, strict=True))
+
+    def _engine_for(self, inputs: Sequence[Any]) -> Engine:
         sizes = self._network.measured(inputs)
         if self._network.key(sizes) not in self._kept:
             engine = self._network.specialised(sizes).engine(self._device, self._target)
@@ -145,8 +175,7 @@ class SpecialisingExecutor:
                 self._kept.popitem(last=False)[1].close()
         key = self._network.key(sizes)
         self._kept.move_to_end(key)
-        names = [spec.name for spec in self._network.inputs]
-        return list(self._kept[key].run(dict(zip(names, inputs, strict=True))).values())
+        return self._kept[key]
 
     def close(self) -> None:
         """Closes all specialisations."""
@@ -161,7 +190,7 @@ def open_artifact(model: onnx.ModelProto, options: Options, dims: Mapping[str, i
     Raises:
         UsageError: a model whose weights are in other files. LoadError: one that declares no types.
     """
-    if any(tensor.data_location == LOCATION_OUTSIDE for tensor in model.graph.initializer):
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
         raise errors.open_with_outside_data(open_sizes(declared_inputs(model, dims)))
     types = declared_inputs(model, dims)
     inputs = [_spec(name, type.dtype.value, type.shape) for name, type in types.items()]

@@ -106,6 +106,14 @@ class TestOpenSizes:
             ran = run("run", path, "--device", "numpy", "--input", self.given(tmp_path, 1, 3, size), "--json")
             assert (ran.status, ran.json["outputs"]["y"]["shape"]) == (0, [1, 3, size]), ran.err
 
+    def test_launches_of_a_run_with_arrays(self, run: Run, wide: Path, tmp_path: Path) -> None:
+        words = ("--device", "interpreter", "--profile", "--json", "--input", self.given(tmp_path, 1, 3, 6))
+        ran = run("run", wide, *words)
+        assert (ran.status, [launch["origins"] for launch in ran.json["profile"]]) == (0, [["r"]]), ran.err
+        assert ran.json["device"] == "interpreter"
+        ran = run("run", wide, "--device", "numpy", "--input", self.given(tmp_path, 1, 3))
+        assert ran.status == 2 and "'x': expected" in ran.err
+
     def test_run_needs_arrays_or_numbers(self, run: Run, wide: Path, tmp_path: Path) -> None:
         ran = run("run", wide, "--device", "numpy")
         assert ran.status == 2 and "sizes of input 'x' are open" in ran.err and "--dims" in ran.err

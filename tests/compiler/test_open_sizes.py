@@ -18,6 +18,8 @@ import convc.specialise
 from convc import errors, nn
 from convc.analysis.bounds import output_bounds
 from convc.ir import Dim, DType, Graph, TensorType
+from convc.runtime.artifact import build
+from convc.runtime.numpy_executor import NumpyExecutor
 from convc.specialise import OpenNetwork
 
 pytestmark = pytest.mark.usefixtures("interpreters")
@@ -211,6 +213,31 @@ class TestRefusals:
         network = opened(model, target="")
         with network.engine("numpy") as engine, pytest.raises(errors.UnsupportedModelError, match="Magic"):
             engine(array(1, 3, 4))
+
+    def test_nothing_to_see_before_sizes_are_known(self) -> None:
+        network = opened(segmenter())
+        for look in (network.report, lambda: network.plan):
+            with pytest.raises(errors.UsageError, match="holds nothing compiled"):
+                look()
+        assert network.kernels == []
+
+    def test_an_executor_runs_one_program(self) -> None:
+        network = opened(segmenter())
+        with pytest.raises(errors.UsageError, match="'H', 'W' are open, and an executor runs one program"):
+            network.engine(NumpyExecutor())
+        with network.specialised({"H": 4, "W": 4}).engine(NumpyExecutor()) as engine:
+            assert engine(array(1, 3, 4, 4)).shape == (1, 8, 2, 2)
+
+    def test_a_model_that_is_none(self, tmp_path: Path) -> None:
+        manifest = opened(segmenter()).artifact.manifest
+        build(manifest, {convc.specialise.SECTION: b"\xff"}).save(tmp_path / "m.convc")
+        with pytest.raises(errors.ArtifactError, match=r"'model\.onnx': not an ONNX model"):
+            convc.load(tmp_path / "m.convc")
+
+    @pytest.mark.parametrize("batch", [0, -1])
+    def test_batches_that_are_none(self, batch: int) -> None:
+        with pytest.raises(errors.UsageError, match=f"whole number of 1 or more, or dynamic, found '{batch}'"):
+            convc.compile(segmenter(), target="", batch=batch, dims={"H": 4, "W": 4})
 
     def test_names(self) -> None:
         with pytest.raises(errors.UsageError, match="expected sizes named 'H', 'W', found 'H'"):
