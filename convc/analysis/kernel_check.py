@@ -27,7 +27,7 @@ from ..runtime.executor import Executor
 from ..runtime.network import CompiledNetwork
 from .bounds import UNITS
 from .comparison import compare
-from .placements import in_place
+from .placements import in_place, slot
 from .rounding import Known, carried, evaluate, stored_bound, widened
 from .stepping import Stepper, packed_types, stepper
 
@@ -97,7 +97,7 @@ class _Examiner:
         """Region → its launches."""
         found: dict[int, list[int]] = {}
         for number, launch in enumerate(self.launches):
-            for region in launch.regions:
+            for region in dict.fromkeys(launch.regions):
                 found.setdefault(region.id, []).append(number)
         return found
 
@@ -110,7 +110,8 @@ class _Examiner:
                 self.stepper.step(number)
                 self.stepper.take_host(number + 1)
                 continue
-            checks = [check for region in launch.regions for check in self._checks(number, launch, region)]
+            regions = dict.fromkeys(launch.regions)
+            checks = [check for region in regions for check in self._checks(number, launch, region)]
             operands = [self._operands(check, made_here=False) for check in checks]
             self.stepper.step(number)
             overwrites = [*self._overwritten(number, launch.regions)]
@@ -139,21 +140,21 @@ class _Examiner:
 
     def _checks(self, number: int, launch: Scheduled, region: Region) -> list[_Check]:
         """What of a region can be compared after a launch: nothing before the last of its launches."""
-        concat = self._copied(region, number)
         last = number == self.by_region[region.id][-1]
-        if not last and concat is None:
-            return []
-        values = region.outputs if concat is None else (self.graph.inputs(concat[0])[concat[1]],)
         beside = {output for other in launch.regions if other is not region for output in other.outputs}
-        return [_Check(region, value, concat, last, beside) for value in values]
+        node = self.graph.node(region.output.node)
+        if node.op == "Concat":
+            copied = ((self.graph.inputs(node)[index], index) for index in self._copied(region, node, number))
+            return [_Check(region, value, (node, index), last, beside) for value, index in copied]
+        return [_Check(region, value, None, last, beside) for value in region.outputs] if last else []
 
     def _operands(self, check: _Check, made_here: bool) -> dict[Value, Known]:
         """What a region reads, as it is stored now: what its own launch computes, or what existed before."""
-        if check.concat is not None:
-            return {} if made_here else {check.value: self._read(check.value, {})}
         constants = packed_types([self.launches[index] for index in self.by_region[check.region.id]])
         inside = set(check.region.nodes)
         outside = {value for id in inside for value in self.graph.inputs(id) if value.node not in inside}
+        if check.concat is not None:
+            constants, outside = {}, {check.value}
         chosen = (value for value in outside if self._is_one_of(value, check.beside) == made_here)
         return {value: self._read(value, constants) for value in chosen}
 
@@ -165,18 +166,22 @@ class _Examiner:
         shares = node.kind is Kind.VIEW or node.op == "Concat"
         return shares and any(self._is_one_of(operand, results) for operand in self.graph.inputs(node))
 
-    def _copied(self, region: Region, number: int) -> tuple[Node, int] | None:
-        """The operand that one launch of a concatenation copies: (the concatenation, position)."""
-        node = self.graph.node(region.output.node)
-        if node.op != "Concat":
-            return None
+    def _copied(self, region: Region, concat: Node, number: int) -> list[int]:
+        """The positions of the operands of a concatenation that a launch copies."""
         layouts = self.plan.layouts
         copied = [
             position
-            for position, value in enumerate(self.graph.inputs(node))
-            if not in_place(self.graph, layouts, node, position) and 0 not in self.graph.type(value).shape
+            for position, value in enumerate(self.graph.inputs(concat))
+            if not in_place(self.graph, layouts, concat, position) and 0 not in self.graph.type(value).shape
         ]
-        return node, copied[self.by_region[region.id].index(number)]
+        copied.sort(key=lambda position: slot(self.graph, layouts, concat, position).offset)
+        stored = [
+            (step.work.problem.output.offset, launch)
+            for launch in self.by_region[region.id]
+            for step in self.launches[launch].steps
+            if step.work.region.id == region.id
+        ]
+        return [position for position, (_, launch) in zip(copied, sorted(stored), strict=True) if launch == number]
 
     def _expected(self, check: _Check, operands: Mapping[Value, Known]) -> Known:
         """The region in float64 on what its operands hold."""
@@ -298,7 +303,8 @@ def check_kernels(
 ) -> Iterator[KernelCheck]:
     """The launches of one run, in order, each against float64. Stop iterating to run no further.
 
-    plan: what ``network`` was compiled from. device: its name, or an executor. inputs: arrays by name. only: launches
+    plan: what ``network`` was compiled from, without `l2-slices`: of what a stage keeps, only one part of the batch
+    is ever in memory. device: its name, or an executor. inputs: arrays by name. only: launches
     to compare, which is then all that is done: the accumulated figures are NaN. None compares all.
 
     Raises:

@@ -76,6 +76,20 @@ def test_some_launches_alone() -> None:
     assert some and all(np.isnan(check.accumulated_l2) for check in some)
 
 
+@pytest.mark.parametrize("copies", [1, 2])
+def test_copies_in_the_launch_that_makes_what_they_copy(copies: int) -> None:
+    b = Builder()
+    y = b.add("Relu", b.input(weights(1, 4, 5, 5)))
+    z = b.add("Concat", *[y] * (1 + copies), axis=1)
+    b.output(b.add("MaxPool", z, kernel_shape=(2, 2), strides=(1, 1), pads=(0,) * 4, dilations=(1, 1)))
+    plan = make_plan(b.graph, Options(("interpreter",), policy="always"))
+    first = plan.programs[0].launches[0]
+    assert sum(region.output == z for region in first.regions) == copies and len(first.regions) > copies
+    checks = checked(plan, b.inputs)
+    assert departing(checks) == []
+    assert sum(check.launch == 0 and check.origins == plan.graph.producer(z).origins for check in checks) == copies
+
+
 @pytest.mark.parametrize("case", KERNELS)
 def test_every_kind_of_kernel_stays_within_its_bound(case: str) -> None:
     b = kernel_case(case)

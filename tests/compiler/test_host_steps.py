@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from compiled import Arrays, Builder, integers
+from compiled import Arrays, Builder, Taking, integers
 from onnx import TensorProto, helper, numpy_helper
 
 import convc
@@ -18,6 +18,7 @@ from convc.analysis.verify import verify
 from convc.compiler import compile_plan
 from convc.ir import Value
 from convc.ir.dims import Dim
+from convc.passes.slices import RULE as SLICES
 from convc.planner import Options, Plan, make_plan
 from convc.runtime.network import CompiledNetwork
 
@@ -222,13 +223,17 @@ def test_two_targets_in_one_artifact(tmp_path: Path) -> None:
 
 
 def test_in_parts_of_the_batch_the_host_takes_the_whole_batch() -> None:
-    """What is outside the host's steps may run in slices."""
+    """What is in front of the host's step and behind it runs in slices."""
     b = Builder()
-    x = b.input(integers(RANDOM, (4, 4, 6, 6)))
-    first = b.add("Relu", conv(b, x, 8))
-    sums = b.add("CumSum", first, axis=0)  # across the batch
-    b.output(b.add("Relu", conv(b, sums, 4, 3)))
-    agree(convc.compile(b.graph, target="interpreter", dtype="fp32", policy="always"), b.inputs)
+    y = b.input(integers(RANDOM, (4, 4, 6, 6)))
+    for _ in range(2):
+        y = b.add("Clip", conv(b, conv(b, y, 6, 3), 4, 3), min=-2.0, max=2.0)
+        y = b.add("CumSum", y, axis=0)  # across the batch
+    b.output(conv(b, conv(b, y, 6, 3), 4, 3))
+    plan = make_plan(b.graph, Options(("interpreter",), policy=Taking(SLICES)))
+    kinds = [type(entry).__name__ for entry in plan.programs[0].schedule]
+    assert kinds == ["Stage", "HostStep", "Stage", "HostStep", "Stage"]
+    agree(CompiledNetwork(compile_plan(plan)), b.inputs)
 
 
 # -- only the host ----------------------------------------------------------------------------------------------------
