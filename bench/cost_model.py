@@ -31,7 +31,8 @@ from convc.ir.plan import Tile
 from convc.ir.problem import Contraction
 from convc.passes import Launch
 from convc.passes.tiling import ranked
-from convc.planner import Plan, TargetPlan, assemble
+from convc.planner import assemble
+from convc.program import Plan, TargetPlan
 from convc.runtime.network import CompiledNetwork
 from convc.targets import Target, target
 from convc.targets.tuned import schedule_of

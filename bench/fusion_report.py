@@ -19,7 +19,7 @@ from typing import Any
 from convc.analysis.figures import asked_bytes, loop_bytes
 from convc.api import plan
 from convc.frontends import zoo
-from convc.planner import TargetPlan
+from convc.program import TargetPlan
 
 from .markdown import table, write_part
 

@@ -28,7 +28,8 @@ from convc.analysis.lint_checks import (
 from convc.codegen.forms import contracted
 from convc.codegen.packed import open_cache
 from convc.frontends import zoo
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 
 from .gpu.cases import NETWORKS
 from .markdown import table

@@ -29,7 +29,8 @@ from convc.compiler import compile_plan
 from convc.frontends import zoo
 from convc.frontends.dsl import Network
 from convc.frontends.export import export_onnx
-from convc.planner import Options, make_plan
+from convc.planner import make_plan
+from convc.program import Options
 from convc.runtime.network import CompiledNetwork
 
 ROOT = Path(__file__).resolve().parent.parent

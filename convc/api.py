@@ -22,7 +22,8 @@ from .passes import Switches
 from .passes.choice import Choice, CostModel, Policy
 from .passes.extensions import Extension, load_installed, register, registered, unregister
 from .passes.rules import Rule
-from .planner import Options, Plan, make_plan, require_independent
+from .planner import make_plan, require_independent
+from .program import Options, Plan
 from .runtime.engine import Engine
 from .runtime.network import CompiledNetwork, Kernel, warn_of_host_steps
 from .specialise import OpenNetwork, batches, open_artifact, open_sizes, read_model

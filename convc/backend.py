@@ -22,7 +22,8 @@ from .analysis.devices import target_for
 from .compiler import compile_plan
 from .frontends.onnx import declared_inputs, import_onnx
 from .ir import Dim, Graph, TensorType
-from .planner import Options, make_plan
+from .planner import make_plan
+from .program import Options
 from .runtime.devices import parse_device
 from .runtime.network import CompiledNetwork
 from .runtime.numpy_executor import GraphRunner

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import replace
 
 from . import errors
 from .codegen.cache import KernelCache
@@ -17,11 +15,12 @@ from .codegen.worker import Compiled, Request
 from .ir import Dim, Node, Value, print_graph
 from .ir.plan import HostStep, PackedWeight, Tile
 from .ir.problem import Operand, Problem
+from .packing import Weights, pack_constants
 from .passes.fewer import fewer_programs
-from .passes.lowering.builder import pack_dense
 from .passes.retile import Shortage, with_smaller_tiles
-from .planner import Plan, Scheduled, TargetPlan, assemble, packed_weights
-from .runtime.artifact import Artifact, build, pack_weights
+from .planner import assemble
+from .program import Plan, Scheduled, TargetPlan
+from .runtime.artifact import Artifact, build
 from .runtime.manifest import (
     FORMAT_MAJOR,
     FORMAT_MINOR,
@@ -41,30 +40,13 @@ from .runtime.manifest import (
     TensorMapArgument,
     TensorMapSpec,
     TensorSpec,
-    ViewSpec,
-    WeightSpec,
 )
 from .targets import Target
 from .version import __version__
 
-INLINE_CONSTANT = 16
-"""Constants up to this many elements stand in the graph's text."""
 MAX_RETILES = 4
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """The packed constants: their arrays by name, where each lies in the buffer, and which recipe made which."""
-
-    names: dict[PackedWeight, str]
-    specs: dict[str, WeightSpec]
-    nbytes: int
-    blob: bytes
-
-    def offset(self, packed: PackedWeight) -> int:
-        return self.specs[self.names[packed]].offset
 
 
 def compile_plan(plan: Plan, cache: KernelCache | None = None, progress: Progress | None = None) -> Artifact:
@@ -76,7 +58,7 @@ def compile_plan(plan: Plan, cache: KernelCache | None = None, progress: Progres
     """
     cache = cache or open_cache()
     programs, binaries = compile_programs(plan, cache, progress)
-    weights = _pack(plan)
+    weights = pack_constants(plan)
     blobs: dict[str, bytes] = {"graph.txt": print_graph(plan.graph).encode(), "weights.safetensors": weights.blob}
     specs = []
     for program in programs:
@@ -100,7 +82,7 @@ def compile_plan(plan: Plan, cache: KernelCache | None = None, progress: Progres
         weights=tuple(weights.specs.values()),
         weights_bytes=weights.nbytes,
         programs=tuple(specs),
-        constants=_constant_views(plan, weights),
+        constants=weights.views(plan),
         graph="graph.txt",
         max_batch=plan.options.batch if plan.images else 0,
     )
@@ -269,7 +251,7 @@ def _parameter(name: str, type: str, aligned: bool) -> Parameter:
 
 
 # -- launches ---------------------------------------------------------------------------------------------------------
-def _program_spec(plan: Plan, program: TargetPlan, kernels: tuple[KernelSpec, ...], weights: _Weights) -> ProgramSpec:
+def _program_spec(plan: Plan, program: TargetPlan, kernels: tuple[KernelSpec, ...], weights: Weights) -> ProgramSpec:
     index = {kernel.name: position for position, kernel in enumerate(kernels)}
     launches = tuple(
         _launch_spec(plan, program, number, index[launch.kernel.name], weights)
@@ -315,7 +297,7 @@ def _host_tensor(plan: Plan, program: TargetPlan, value: Value) -> HostTensor:
     )
 
 
-def _launch_spec(plan: Plan, program: TargetPlan, number: int, kernel: int, weights: _Weights) -> LaunchSpec:
+def _launch_spec(plan: Plan, program: TargetPlan, number: int, kernel: int, weights: Weights) -> LaunchSpec:
     launch = program.launches[number]
     return LaunchSpec(
         kernel=kernel,
@@ -344,7 +326,7 @@ def _fewer(plan: Plan, program: TargetPlan, launch: Scheduled) -> tuple[tuple[in
     return fewer_programs(step.work.problem, step.tile, launch.kernel.grid, plan.layouts, plan.options.batch, plan.held)
 
 
-def _arguments(plan: Plan, program: TargetPlan, number: int, weights: _Weights) -> list[Argument]:
+def _arguments(plan: Plan, program: TargetPlan, number: int, weights: Weights) -> list[Argument]:
     arguments: list[Argument] = []
     for argument in program.launches[number].kernel.arguments:
         if argument.operand is not None:
@@ -366,57 +348,13 @@ def _described(located: BufferArgument, argument: KernelArgument) -> TensorMapAr
     return TensorMapArgument(located.buffer, located.offset, found.shape, found.strides, *walk)
 
 
-def _located(plan: Plan, program: TargetPlan, operand: Operand, weights: _Weights) -> BufferArgument:
+def _located(plan: Plan, program: TargetPlan, operand: Operand, weights: Weights) -> BufferArgument:
     if isinstance(operand.source, PackedWeight):
         return BufferArgument("weights", weights.offset(operand.source))
     placed = plan.layouts.placements[operand.source]
     block = plan.layouts.blocks[placed.block]
     base = program.arena.offsets[block.id] if block.buffer == "arena" else 0
     return BufferArgument(block.buffer, base + operand.offset * operand.dtype.itemsize)
-
-
-# -- weights ----------------------------------------------------------------------------------------------------------
-def _pack(plan: Plan) -> _Weights:
-    """Evaluates every packing recipe; equal results are stored once."""
-    names: dict[PackedWeight, str] = {}
-    arrays: dict[str, np.ndarray] = {}
-    by_content: dict[tuple[object, ...], str] = {}
-    for packed in [*packed_weights(plan), *_unread_constants(plan)]:
-        digest = plan.graph.node(packed.source).payload.digest  # type: ignore[union-attr]
-        content = (digest, packed.dtype, packed.view, packed.order, packed.pitch)
-        if content not in by_content:
-            by_content[content] = f"w{len(arrays)}"
-            arrays[by_content[content]] = pack(plan.graph.node(packed.source).array, packed)
-        names[packed] = by_content[content]
-    blob, specs, nbytes = pack_weights(arrays)
-    return _Weights(names, {spec.name: spec for spec in specs}, nbytes, blob)
-
-
-def pack(array: np.ndarray, packed: PackedWeight) -> np.ndarray:
-    """A constant as it lies in the weights: cast, reordered, its rows padded with zeros."""
-    shaped = array.reshape(packed.view).astype(packed.dtype.numpy, copy=False).transpose(packed.order)
-    if not packed.order or shaped.shape[-1] == packed.pitch:
-        return np.ascontiguousarray(shaped)
-    padded = np.zeros(packed.physical_shape, packed.dtype.numpy)
-    padded[..., : shaped.shape[-1]] = shaped
-    return padded
-
-
-def _unread_constants(plan: Plan) -> list[PackedWeight]:
-    """Constants that no kernel reads but the graph's text refers to."""
-    read = {packed.source for packed in packed_weights(plan)}
-    large = [node for node in plan.graph.of_kind("Constant") if node.array.size > INLINE_CONSTANT]
-    rest = [node for node in large if node.id not in read]
-    return [pack_dense(Value(node.id), node.array.shape, node.outputs[0].dtype) for node in rest]
-
-
-def _constant_views(plan: Plan, weights: _Weights) -> dict[str, ViewSpec]:
-    """Digest in the graph's text → the packed tensor seen as the constant."""
-    views = {}
-    for packed, name in weights.names.items():
-        digest = plan.graph.node(packed.source).payload.digest  # type: ignore[union-attr]
-        views[digest] = ViewSpec(name, packed.dtype.value, packed.view, packed.strides)
-    return views
 
 
 def _tensor_specs(nodes: Sequence[Node], images: Mapping[str, int]) -> tuple[TensorSpec, ...]:

@@ -15,16 +15,16 @@ from dataclasses import replace
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from . import errors
 from .compiler import compile_plan
 from .frontends.onnx import declared_inputs, import_onnx
-from .frontends.onnx.files import open_source
+from .frontends.onnx.files import open_source, parsed
 from .frontends.onnx.tensors import DTYPES
 from .ir import Dim, TensorType
 from .passes import Switches
-from .planner import Options, make_plan
+from .planner import make_plan
+from .program import Options
 from .runtime.artifact import Artifact, build
 from .runtime.engine import Engine
 from .runtime.executor import Executor
@@ -75,10 +75,10 @@ class OpenNetwork(CompiledNetwork):
         manifest = artifact.manifest
         assert manifest.open is not None
         self._open = manifest.open
-        try:
-            self._model = onnx.ModelProto.FromString(bytes(artifact.section(manifest.open.model)))
-        except DecodeError as error:
-            raise errors.damaged(manifest.open.model, "not an ONNX model", artifact.file) from error
+        model = parsed(bytes(artifact.section(manifest.open.model)))
+        if model is None:
+            raise errors.damaged(manifest.open.model, "not an ONNX model", artifact.file)
+        self._model = model
         self._types = declared_inputs(self._model, manifest.open.dims)
         self.sizes = tuple(open_sizes(self._types))
         self._batches = batches(self._types) if manifest.open.dynamic else frozenset()

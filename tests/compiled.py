@@ -17,7 +17,8 @@ from convc.passes import Launch, Switches
 from convc.passes.choice import Choice
 from convc.passes.policies import Always
 from convc.passes.slices import GROUPING
-from convc.planner import Options, Plan, assemble, make_plan
+from convc.planner import assemble, make_plan
+from convc.program import Options, Plan
 from convc.runtime.network import CompiledNetwork
 from convc.runtime.numpy_executor import GraphRunner
 

@@ -10,7 +10,8 @@ from convc.codegen.cache import KernelCache
 from convc.frontends import zoo
 from convc.ir import DType, Graph, TensorType, Value
 from convc.passes import Switches
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 
 TARGET = "sm_90"
 BATCHES = (32, 1, 256)

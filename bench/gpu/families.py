@@ -10,7 +10,8 @@ from pathlib import Path
 from convc.codegen.cache import KernelCache
 from convc.ir import Graph
 from convc.passes import Switches
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 
 from .cases import TARGET, VARIANTS
 

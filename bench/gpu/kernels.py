@@ -12,7 +12,7 @@ from typing import Any
 
 from convc.analysis import figures
 from convc.compiler import settled
-from convc.planner import Plan
+from convc.program import Plan
 from convc.runtime.cuda import CudaExecutor
 from convc.targets import target
 from convc.targets.tuned import schedule_of

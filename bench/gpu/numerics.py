@@ -21,7 +21,8 @@ from convc.analysis.comparison import relative_error
 from convc.analysis.kernel_check import KernelCheck, check_kernels
 from convc.compiler import compile_plan, settled
 from convc.passes import Switches
-from convc.planner import Options, Plan, bind_batch, make_plan
+from convc.planner import bind_batch, make_plan
+from convc.program import Options, Plan
 from convc.runtime.artifact import Artifact
 from convc.runtime.cuda import CudaExecutor
 from convc.runtime.executor import Executor

@@ -25,7 +25,7 @@ from convc.codegen.cache import KernelCache, default_directory
 from convc.codegen.packed import PackWriter
 from convc.codegen.pool import Job, compile_kernels
 from convc.compiler import compile_programs
-from convc.planner import Plan
+from convc.program import Plan
 
 from .artifacts import ARCHIVE, OLDER
 from .cases import BATCHES, NETWORKS, TUNED, Case, all_cases

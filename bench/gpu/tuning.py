@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from convc.analysis import tune
 from convc.analysis.models import Choices
-from convc.planner import Plan
+from convc.program import Plan
 
 from .cases import TARGET
 from .setting import Setting

@@ -16,7 +16,8 @@ from .. import errors
 from ..api import targets_of
 from ..ir import Graph, print_graph
 from ..passes import RULES, Switches
-from ..planner import Plan, bind_batch, make_plan
+from ..planner import bind_batch, make_plan
+from ..program import Plan
 from ..targets import Target, target
 from .arrays import random_inputs
 from .comparison import compare

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..planner import Scheduled
+from ..program import Scheduled
 from ..runtime.artifact import write_file
 from . import charts
 from .ablate import Ablation

@@ -15,7 +15,8 @@ import numpy as np
 
 from .. import errors
 from ..passes import Switches
-from ..planner import Options, make_plan
+from ..planner import make_plan
+from ..program import Options
 from ..runtime.devices import parse_device
 from ..runtime.engine import Engine
 from ..runtime.network import CompiledNetwork

@@ -8,7 +8,8 @@ from typing import Any
 from .. import errors
 from ..compiler import settled
 from ..passes.slices import RULE as SLICES
-from ..planner import Plan, bind_batch
+from ..planner import bind_batch
+from ..program import Plan
 from ..runtime.network import CompiledNetwork
 from .arrays import random_inputs
 from .devices import resolved_device, target_for

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from .. import errors
-from ..planner import Scheduled
+from ..program import Scheduled
 from ..targets import Target
 from .ablate import Ablation, Row, Worth
 from .figures import operations, peak_flops

@@ -18,7 +18,7 @@ from ..passes.fusion import rule_of
 from ..passes.launches import LAST_BLOCK
 from ..passes.shuffles import READER_RULE as READS
 from ..passes.shuffles import RULE as SHUFFLES
-from ..planner import Plan
+from ..program import Plan
 from .placements import in_place
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from .. import errors
 from ..ir.journal import Journal
 from ..passes import RULES
-from ..planner import Plan
+from ..program import Plan
 from .edge_questions import Case, Facts, answered
 from .models import Choices, is_compiled, make_plan
 from .placements import zero_borders

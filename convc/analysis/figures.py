@@ -13,7 +13,7 @@ from ..ir.problem import Axis, AxisReduction, Contraction, Problem, WindowReduct
 from ..ir.separable import SeparableContraction
 from ..passes import chained_tiles
 from ..passes.traffic import touched
-from ..planner import Plan, Scheduled, TargetPlan
+from ..program import Plan, Scheduled, TargetPlan
 from ..runtime.manifest import ProgramSpec
 from ..targets import Target
 

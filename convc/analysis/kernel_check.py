@@ -22,7 +22,7 @@ import numpy as np
 
 from ..ir import DType, Kind, Node, Value
 from ..ir.plan import Region
-from ..planner import Plan, Scheduled
+from ..program import Plan, Scheduled
 from ..runtime.executor import Executor
 from ..runtime.network import CompiledNetwork
 from .bounds import UNITS

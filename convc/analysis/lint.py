@@ -15,7 +15,7 @@ from ..codegen.cache import KernelCache
 from ..codegen.cubin import parse
 from ..codegen.sass import disassemble, examine
 from ..compiler import compile_programs, kernel_specs
-from ..planner import Plan
+from ..program import Plan
 from ..runtime.artifact import Artifact
 from ..runtime.manifest import KernelSpec, ProgramSpec
 from ..runtime.network import Kernel

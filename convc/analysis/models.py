@@ -20,7 +20,7 @@ from .devices import resolved_device, target_for
 if TYPE_CHECKING:
     from ..ir import Graph
     from ..passes import Switches
-    from ..planner import Options, Plan
+    from ..program import Options, Plan
     from ..specialise import OpenNetwork
     from .verify import Verification
 
@@ -70,7 +70,7 @@ class Choices:
         """What to plan for. target, dtype: where the user gave none. decided: fields of `Options` that a command
         decides itself. Raises ``UsageError`` for unknown names."""
         from ..api import targets_of
-        from ..planner import Options
+        from ..program import Options
 
         given: dict[str, Any] = {
             "targets": targets_of(self.target or target),

@@ -18,7 +18,7 @@ from ..runtime.network import CompiledNetwork, Kernel, predicted_us, traffic_byt
 from .models import Choices, Progress, compile_network, is_compiled, load_compiled, make_plan
 
 if TYPE_CHECKING:
-    from ..planner import Plan
+    from ..program import Plan
     from ..specialise import OpenNetwork
 
 

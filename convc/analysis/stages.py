@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from .. import errors
 from ..ir import Graph, print_graph
 from ..passes import canonical_passes
-from ..planner import Options, Plan, divide, optimise
+from ..planner import divide, optimise
+from ..program import Options, Plan
 from ..runtime.manifest import ProgramSpec
 from ..runtime.network import CompiledNetwork, traffic_bytes
 from ..runtime.numpy_executor import stored_graph

@@ -10,7 +10,7 @@ import numpy as np
 from .. import errors
 from ..ir import DType, Graph, Node, Payload, Value
 from ..ir.plan import PackedWeight
-from ..planner import Plan, Scheduled
+from ..program import Plan, Scheduled
 from ..runtime.engine import Engine
 from ..runtime.numpy_executor import GraphRunner
 from .placements import slot, strided

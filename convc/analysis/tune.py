@@ -33,7 +33,8 @@ from ..ir.problem import Problem
 from ..passes import Launch, Switches
 from ..passes.im2col_tiles import candidates
 from ..passes.slices import GROUPING
-from ..planner import Plan, assemble, make_plan
+from ..planner import assemble, make_plan
+from ..program import Plan
 from ..runtime.artifact import write_file
 from ..runtime.engine import Engine
 from ..runtime.executor import Executor

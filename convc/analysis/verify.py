@@ -19,7 +19,8 @@ from ..frontends.export import export_onnx
 from ..ir import Graph
 from ..passes import Switches
 from ..passes.choice import Policy
-from ..planner import Options, Plan, bind_batch, make_plan
+from ..planner import bind_batch, make_plan
+from ..program import Options, Plan
 from ..runtime.network import CompiledNetwork
 from .arrays import random_inputs
 from .bounds import output_bounds

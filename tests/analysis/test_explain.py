@@ -12,7 +12,8 @@ from small_networks import NETWORKS, POOL, inside, weights
 from convc.analysis.explain import Edge, counts, explain, folded
 from convc.ir import Graph
 from convc.passes import RULES, Switches
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 
 
 def plan_of(graph: Graph, opt: str = "fuse", disable: str = "", only: str | None = None) -> Plan:

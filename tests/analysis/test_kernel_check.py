@@ -20,7 +20,8 @@ from convc.compiler import compile_plan
 from convc.ir import DType, Graph
 from convc.ir.plan import Placement
 from convc.passes import Switches
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 from convc.runtime.interpreter import InterpreterExecutor
 from convc.runtime.network import CompiledNetwork
 

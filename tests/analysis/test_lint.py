@@ -24,7 +24,8 @@ from convc.codegen.cache import KernelCache
 from convc.codegen.sass import Loop
 from convc.compiler import compile_plan
 from convc.ir.plan import SHIFTED
-from convc.planner import Options, make_plan
+from convc.planner import make_plan
+from convc.program import Options
 from convc.runtime.manifest import KernelSpec, Parameter, StepSpec
 from convc.targets import TARGETS
 

@@ -16,7 +16,7 @@ import convc.api
 from convc.analysis import ablate, ablation_page, bench
 from convc.analysis.figures import planned, roofline_us
 from convc.analysis.models import Choices
-from convc.planner import Plan
+from convc.program import Plan
 from convc.runtime.manifest import TensorSpec
 from convc.targets import target
 

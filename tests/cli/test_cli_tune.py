@@ -12,7 +12,7 @@ from cli_support import Run
 
 import convc.analysis.tune as tuning
 from convc.analysis.tune import Tuned
-from convc.planner import Plan
+from convc.program import Plan
 
 MODEL = "zoo:lenet5"
 

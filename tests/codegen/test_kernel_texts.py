@@ -15,7 +15,8 @@ from convc.codegen.emit import EmittedKernel, emit
 from convc.ir.plan import Tile
 from convc.ir.problem import Contraction, Problem, steps_of
 from convc.passes import Switches
-from convc.planner import Options, make_plan
+from convc.planner import make_plan
+from convc.program import Options
 
 
 @cache

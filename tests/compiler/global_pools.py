@@ -10,7 +10,7 @@ from small_networks import inside, weights
 
 from convc.ir import Value
 from convc.ir.problem import Problem
-from convc.planner import Plan
+from convc.program import Plan
 
 
 def mean(b: Builder, y: Value, keepdims: bool = True, op: str = "ReduceMean") -> Value:

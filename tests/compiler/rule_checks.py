@@ -25,7 +25,8 @@ from convc.ir.plan import FusedGraph, Tile
 from convc.ir.problem import Problem
 from convc.passes import Switches, fuse
 from convc.passes.choice import Policy
-from convc.planner import Options, Plan, make_plan, optimise
+from convc.planner import make_plan, optimise
+from convc.program import Options, Plan
 from convc.runtime.manifest import KernelSpec
 from convc.runtime.network import CompiledNetwork
 from convc.targets import target

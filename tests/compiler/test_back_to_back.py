@@ -27,7 +27,8 @@ from convc.passes.back_to_back import RULE
 from convc.passes.choice import Choice
 from convc.passes.policies import Always
 from convc.passes.traffic import traffic
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 from convc.targets import TARGETS
 
 

@@ -17,7 +17,8 @@ from convc.codegen.cache import KernelCache
 from convc.codegen.cubin import parse
 from convc.compiler import compile_plan
 from convc.ir import Graph
-from convc.planner import Options, make_plan
+from convc.planner import make_plan
+from convc.program import Options
 from convc.runtime.artifact import Artifact
 from convc.runtime.cuda import CudaExecutor
 from convc.runtime.driver import Driver
@@ -84,7 +85,8 @@ import hashlib, sys
 sys.path.insert(0, {tests!r})
 from small_networks import NETWORKS
 from convc.compiler import compile_plan
-from convc.planner import Options, make_plan
+from convc.planner import make_plan
+from convc.program import Options
 for name, build in NETWORKS.items():
     artifact = compile_plan(make_plan(build(), Options({targets!r}, "fp16")))
     artifact.save({file!r})

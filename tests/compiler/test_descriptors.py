@@ -22,7 +22,8 @@ from convc.ir.plan import Tile
 from convc.ir.problem import Contraction, Problem
 from convc.passes import Switches
 from convc.passes.policies import Always
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 from convc.runtime.cuda import CudaExecutor
 from convc.runtime.driver import Driver
 from convc.runtime.engine import Engine

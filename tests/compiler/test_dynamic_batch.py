@@ -26,7 +26,8 @@ from convc.ir.plan import Tile
 from convc.ir.problem import AxisReduction, Contraction, Problem, WindowReduction
 from convc.passes import Launch
 from convc.passes.fewer import fewer_programs
-from convc.planner import Options, make_plan
+from convc.planner import make_plan
+from convc.program import Options
 from convc.runtime.dtypes import numpy_dtype
 from convc.runtime.engine import Engine
 from convc.runtime.manifest import TensorSpec

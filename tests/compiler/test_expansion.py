@@ -35,7 +35,8 @@ from convc.ir.separable import SeparableContraction
 from convc.passes import Switches, expansion_tiles, separable_tiles
 from convc.passes.expansion import RULE
 from convc.passes.tiling import alone_seconds
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 from convc.targets import target
 
 

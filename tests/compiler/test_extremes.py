@@ -11,7 +11,8 @@ from compiled import Builder, evaluate, integers, run, same
 from convc.codegen.cache import KernelCache
 from convc.compiler import compile_plan
 from convc.errors import UnsupportedModelError
-from convc.planner import Options, make_plan
+from convc.planner import make_plan
+from convc.program import Options
 
 pytestmark = pytest.mark.usefixtures("interpreters")
 FORMS = [

@@ -28,7 +28,8 @@ from convc.ir.problem import Axis, Contraction, Problem
 from convc.passes import Switches
 from convc.passes.borders import RULE
 from convc.passes.tiling import ranked
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 from convc.runtime.cuda import CudaExecutor
 from convc.runtime.driver import Driver
 from convc.runtime.engine import Engine

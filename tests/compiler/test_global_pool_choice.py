@@ -27,7 +27,8 @@ from convc.ir.plan import Tile
 from convc.passes import Switches
 from convc.passes.global_pool import RULE
 from convc.passes.policies import Always
-from convc.planner import Options, make_plan
+from convc.planner import make_plan
+from convc.program import Options
 from convc.targets import TARGETS
 
 

@@ -19,7 +19,8 @@ from convc.compiler import compile_plan
 from convc.ir import Value
 from convc.ir.dims import Dim
 from convc.passes.slices import RULE as SLICES
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 from convc.runtime.network import CompiledNetwork
 
 N = helper.make_node

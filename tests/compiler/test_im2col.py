@@ -33,7 +33,8 @@ from convc.passes import Switches
 from convc.passes.im2col_tiles import candidates
 from convc.passes.measured import with_measured_tiles
 from convc.passes.policies import Always
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 from convc.runtime.cuda import CudaExecutor
 from convc.runtime.driver import Driver
 from convc.runtime.engine import Engine

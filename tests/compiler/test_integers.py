@@ -16,7 +16,8 @@ from convc.compiler import compile_plan
 from convc.errors import UnsupportedModelError
 from convc.ir import DType, Kind, Value, operators
 from convc.ir.ops.integer_text import has_integer_text
-from convc.planner import Options, make_plan
+from convc.planner import make_plan
+from convc.program import Options
 
 pytestmark = pytest.mark.usefixtures("interpreters")
 INTEGERS = tuple(dtype for dtype in DType if dtype.is_integer)

@@ -31,7 +31,8 @@ from convc.frontends import zoo
 from convc.ir.plan import Tile
 from convc.ir.problem import Contraction, Problem
 from convc.passes import tiling
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 from convc.targets import TARGETS, Target
 
 FILTERS, STRIDES, PADS = 20, (2, 3), (4, 5, 4, 5)

@@ -21,7 +21,8 @@ from convc.passes import Switches, launches
 from convc.passes.launches import LAST_BLOCK, SIBLINGS
 from convc.passes.policies import Always
 from convc.passes.tiling import Tiles
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 from convc.runtime.network import CompiledNetwork
 
 RANDOM = np.random.default_rng(5)

@@ -12,7 +12,8 @@ from convc.analysis.verify import verify, verify_compiled
 from convc.compiler import compile_plan
 from convc.frontends.export import export_onnx
 from convc.ir import Graph, Payload, Value
-from convc.planner import Options, make_plan
+from convc.planner import make_plan
+from convc.program import Options
 from convc.runtime.network import CompiledNetwork
 
 pytestmark = pytest.mark.usefixtures("interpreters")

@@ -24,7 +24,8 @@ from convc.codegen.sass import disassemble
 from convc.compiler import compile_plan
 from convc.ir.plan import PackedWeight
 from convc.passes import Switches
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 from convc.runtime.artifact import Artifact
 from convc.runtime.cuda import CudaExecutor
 from convc.runtime.driver import Driver

@@ -32,7 +32,8 @@ from convc.ir.plan import Tile
 from convc.ir.separable import SeparableContraction
 from convc.passes import Switches, separable_tiles
 from convc.passes.pool_conv import RULE
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 
 
 def pool(b: Builder, x: Value, op: str = "MaxPool", **attributes: Any) -> Value:

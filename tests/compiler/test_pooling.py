@@ -19,7 +19,8 @@ from convc.ir.plan import Tile
 from convc.ir.pooled import PooledContraction
 from convc.passes import Switches, fuse, tiling
 from convc.passes.traffic import traffic
-from convc.planner import Options, optimise
+from convc.planner import optimise
+from convc.program import Options
 
 RANDOM = np.random.default_rng(11)
 

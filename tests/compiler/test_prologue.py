@@ -21,7 +21,8 @@ from convc.ir.plan import Tile
 from convc.ir.problem import Contraction, Statement
 from convc.passes import Switches, fuse, prologue, tiling
 from convc.passes.prologue import RULE
-from convc.planner import Options, make_plan, optimise
+from convc.planner import make_plan, optimise
+from convc.program import Options
 from convc.targets import target
 
 RANDOM = np.random.default_rng(5)

@@ -21,7 +21,8 @@ from convc.analysis.verify import reference_outputs
 from convc.codegen.cubin import parse
 from convc.codegen.sass import disassemble
 from convc.compiler import compile_plan
-from convc.planner import Options, make_plan
+from convc.planner import make_plan
+from convc.program import Options
 
 pytestmark = pytest.mark.usefixtures("interpreters")
 MODES = ("fp32", "fp16", "bf16")

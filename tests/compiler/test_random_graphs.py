@@ -19,7 +19,8 @@ from convc.ir import Graph, Kind
 from convc.ir.invariants import check
 from convc.passes import RULES
 from convc.passes.hosted import hosted_nodes
-from convc.planner import Options, make_plan
+from convc.planner import make_plan
+from convc.program import Options
 from convc.runtime.network import CompiledNetwork
 
 pytestmark = pytest.mark.usefixtures("interpreters")

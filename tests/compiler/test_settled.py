@@ -10,7 +10,8 @@ from convc.codegen.cache import KernelCache
 from convc.codegen.worker import Compiled
 from convc.compiler import compile_plan, settled
 from convc.passes.retile import Shortage
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 from convc.targets import Target
 
 

@@ -22,7 +22,8 @@ from convc.ir import Value
 from convc.ir.plan import Placement, Tile
 from convc.passes import Switches
 from convc.passes.shuffles import RULE, regrouped, sliced
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 
 FEW = settings(settings.get_profile("shared-process"), max_examples=12)
 

@@ -16,7 +16,8 @@ from convc.ir import Value
 from convc.passes import Switches, launches, slices
 from convc.passes.policies import Always
 from convc.passes.slices import RULE, Stage, divided
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 from convc.runtime.network import CompiledNetwork
 
 RANDOM = np.random.default_rng(9)

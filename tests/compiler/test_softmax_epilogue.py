@@ -18,7 +18,8 @@ from convc.ir.problem import Contraction
 from convc.passes import Switches, fuse, softmax, tiling
 from convc.passes.softmax import RULE
 from convc.passes.traffic import traffic
-from convc.planner import Options, Plan, optimise
+from convc.planner import optimise
+from convc.program import Options, Plan
 
 RANDOM = np.random.default_rng(5)
 

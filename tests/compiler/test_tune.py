@@ -17,7 +17,7 @@ from convc.analysis.tune import Candidate, Tuned, compile_candidates, measure, p
 from convc.codegen.cache import KernelCache
 from convc.compiler import compile_plan
 from convc.passes.tiling import ranked
-from convc.planner import Plan
+from convc.program import Plan
 from convc.runtime.cuda import CudaExecutor
 from convc.runtime.driver import Driver
 from convc.runtime.network import CompiledNetwork

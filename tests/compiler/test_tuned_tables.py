@@ -22,7 +22,8 @@ from convc.codegen.packed import LABEL, open_cache
 from convc.compiler import compile_plan
 from convc.ir.digest import problem_digest
 from convc.passes.tiling import ranked
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 from convc.targets import TARGETS, target
 from convc.targets.tuned import Entry, Measured, Table, measured_of, read_table, schedule_of, tables_of
 

@@ -24,7 +24,8 @@ from convc.passes import Switches
 from convc.passes.borders import RULE
 from convc.passes.slices import RULE as SLICES
 from convc.passes.slices import Stage
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 from convc.runtime.network import CompiledNetwork
 
 SOME = settings(settings.get_profile("shared-process"), max_examples=40)

@@ -14,7 +14,8 @@ from convc.ir.digest import problem_digest
 from convc.passes import Switches
 from convc.passes.slices import GROUPING
 from convc.passes.tiling import ranked
-from convc.planner import Options, Plan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan
 from convc.targets import target
 from convc.targets.tuned import Entry, Table, schedule_of
 

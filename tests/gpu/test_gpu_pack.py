@@ -21,7 +21,7 @@ from convc import errors
 from convc.codegen.cubin import parse
 from convc.compiler import compile_plan
 from convc.ir import DType
-from convc.planner import Plan
+from convc.program import Plan
 from convc.runtime.artifact import read
 
 ROOT = Path(__file__).parents[2]

@@ -21,7 +21,8 @@ from convc import errors
 from convc.analysis.verify import Verification, check_against
 from convc.compiler import compile_plan
 from convc.ir import Graph
-from convc.planner import Options, make_plan
+from convc.planner import make_plan
+from convc.program import Options
 from convc.runtime.interpreter_pool import close_idle
 from convc.runtime.network import CompiledNetwork
 

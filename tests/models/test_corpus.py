@@ -13,7 +13,8 @@ import convc
 from convc.analysis.bounds import output_bounds
 from convc.analysis.verify import verify
 from convc.compiler import compile_plan
-from convc.planner import Options, make_plan
+from convc.planner import make_plan
+from convc.program import Options
 from convc.runtime.network import CompiledNetwork
 
 QUICK = ("lenet_caffe.dyn", "convnetjs_cifar10.dyn", "cifar_resnet20.tsbn12", "cifar_resnet20.dynf16")

@@ -16,7 +16,7 @@ from convc.analysis.explain import explain, folded
 from convc.analysis.models import Choices
 from convc.ir import Graph, Node, Value
 from convc.passes import extensions
-from convc.planner import Plan
+from convc.program import Plan
 
 RULE = convc.Rule("half-chain", "fuse", "y = f(x); z = g(y) → z = g(f(x))")
 REWRITE = convc.Rule("double-relu", "fold", "relu(relu(x)) → relu(x)")

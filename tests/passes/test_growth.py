@@ -13,7 +13,8 @@ from convc.ir import DType, Value
 from convc.ir.plan import FusedGraph
 from convc.passes import Switches
 from convc.passes.fusion import _ANCHOR_RULES, MAX_EXTERNAL_OPERANDS, fuse
-from convc.planner import Options, make_plan
+from convc.planner import make_plan
+from convc.program import Options
 
 ANCHORS: dict[str, Callable[[Builder, Value], Value]] = {
     "conv-epilogue": lambda b, x: padded(b, x, 6),

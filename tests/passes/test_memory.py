@@ -16,7 +16,8 @@ from convc.ir import DType, Value
 from convc.passes import Switches
 from convc.passes.memory import ALIGNMENT, Interval, Repeated, _arrange, plan_arena
 from convc.passes.policies import Always
-from convc.planner import Options, Plan, TargetPlan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan, TargetPlan
 
 intervals = st.lists(
     st.tuples(st.integers(1, 64), st.integers(0, 20), st.integers(0, 6)),

@@ -16,7 +16,7 @@ from convc.ir.plan import Tile
 from convc.passes.launches import Launch
 from convc.passes.retile import Shortage, with_smaller_tiles
 from convc.passes.tiling import ranked
-from convc.planner import TargetPlan
+from convc.program import TargetPlan
 from convc.targets import TARGETS, target
 
 MACHINE = target("sm_89")

@@ -20,7 +20,8 @@ from convc.passes.extensions import extensions
 from convc.passes.fusion import _ANCHOR_RULES
 from convc.passes.policies import Always
 from convc.passes.slices import Stage
-from convc.planner import Options, Plan, TargetPlan, make_plan
+from convc.planner import make_plan
+from convc.program import Options, Plan, TargetPlan
 
 ROOT = Path(__file__).parents[2]
 KERNELS: dict[str, tuple[str, ...]] = {

@@ -9,7 +9,8 @@ from small_networks import NETWORKS
 
 from convc.ir import Graph, parse_graph, print_graph
 from convc.passes import Switches
-from convc.planner import Options, make_plan, optimise
+from convc.planner import make_plan, optimise
+from convc.program import Options
 
 
 def stages(graph: Graph) -> dict[str, Graph]:

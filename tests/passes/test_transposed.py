@@ -15,7 +15,8 @@ from convc.frontends import dsl as nn
 from convc.ir import Graph
 from convc.passes import Switches
 from convc.passes.canonical.transposed import expand_transposed
-from convc.planner import Options, make_plan
+from convc.planner import make_plan
+from convc.program import Options
 from convc.runtime.numpy_executor import GraphRunner
 
 

@@ -19,7 +19,8 @@ import pytest
 from convc import errors
 from convc.compiler import compile_plan
 from convc.ir import DType, Graph, TensorType
-from convc.planner import Options, make_plan
+from convc.planner import make_plan
+from convc.program import Options
 from convc.runtime import interpreter_pool as pool
 from convc.runtime.engine import Engine
 from convc.runtime.interpreter import Shared

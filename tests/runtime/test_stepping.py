@@ -11,7 +11,8 @@ from convc.analysis.kernel_check import check_kernels
 from convc.compiler import compile_plan
 from convc.ir import DType, Graph, TensorType
 from convc.passes import Switches
-from convc.planner import Options, make_plan
+from convc.planner import make_plan
+from convc.program import Options
 from convc.runtime.cuda import CudaExecutor
 from convc.runtime.driver import Driver
 from convc.runtime.network import CompiledNetwork

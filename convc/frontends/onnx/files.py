@@ -64,10 +64,18 @@ def open_source(source: str | os.PathLike[str] | onnx.ModelProto) -> Source:
     data = _read(path)
     _recognise(path, bytes(data[:64]))
     head, raw = wire.split(data)
+    model = parsed(bytes(head))
+    if model is None:
+        raise errors.file_not_onnx(str(path), "unknown")
+    return Source(model, raw, path)
+
+
+def parsed(data: bytes) -> onnx.ModelProto | None:
+    """The model that bytes are; None where they are none."""
     try:
-        return Source(onnx.ModelProto.FromString(bytes(head)), raw, path)
+        return onnx.ModelProto.FromString(data)
     except DecodeError:
-        raise errors.file_not_onnx(str(path), "unknown") from None
+        return None
 
 
 def _read(path: Path) -> memoryview:
