@@ -124,7 +124,7 @@ def present_target(ordinal: int = 0) -> str:
 def largest_batch(batch: int | str, max_batch: int | None) -> tuple[int, bool]:
     """The batch to plan for, and whether a run may have fewer images. Raises `UsageError`."""
     if max_batch is not None and (not isinstance(max_batch, int) or max_batch < 1):
-        raise errors.bad_batch(str(max_batch))
+        raise errors.bad_batch(str(max_batch), "--max-batch", "")
     if batch == DYNAMIC:
         return max_batch or MAX_BATCH, True
     if not isinstance(batch, int) or batch < 1:

@@ -26,6 +26,7 @@ from .console import (
     options,
     print_report,
     progress_bar,
+    require_folder,
     require_writable,
 )
 from .version import __version__
@@ -238,6 +239,8 @@ def ablate(
         if Path(output).suffix != ".html":
             raise errors.output_suffix(output, (".html",))
         require_writable(output)
+    if png is not None:
+        require_folder(png)
     if output is not None or png is not None:
         ablation_page.require_charts()
     with progress_bar("configurations") as progress:
@@ -327,7 +330,9 @@ def export(name: str, output: str, batch: str, opset: int, seed: int, as_json: b
     from .frontends.export import export_onnx
 
     require_writable(output)
-    network = networks.build(name, batch=batch if batch.isidentifier() else batch_size(batch), seed=seed)
+    network = networks.build(
+        name, batch=batch if batch.isidentifier() else batch_size(batch, other="a name"), seed=seed
+    )
     export_onnx(network.graph, output, opset)
     report = {"name": name, "file": output, "batch": batch, "seed": seed, "opset": opset, "params": network.params}
     print_report(as_json, report, lambda found: found["file"])

@@ -147,25 +147,38 @@ def require_writable(path: str) -> None:
         raise errors.not_written(path, getattr(error, "strerror", None) or error) from error
 
 
+def require_folder(path: str) -> None:
+    """Raises `OutputError` now where files could not be written into a folder later, which may be missing yet."""
+    import tempfile
+
+    folder = Path(path)
+    try:
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except (OSError, ValueError) as error:
+        raise errors.not_written(path, getattr(error, "strerror", None) or error) from error
+
+
 # -- Options
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def _batch(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
     """A size; 0 for a dynamic batch."""
-    return 0 if text == "dynamic" else _one_batch(context, parameter, text)
+    return 0 if text == "dynamic" else None if text is None else batch_size(text, other="dynamic")
 
 
 def _one_batch(context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
     if text == "dynamic":
         raise errors.dynamic_batch(f"{parameter.opts[0]} of convc {context.info_name}")
-    return None if text is None else batch_size(text)
+    return None if text is None else batch_size(text, parameter.opts[0])
 
 
-def batch_size(text: str) -> int:
-    """A batch of 1 or more, in at most nine digits."""
+def batch_size(text: str, option: str = "--batch", other: str = "") -> int:
+    """A batch of 1 or more, in at most nine digits. other: what the option takes beside that."""
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
-        raise errors.bad_batch(text)
+        raise errors.bad_batch(text, option, other)
     return int(text)
 
 

@@ -1185,9 +1185,10 @@ def max_batch_alone(found: int) -> UsageError:
     return UsageError(f"--max-batch {found} goes with --batch dynamic; give both, or --batch {found} alone")
 
 
-def bad_batch(text: str) -> UsageError:
-    """A batch that is no size."""
-    return UsageError(f"--batch takes a whole number of 1 or more, or dynamic, found {text!r}")
+def bad_batch(text: str, option: str = "--batch", other: str = "dynamic") -> UsageError:
+    """A batch that is no size. other: what the option takes beside sizes."""
+    beside = f", or {other}" if other else ""
+    return UsageError(f"{option} takes a whole number of 1 or more{beside}, found {text!r}")
 
 
 def bad_jobs(text: str) -> UsageError:

@@ -46,10 +46,10 @@ def find_first(
     """The first launch that departs, None where none does; nothing behind it is run."""
     device = resolved_device(device)
     plan, network = _compiled(model, choices, device, progress)
-    checked = 0
+    checked = set[int]()
     first = None
     for kernel in check_kernels(plan, network, device, random_inputs(network.inputs, seed)):
-        checked += 1
+        checked.add(kernel.launch)
         if not kernel.ok:
             first = kernel.as_json()
             break
@@ -58,6 +58,6 @@ def find_first(
         "device": device,
         "dtype": plan.options.dtype,
         "launches": len(plan.programs[0].launches),
-        "checked": checked,
+        "checked": len(checked),
         "first": first,
     }

@@ -100,11 +100,13 @@ class TestFigures:
         assert all(rule in out for rule in RULES)
 
     def test_unusable_input(self, run: Run, artifact: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("no folder")
         for words, text in (
             (("zoo:lenet5", "--target", "sm_80,sm_90"), "one"),
             ((artifact,), "compiled network"),
             (("zoo:lenet5", "-o", tmp_path / "a.txt"), ".html"),
             (("zoo:lenet5", "--dtype", "fp8"), "fp8"),
+            (("no.onnx", "--png", tmp_path / "file" / "charts"), "cannot write"),  # looked at before the model
         ):
             ran = run("ablate", *words)
             assert ran.status == 2 and text in ran.err and ran.err.count("\n") == 1

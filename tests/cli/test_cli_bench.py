@@ -70,3 +70,20 @@ def test_unusable_input(run: Run) -> None:
     ):
         ran = run("bench", "zoo:lenet5", *words)
         assert ran.status == 2 and ran.err.count("\n") == 1, words
+
+
+def test_a_batch_that_is_none_is_told_by_its_option(run: Run, tmp_path: Path) -> None:
+    for words, said in (
+        (("bench", "zoo:lenet5", "--batch", "1,dynamic"), "--batch takes a whole number of 1 or more, found 'dynamic'"),
+        (("run", "zoo:lenet5", "--batch", "0"), "--batch takes a whole number of 1 or more, or dynamic, found '0'"),
+        (
+            ("run", "zoo:lenet5", "--batch", "dynamic", "--max-batch", "0"),
+            "--max-batch takes a whole number of 1 or more, found '0'",
+        ),
+        (
+            ("zoo", "export", "lenet5", "-o", tmp_path / "m.onnx", "--batch", "a b"),
+            "--batch takes a whole number of 1 or more, or a name, found 'a b'",
+        ),
+    ):
+        ran = run(*words)
+        assert (ran.status, ran.err) == (2, f"convc: error: {said}\n")

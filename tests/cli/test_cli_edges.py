@@ -114,6 +114,12 @@ class TestBisect:
         assert (ran.status, ran.json["ok"], ran.json["first"], ran.json["checked"]) == (0, True, None, 8)
         assert "all 8 launches agree" in run("bisect", "zoo:lenet5", *APART).out
 
+    def test_launches_are_counted_and_not_results(self, run: Run) -> None:
+        """The kernels that one launch runs are compared each by itself."""
+        found = run("bisect", "zoo:lenet5", "--device", "numpy", "--json").json
+        kernels = run("verify", "zoo:lenet5", "--device", "numpy", "--per-kernel", "--json").json["kernels"]
+        assert len(kernels) > found["launches"] == found["checked"]
+
     def test_the_first_wrong_kernel(self, run: Run, interpreters: None, broken: None) -> None:
         ran = run("bisect", "zoo:lenet5", *APART, "--json")
         first = ran.json["first"]
