@@ -67,6 +67,18 @@ def test_padding_that_may_be_the_largest_declines(
     declined(b, fold_pad)
 
 
+@pytest.mark.parametrize(("size", "folds"), [(2, False), (3, True)])
+def test_windows_that_step_over_all_of_their_input_see_padding_alone(size: int, folds: bool) -> None:
+    """With a dilation of 3, windows of 2 places reach from one side of 2 pixels to the other."""
+    b = Builder()
+    x = b.add("Relu", b.input(np.ones((1, 2, size, size), np.float32)))
+    b.output(largest(b, pad(b, x, (0, 0, 2, 2, 0, 0, 2, 2)), 2, dilations=(3, 3), strides=(1, 1), pads=(0,) * 4))
+    if folds:
+        assert applied(b, fold_pad) == {"Relu": 1, "MaxPool": 1}
+    else:
+        declined(b, fold_pad)
+
+
 def test_padding_that_is_not_a_window_s_own_declines() -> None:
     b = Builder()
     weights = normal(6, 4, 3, 3)

@@ -35,7 +35,7 @@ def _foldable(graph: Graph, pad: Node, node: Node) -> bool:
         return False
     if node.op == "MaxPool":
         fits = not node.attributes["ceil_mode"] and _smaller_than_window(_joined(pad, node), node)
-        return fits and _never_largest(graph, pad)
+        return fits and _reaches_input(graph, pad, node) and _never_largest(graph, pad)
     if pad.attributes["value"] != 0:
         return False
     return node.op != "AveragePool" or (_counts_padding(node) and _smaller_than_window(_joined(pad, node), node))
@@ -60,6 +60,13 @@ def _smaller_than_window(pads: tuple[int, ...], pool: Node) -> bool:
     sizes = zip(pool.attributes["kernel_shape"], pool.attributes["dilations"], strict=True)
     spans = [(size - 1) * dilation + 1 for size, dilation in sizes]
     return all(padding < span for padding, span in zip(pads, (*spans, *spans), strict=True))
+
+
+def _reaches_input(graph: Graph, pad: Node, pool: Node) -> bool:
+    """Whether no window steps over the whole input: dilated ones do where it is small."""
+    extents = graph.type(graph.inputs(pad)[0]).shape[2:]
+    pairs = zip(extents, pool.attributes["dilations"], strict=True)
+    return all(isinstance(extent, int) and extent >= dilation for extent, dilation in pairs)
 
 
 def _counts_padding(pool: Node) -> bool:
