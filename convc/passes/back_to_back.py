@@ -45,7 +45,7 @@ def propose(graph: Graph, conv: Node, taken: Mapping[int, int], gpus: Sequence[T
     reason = (
         unfit_product(graph, conv)
         or _unfit_weights(graph, start, conv)
-        or unfit_chain(graph, chain, sources - {starts[0]})
+        or unfit_chain(graph, chain, starts[0], sources)
         or unfree(graph, nodes, conv, taken)
     )
     return reason or _choice(graph, start, conv, nodes, gpus)

@@ -58,13 +58,16 @@ def unfit_window(graph: Graph, depthwise: Node) -> str | None:
     return None
 
 
-def unfit_chain(graph: Graph, chain: list[int], others: set[Value]) -> str | None:
-    """Why a kernel cannot compute the operators of ``chain`` between windows and product; None where it can.
+def unfit_chain(graph: Graph, chain: list[int], start: Value, sources: set[Value]) -> str | None:
+    """Why a kernel cannot compute the operators of ``chain`` between ``start``, its windows or its first product, and
+    the product behind them; None where it can.
 
-    others: what they read that is neither constant nor the windows' result.
+    sources: what they read that is not constant.
     """
-    if others:
+    if sources != {start}:
         return "an operator between them reads a tensor that is not constant"
+    if any(graph.type(Value(id)).shape != graph.type(start).shape for id in chain):
+        return "an operator between them broadcasts the result to a larger shape"
     operands = {value for id in chain for value in graph.inputs(id) if graph.constant(value) is not None}
     if any(not _per_channel(graph, value, id) for id in chain for value in graph.inputs(id) if value in operands):
         return "an operator between them reads a constant that varies from pixel to pixel"

@@ -59,7 +59,7 @@ def propose(graph: Graph, depthwise: Node, taken: Mapping[int, int]) -> Choice |
     reason = (
         _unfit_expansion(graph, expansion)
         or unfit_window(graph, depthwise)
-        or unfit_chain(graph, chain, sources - {dense[0]})
+        or unfit_chain(graph, chain, dense[0], sources)
         or unfree(graph, nodes, depthwise, taken)
     )
     anchor = graph.node(taken.get(depthwise.id, depthwise.id))

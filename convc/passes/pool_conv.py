@@ -43,7 +43,7 @@ def propose(graph: Graph, conv: Node, taken: Mapping[int, int]) -> Choice | str 
     readers = _readers(graph, nodes)
     reason = (
         unfit_product(graph, conv)
-        or unfit_chain(graph, chain, sources - {pools[0]})
+        or unfit_chain(graph, chain, pools[0], sources)
         or belongs([*nodes, *readers], taken)
         or _unfit_readers(graph, conv, chain, readers)
     )

@@ -46,7 +46,7 @@ def propose(graph: Graph, pool: Node, taken: Mapping[int, int]) -> Choice | str 
     if node.op != "Conv":
         return None
     chain.append(node.id)
-    reason = _unfit(pool) or _unfit_convolution(graph, node) or _shared(graph, chain, pool)
+    reason = _unfit(pool) or _unfit_convolution(graph, node, pool) or _shared(graph, chain, pool)
     if reason is None and (any(id in taken for id in chain) or node.id in taken.values()):
         reason = "the convolution already belongs to another kernel"
     return reason or _choice(graph, node, pool, chain[::-1])
@@ -73,8 +73,10 @@ def _unfit(pool: Node) -> str | None:
     return None
 
 
-def _unfit_convolution(graph: Graph, conv: Node) -> str | None:
+def _unfit_convolution(graph: Graph, conv: Node, pool: Node) -> str | None:
     x, w = graph.inputs(conv)[:2]
+    if graph.type(Value(conv.id)).shape != graph.type(graph.inputs(pool)[0]).shape:
+        return "the convolution's result is broadcast to a larger shape"
     if conv.attributes["groups"] > 1 and conv.attributes["groups"] == graph.type(x).shape[1]:
         return "the convolution is depthwise"
     return "the convolution's weights are not constant" if graph.constant(w) is None else None

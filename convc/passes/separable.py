@@ -39,7 +39,7 @@ def propose(graph: Graph, conv: Node, taken: Mapping[int, int]) -> Choice | str 
     reason = (
         unfit_product(graph, conv)
         or unfit_window(graph, depthwise)
-        or unfit_chain(graph, chain, sources - {windows[0]})
+        or unfit_chain(graph, chain, windows[0], sources)
         or unfree(graph, nodes, conv, taken)
     )
     return reason or _choice(graph, depthwise, conv, nodes)

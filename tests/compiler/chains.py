@@ -117,6 +117,11 @@ def reasons_between(first: Build, second: Build, read_again: str = "several oper
     }
 
 
+def widened(b: Builder, y: Value) -> Value:
+    """24 channels out of one."""
+    return b.add("Mul", y, b.constant(weights(1, 24, 1, 1)))
+
+
 def _scaled_by_a_tensor(b: Builder, y: Value) -> Value:
     return b.add("Mul", y, b.input(weights(1, shape_of(b, y)[1], 1, 1)))
 

@@ -9,7 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chains import Reasons, bias_of, chained, depthwise, input_of, pointwise, reasons_between, windowed, with_residual
+from chains import (
+    Reasons,
+    bias_of,
+    chained,
+    depthwise,
+    input_of,
+    pointwise,
+    reasons_between,
+    widened,
+    windowed,
+    with_residual,
+)
 from compiled import APART, Builder, conv, evaluate, planned, run_planned, same
 from hypothesis import strategies as st
 from rule_checks import check_machine_code, declined, emitted, in_every_mode, kernel_checks, reasons
@@ -180,6 +191,7 @@ REASONS: Reasons = {
     "weights": ("computed at run time", _computed),
     "channels": ("136 channels between them", lambda b, x: pointwise(b, _first(b, x, 136))),
     "another kernel": ("already belongs to another kernel", _another_kernel),
+    "broadcast": ("to a larger shape", lambda b, x: pointwise(b, widened(b, _first(b, x, 1)))),
     **reasons_between(_first, pointwise),
 }
 

@@ -8,7 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chains import Reasons, bias_of, chained, depthwise, input_of, pointwise, reasons_between, windowed, with_residual
+from chains import (
+    Reasons,
+    bias_of,
+    chained,
+    depthwise,
+    input_of,
+    pointwise,
+    reasons_between,
+    widened,
+    windowed,
+    with_residual,
+)
 from compiled import Builder, conv, evaluate, inputs_of, run, same
 from hypothesis import strategies as st
 from rule_checks import (
@@ -210,6 +221,7 @@ REASONS: Reasons = {
         lambda b, x: conv(b, expand(b, x), weights(96, 1, 3, 3), groups=48),
     ),
     "taken": ("already belongs to another kernel", lambda b, x: depthwise(b, expand(b, depthwise(b, x)))),
+    "broadcast": ("to a larger shape", lambda b, x: depthwise(b, widened(b, pointwise(b, x, 1)))),
     **reasons_between(expand, depthwise),
 }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chains import Reasons, chained, input_of, pointwise, reasons_between, windowed, with_residual
+from chains import Reasons, chained, input_of, pointwise, reasons_between, widened, windowed, with_residual
 from compiled import GROUPING, Builder, conv, evaluate, run, same
 from hypothesis import strategies as st
 from rule_checks import (
@@ -192,6 +192,7 @@ REASONS: Reasons = {
     "another reader": ("Conv reads the pooled tensor too", _another_reader),
     "another chain": ("Relu reads the pooled tensor too", _another_chain),
     "taken": ("already belongs to another kernel", _pools_again),
+    "broadcast": ("to a larger shape", lambda b, x: pointwise(b, widened(b, pool(b, pointwise(b, x, 1))))),
     **reasons_between(pool, pointwise, "ReduceMax reads the pooled tensor too"),
 }
 

@@ -138,6 +138,11 @@ def dilated(b: Builder, x: Value) -> Value:
     return b.add("MaxPool", y, kernel_shape=(2, 2), strides=(2, 2), pads=(0,) * 4, dilations=(2, 2), ceil_mode=False)
 
 
+def broadcast(b: Builder, x: Value) -> Value:
+    y = conv(b, x, integers(RANDOM, (1, 16, 3, 3), 1))
+    return pool(b, b.add("Mul", y, b.constant(integers(RANDOM, (8, 1, 1)))))
+
+
 REASONS = {
     "windows": ("neither 2x2 nor 3x3", lambda b, x: pool(b, dense(b, x), 3, 1)),
     "dilated windows": ("dilated", dilated),
@@ -146,6 +151,7 @@ REASONS = {
     "partial means": ("reach past", lambda b, x: pool(b, dense(b, x), ceil=True, op="AveragePool")),
     "depthwise": ("is depthwise", behind_depthwise),
     "weights": ("weights are not constant", computed_weights),
+    "broadcast": ("broadcast to a larger shape", broadcast),
     "several readers": ("read elsewhere", read_twice),
     "another kernel": ("already belongs to another kernel", behind_separable),
 }
