@@ -72,6 +72,10 @@ class Journal:
             stream.write(json.dumps({"step": step, "key": key}) + "\n")
         return True
 
+    def forget_begun(self) -> None:
+        """Measurements that were begun before do not count as lost: those that were have their rows."""
+        (self.folder / BEGUN).unlink(missing_ok=True)
+
     def gpus_lost(self, step: str) -> int:
         """How many processes of a step said that they lost their GPU."""
         return sum(row["step"] == step and row.get("lost", False) for row in self.rows())

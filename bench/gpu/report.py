@@ -54,9 +54,13 @@ class Cell:
         found = self.contestants.get(name)
         return found[how]["us"] if found else None
 
+    @property
+    def peers(self) -> dict[str, dict[str, Any]]:
+        return {name: found for name, found in self.contestants.items() if found.get("kind") == "peer"}
+
     def best_peer(self, how: str = "warm") -> tuple[str, float] | None:
         """The fastest of the peers."""
-        times = {name: found[how]["us"] for name, found in self.contestants.items() if found.get("kind") == "peer"}
+        times = {name: found[how]["us"] for name, found in self.peers.items()}
         return min(times.items(), key=lambda pair: pair[1]) if times else None
 
     def over_peer(self, how: str = "warm") -> float | None:
@@ -78,8 +82,13 @@ class Cell:
 
 
 def cells_of(rows: Iterable[Row]) -> list[Cell]:
-    """The cells, of several measurements of one the last."""
-    found = {row["key"]: Cell.of(row) for row in rows if row["step"].startswith("speed:") and row.get("contestants")}
+    """The cells; of several measurements of one that against the most peers, and of such the last."""
+    found: dict[str, Cell] = {}
+    for row in rows:
+        if row["step"].startswith("speed:") and row.get("contestants"):
+            cell, known = Cell.of(row), found.get(row["key"])
+            if known is None or len(cell.peers) >= len(known.peers):
+                found[row["key"]] = cell
     return sorted(found.values(), key=lambda cell: cell.order)
 
 

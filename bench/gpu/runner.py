@@ -1,7 +1,8 @@
 """Runs steps one after the other, each in a process of its own with a time limit, within a budget for all of them.
 
 A step that crashes or hangs loses the measurement that it was at, which is recorded, and is started again behind it; a
-step that makes no progress so is given up. When the budget is spent, everything that was started is ended.
+step that makes no progress so is given up. When the budget is spent, everything that was started is ended; what was
+under way then has not failed, and a later run measures it.
 """
 
 from __future__ import annotations
@@ -71,9 +72,10 @@ class Runner:
         outcome = ""
         for _ in range(RESTARTS + 1):
             before = self.journal.gpus_lost(step.name)
+            self.journal.forget_begun()
             own_s = PATIENCE * step.limit_s - (time.monotonic() - started)
             outcome = self._process(step, min(step.limit_s, own_s, self.left_s))
-            lost = self.journal.lost(step.name)
+            lost = self.journal.lost(step.name) if self.left_s > 0 else []
             for key in lost:
                 self.journal.put(step.name, key, error=f"its process did not survive: {outcome}")
             left_s = min(self.left_s, PATIENCE * step.limit_s - (time.monotonic() - started))

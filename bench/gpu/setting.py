@@ -18,6 +18,8 @@ from .cases import Case
 from .journal import Journal
 from .timing import FULL, Effort
 
+LEAST_S = 5.0
+"""A measurement is not begun with less time than this left to the step."""
 WAIT_S = 60.0
 """How long a step waits for an artifact that is being made in the background."""
 
@@ -53,7 +55,13 @@ class Setting:
         return artifacts.opened(case, self.pack, self.folder, self.wait_s)
 
     def todo(self, key: str) -> bool:
-        """Whether a measurement is still to be made; it is then known to have begun."""
+        """Whether a measurement is still to be made; it is then known to have begun.
+
+        Raises:
+            OutOfTime: it is, and the step has no time for it. The process ends, and a later one goes on with it.
+        """
+        if self.left_s < LEAST_S and key not in self.journal.known(self.step):
+            raise OutOfTime(f"no time left for {key}")
         return self.journal.begin(self.step, key)
 
     def put(self, key: str, **found: Any) -> None:
@@ -82,6 +90,10 @@ class Setting:
                 raise
         else:
             self.put(key, **found, seconds=round(time.monotonic() - started, 2))
+
+
+class OutOfTime(Exception):
+    """A step ends before it has made all of its measurements."""
 
 
 class Abandoned(Exception):

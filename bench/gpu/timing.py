@@ -14,6 +14,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +54,8 @@ def measure(
         before = state()
         warm = _warm(gpu, contestants, effort)
         speeds = {name: found["us"] for name, found in warm.items()}
-        loaded = _loaded(gpu, contestants[min(speeds, key=speeds.__getitem__)], effort)
+        fastest = min(speeds, key=speeds.__getitem__)
+        loaded = _loaded(gpu, contestants[fastest], int(warm[fastest]["replays"]))
         cold = _cold(gpu, contestants, speeds, effort)
         host = _host(gpu, contestants, speeds, effort)
         after = state()
@@ -130,13 +132,15 @@ def _host(
     return result
 
 
-def _loaded(gpu: Gpu, replay: Replay, effort: Effort) -> dict[str, str]:
-    """The GPU's state behind a burst of work that is still running when it is asked."""
-    gpu_work = gpu.timed(replay, max(1, _block_size(gpu, replay, effort) * 10 if effort.block_ms else 1))
-    found = state()
-    gpu.synchronize()
-    gpu.elapsed_us(gpu_work)
-    return found
+def _loaded(gpu: Gpu, replay: Replay, count: int) -> dict[str, str]:
+    """The GPU's state while it works, on one block after the other until it has answered."""
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(state)
+        while not asked.done():
+            measured = gpu.timed(replay, count)
+            gpu.synchronize()
+            gpu.elapsed_us(measured)
+        return asked.result()
 
 
 def _spread(samples: Sequence[float]) -> dict[str, float]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import json
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +17,7 @@ from bench.gpu import cases, contestants, kernels, numerics, speed, tuning
 from bench.gpu.cases import Case
 from bench.gpu.device import FLUSH_BYTES, opened_gpu
 from bench.gpu.families import Family
-from bench.gpu.setting import Abandoned, Setting
+from bench.gpu.setting import Abandoned, OutOfTime, Setting
 from bench.gpu.timing import SHORT, Effort, measure, quantile, there_and_back
 from convc.compiler import compile_plan
 from convc.runtime.artifact import Artifact
@@ -79,6 +81,35 @@ def test_blocks_are_as_long_as_asked(fake) -> None:
 
         times, _ = measure(gpu, {"one": replay}, effort)
     assert times["one"]["warm"]["replays"] == 22 and times["one"]["warm"]["samples"] == 2
+
+
+def test_the_state_under_load_is_asked_for_while_the_gpu_works(fake, monkeypatch) -> None:
+    """However long the answer takes."""
+
+    def state() -> dict[str, str]:
+        if threading.current_thread() is threading.main_thread():
+            return {}
+        begun, end = fake.clock, time.monotonic() + 60
+        while fake.clock == begun and time.monotonic() < end:
+            time.sleep(0.001)
+        return {"replayed": str(fake.clock > begun)}
+
+    def replay() -> None:
+        fake.clock += 1
+
+    monkeypatch.setattr("bench.gpu.timing.state", state)
+    with opened_gpu() as gpu:
+        _, states = measure(gpu, {"one": replay}, SHORT)
+    assert states == {"before": {}, "loaded": {"replayed": "True"}, "after": {}}
+
+
+def test_a_step_without_time_begins_nothing(setting) -> None:
+    given: Setting = setting("facts", seconds=1.0)
+    given.put("known", value=1)
+    assert not given.todo("known")
+    with pytest.raises(OutOfTime, match="no time left for another"):
+        given.todo("another")
+    assert given.journal.lost("facts") == []
 
 
 def test_orders_alternate_and_quantiles_are_samples() -> None:

@@ -140,6 +140,18 @@ def test_a_cell_that_was_measured_twice_counts_once(results: Path) -> None:
     assert [cell.over_peer() for cell in cells if cell.network == "alexnet"] == [2.0]
 
 
+def test_a_cell_is_measured_against_the_most_peers(results: Path) -> None:
+    """Inductor's search for the fastest kernels has a step of its own, which may have no time for the other peers."""
+    before = report.cells_of(report.read_rows([results]))
+    journal = Journal(results)
+    add_cell(journal, "resnet50", 32, convc_fused=contestant("convc", 1.0), eager=contestant("peer", 400.0))
+    assert report.cells_of(journal.rows()) == before
+    found = dict.fromkeys(("eager", "inductor", "inductor_max"), contestant("peer", 150.0))
+    add_cell(journal, "resnet50", 32, convc_fused=contestant("convc", 100.0), **found)
+    cells = report.cells_of(journal.rows())
+    assert [cell.over_peer() for cell in cells if cell.network == "resnet50" and cell.batch == 32] == [1.5]
+
+
 def test_what_the_readme_of_the_project_says_is_what_the_report_writes() -> None:
     root = Path(__file__).parents[2]
     text = (root / "README.md").read_text(encoding="utf-8")

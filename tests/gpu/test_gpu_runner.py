@@ -150,6 +150,17 @@ def test_without_time_nothing_is_begun(runner):
     assert runner().run([Step("works", 20, "A")]), "the next run has time for it"
 
 
+def test_what_the_budget_ends_has_not_failed(runner, monkeypatch):
+    """The last step of a call is cut off in the middle of something that a later call can measure."""
+    monkeypatch.setattr(module, "LEAST_S", 1.0)
+    one = runner(budget_s=module.MARGIN_S + 3)
+    one.journal.begin("stuck", "of an earlier process")
+    assert not one.run([Step("stuck", 60, "A")])
+    rows = found(one, "stuck")
+    assert rows.keys() == {"end"} and rows["end"]["outcome"].startswith("time limit")
+    assert one.journal.begin("stuck", "a")
+
+
 def test_nothing_of_a_step_is_left_running(runner, tmp_path):
     assert runner().run([Step("leaves", 20, "A")])
     child = int((tmp_path / "out" / "child").read_text())
