@@ -33,6 +33,13 @@ def test_resize_by_scales_and_sizes(mode: str, scale: tuple[float, float]) -> No
         one("Resize", IMAGE, constants=[None, None, sizes], opset=19, **form)
 
 
+@pytest.mark.parametrize("opset", [10, 11, 13, 19])
+def test_sizes_are_scaled_in_fp32(opset: int) -> None:
+    unused = [f32()] * (opset == 11) or [None] * (opset > 11)
+    graph = one("Resize", floats(1, 1, 10, 10), constants=[*unused, f32(1, 1, 0.7, 1.3)], opset=opset, mode="linear")
+    assert graph.graph_outputs[0].outputs[0].shape == (1, 1, 7, 13)
+
+
 @pytest.mark.parametrize("mode", ["linear", "cubic"])
 def test_resize_with_antialiasing_and_borders_left_out(mode: str) -> None:
     for scale in ((0.5, 0.6), (0.4, 2.0)):
@@ -59,6 +66,8 @@ def test_old_forms() -> None:
         one("Resize", IMAGE, constants=[f32(1, 1, *scales)], opset=10)
     one("Upsample", IMAGE, constants=[f32(1, 1, 2, 3)], opset=9)
     one("Upsample", IMAGE, opset=7, scales=[1.0, 1.0, 2.0, 2.0], mode="linear")
+    repeated = IMAGE.repeat(2, axis=2).repeat(3, axis=3)
+    one("Upsample", IMAGE, opset=6, height_scale=2.0, width_scale=3.0, expected=[repeated])
 
 
 def test_whole_factors_to_the_nearest_are_views() -> None:
@@ -82,6 +91,7 @@ WINDOWS: list[dict[str, Any]] = [
     {"auto_pad": "VALID", "dilations": [2, 1]},
     {"strides": [2, 2], "output_shape": [11, 9]},
     {"strides": [3, 2], "output_shape": [12, 7], "auto_pad": "SAME_UPPER"},
+    {"strides": [2, 2], "output_shape": [12, 7], "auto_pad": "VALID"},
 ]
 
 
@@ -109,6 +119,15 @@ def test_grids(mode: str, padding: str) -> None:
     grid = np.random.default_rng(5).uniform(-2.7, 2.7, (2, 4, 7, 2)).astype(np.float32)
     for aligned in (0, 1):
         one("GridSample", image, grid, opset=16, mode=mode, padding_mode=padding, align_corners=aligned)
+
+
+@pytest.mark.parametrize("padding", ["border", "reflection"])
+def test_halves_are_rounded_before_they_are_folded(padding: str) -> None:
+    places = np.linspace(-2.5, 2.5, 41, dtype=np.float32)
+    grid = np.stack(np.meshgrid(places, places), axis=-1)[None]
+    for aligned in (0, 1):
+        form = {"mode": "nearest", "padding_mode": padding, "align_corners": aligned}
+        one("GridSample", floats(1, 1, 4, 5), grid, opset=16, exact=True, **form)
 
 
 def test_regions() -> None:

@@ -52,7 +52,7 @@ def conv_transpose(call: Call) -> Operand:
     mode, wanted = auto_pad(call), _output_sizes(call, rank)
     if mode == "VALID":
         pads = [0] * (2 * rank)
-    elif wanted or mode != "NOTSET":
+    if wanted or mode.startswith("SAME"):
         sizes = wanted or [dim * stride for dim, stride in zip(extents, strides, strict=True)]
         for i in range(rank):
             full = (extents[i] - 1) * strides[i] + dilations[i] * (kernel[i] - 1) + 1 + extra[i]

@@ -105,9 +105,10 @@ def _resized(
 
 
 def _scaled(dim: DimLike, scale: float) -> DimLike:
-    """floor(dim · scale); a symbolic size by whole numbers and by one over them."""
+    """floor(dim · scale), the product in fp32 as ONNX Runtime has it: 10 · 0.7 is 7, which no wider type makes of fp32's
+    0.7; a symbolic size by whole numbers and by one over them."""
     if isinstance(dim, int):
-        return int(np.floor(dim * scale))
+        return int(np.floor(np.float32(dim) * np.float32(scale)))
     if scale >= 1 and scale.is_integer():
         return dim * int(scale)
     if scale > 0 and (1 / scale).is_integer():
@@ -170,8 +171,11 @@ def _repeated(call: Call, x: Operand, factors: Sequence[int]) -> Operand:
 
 @adapter("Upsample")
 def upsample(call: Call) -> Operand:
-    """Scales are an attribute, from opset 9 an input."""
-    scales = _numbers(call, 1, "scales") if call.opset >= 9 else tuple(call.attr("scales"))
+    """Scales are an attribute, from opset 9 an input; before opset 7 those of height and width are."""
+    if call.opset < 7:
+        scales: tuple[float, ...] = (1.0, 1.0, call.attr("height_scale"), call.attr("width_scale"))
+    else:
+        scales = _numbers(call, 1, "scales") if call.opset >= 9 else tuple(call.attr("scales"))
     return _resized(call, call.x, scales, "asymmetric", "floor")
 
 

@@ -34,6 +34,8 @@ def sampled(image: np.ndarray, at: np.ndarray, mode: str, padding: str = "zeros"
     through the middle of the outer elements (``aligned``) or around them.
     """
     spatial = image.shape[1:]
+    if mode == "nearest":
+        at = np.rint(at)  # before it is folded: halves go to the even one of the elements out there
     if padding != "zeros" and mode != "cubic":
         at = np.stack([_folded(axis, size, padding, aligned) for axis, size in zip(at, spatial, strict=True)])
     result: Any = 0.0
@@ -57,7 +59,7 @@ def sampled(image: np.ndarray, at: np.ndarray, mode: str, padding: str = "zeros"
 def _weights(at: np.ndarray, mode: str) -> tuple[np.ndarray, list[np.ndarray]]:
     """The first element that counts for each place, and the weights of it and those behind it."""
     if mode == "nearest":
-        return np.rint(at).astype(np.int64), [np.ones(at.shape)]
+        return at.astype(np.int64), [np.ones(at.shape)]
     base = np.floor(at)
     part = at - base
     if mode == "linear":
