@@ -41,6 +41,14 @@ def test_indices_outside_are_errors_when_run() -> None:
         node.operator.evaluate(node.attributes, [x["x"], x["i"]])
 
 
+def test_indices_are_no_wider_than_the_data() -> None:
+    data, indices = floats(2, 2), np.zeros((3, 2), np.int64)
+    with pytest.raises(errors.ShapeError, match="dimension 0 of its indices to be at most 2"):
+        one("GatherElements", data, indices, axis=1)
+    with pytest.raises(errors.ShapeError, match="dimension 0 of its indices to be at most 2"):
+        one("ScatterElements", data, indices, floats(3, 2), axis=1, opset=18)
+
+
 def test_positions_of_extremes_among_equals() -> None:
     x = whole(3, 5, 4)
     for op, axis, last, keep in product(("ArgMax", "ArgMin"), (0, -1), (0, 1), (0, 1)):

@@ -42,6 +42,15 @@ def test_blocks_have_scales_of_their_own() -> None:
     one("DequantizeLinear", drawn(np.uint8, 2, 5), constants=[scales, zeros], **form)
 
 
+@pytest.mark.parametrize(("given", "used"), [({}, np.float32), ({"precision": TensorProto.FLOAT16}, np.float16)])
+def test_the_scale_says_in_which_type_is_divided(given: dict[str, int], used: type) -> None:
+    """ONNX Runtime wants x and its scale of one type."""
+    x, scale = np.linspace(0, 2, 1000).astype(np.float16), f32(0.0123456)
+    wanted = np.clip(np.rint(x.astype(used) / scale.astype(used)), 0, 255).astype(np.uint8)
+    zero = np.array(0, np.uint8)
+    one("QuantizeLinear", x, constants=[scale, zero], opset=23, result=TensorProto.UINT8, expected=[wanted], **given)
+
+
 def test_scales_from_the_data() -> None:
     for x in (3 * floats(3, 4), np.abs(floats(5)), -np.abs(floats(2, 2))):
         feeds = {"x": x}

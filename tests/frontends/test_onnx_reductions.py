@@ -129,6 +129,13 @@ def test_layer_normalization(axis: int) -> None:
     one("LayerNormalization", x, constants=[floats(*shape)], axis=axis, outputs=3)
 
 
+def test_statistics_of_doubles_are_given_in_fp32() -> None:
+    feeds, constants = {"x": floats(2, 8, dtype=np.float64)}, {"scale": floats(8, dtype=np.float64)}
+    types = {"y": TensorProto.DOUBLE, "mean": TensorProto.FLOAT, "inverse": TensorProto.FLOAT}
+    node = helper.make_node("LayerNormalization", ["x", "scale"], list(types))
+    agree(model_of([node], feeds, constants, results=list(types), types=types), feeds)
+
+
 @pytest.mark.parametrize("spatial", [(5,), (3, 4), (2, 3, 2)], ids=len)
 def test_norms_of_instances_and_groups(spatial: tuple[int, ...]) -> None:
     """Scale and bias of groups are one for a group at opset 18, one for a channel from opset 21 on."""
@@ -136,6 +143,13 @@ def test_norms_of_instances_and_groups(spatial: tuple[int, ...]) -> None:
     one("InstanceNormalization", x, constants=[floats(4), floats(4)], epsilon=1e-3)
     one("GroupNormalization", x, constants=[floats(2), floats(2)], opset=18, num_groups=2)
     one("GroupNormalization", x, constants=[floats(4), floats(4)], opset=21, num_groups=2, epsilon=1e-2)
+
+
+@pytest.mark.parametrize("groups", [0, 2])
+def test_groups_divide_the_channels(groups: int) -> None:
+    """3 channels of 4 pixels would fall into two parts, in the middle of a channel."""
+    with pytest.raises(errors.ShapeError, match="num_groups"):
+        one("GroupNormalization", floats(1, 3, 2, 2), constants=[floats(3)] * 2, opset=21, num_groups=groups)
 
 
 def test_other_norms() -> None:

@@ -159,6 +159,19 @@ def test_pad_by_a_value_of_the_run() -> None:
     agree(model, feeds, exact=True)
 
 
+def test_only_constant_padding_has_a_value() -> None:
+    feeds = {"x": whole(3, 4), "fill": np.asarray(2.5, np.float32)}
+    for mode in ("reflect", "edge"):
+        node = helper.make_node("Pad", ["x", "pads", "fill"], ["y"], mode=mode)
+        agree(model_of([node], feeds, {"pads": i64(1, 0, 2, 1)}), feeds, exact=True)
+
+
+def test_pad_of_truth_values() -> None:
+    x, pads = np.array([[True, False]]), i64(1, 0, 0, 1)
+    for fill in (None, np.asarray(True)):
+        exact("Pad", x, constants=[pads, fill], opset=13, result=TensorProto.BOOL)
+
+
 def test_concat() -> None:
     x = whole(2, 3, 4)
     exact("Concat", x, whole(2, 5, 4), x, axis=1)
@@ -338,6 +351,21 @@ def test_arithmetic_on_symbolic_sizes() -> None:
     constants = {"factors": i64(4, 1), "two": i64(2), "minus": i64(-1)}
     graph = agree(model_of(nodes, feeds, constants, shapes={"x": ["N", 4]}), feeds, exact=True)
     assert str(graph.graph_outputs[0].outputs[0].shape[0]) == "2*N"
+
+
+@pytest.mark.parametrize(("factor", "divisor"), [(-1, 2), (1, -2), (-3, -2)])
+def test_symbolic_sizes_divide_towards_zero(factor: int, divisor: int) -> None:
+    """As some exporters round up: -(-N / 2)."""
+    feeds = {"x": whole(5)}
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Mul", ["s", "factor"], ["m"]),
+        helper.make_node("Div", ["m", "divisor"], ["d"]),
+        helper.make_node("Mul", ["d", "sign"], ["size"]),
+        helper.make_node("ConstantOfShape", ["size"], ["y"]),
+    ]
+    constants = {"factor": i64(factor), "divisor": i64(divisor), "sign": i64(1 if factor * divisor > 0 else -1)}
+    agree(model_of(nodes, feeds, constants, shapes={"x": ["N"]}), feeds, exact=True)
 
 
 def test_slices_of_symbolic_axes() -> None:

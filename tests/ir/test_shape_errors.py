@@ -220,6 +220,7 @@ CASES: list[tuple[str, list[TensorType], dict[str, Any], str]] = [
     ("Einsum", [t(2, 3)], {"equation": "ij,jk->ik"}, "with 1 operands"),
     ("Einsum", [t(2, 3), t(4, 5)], {"equation": "ij,jk->ik"}, "axis j to be 3, found 4"),
     ("Einsum", [t(2, 3)], {"equation": "ij->ik"}, "labels of the operands"),
+    ("Einsum", [t(2, 3)], {"equation": "...i->i"}, "operands' ellipsis in the result"),
     ("Einsum", [t(2, 3)], {"equation": "ijk->i"}, "2 axes for an operand of rank 2"),
     ("Det", [t(2, 3)], {}, "to be 2, found 3"),
     ("BitCast", [t(2)], {"dtype": DType.INT64}, "of 4 bytes, found int64"),

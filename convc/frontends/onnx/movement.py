@@ -157,9 +157,11 @@ def pad(call: Call) -> Operand:
         return x
     if mode not in PAD_MODES:
         raise UnsupportedForm(errors.FORM_ATTRIBUTE.format(name="mode", value=mode))
+    if mode != "constant":
+        return call.emit("Pad", x, pads=borders, mode=mode)
     if isinstance(fill, Value):
         return _padded_at_run_time(call, x, borders, fill)
-    return call.emit("Pad", x, pads=borders, mode=mode, value=fill.item() if mode == "constant" else 0.0)
+    return call.emit("Pad", x, pads=borders, value=+fill.item())
 
 
 def _cropped(call: Call, x: Operand, crops: Sequence[int]) -> Operand:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from convc import errors
 from convc.ir.dims import product
+from convc.ir.ops.windows import check_groups
 from convc.ir.types import DType
 
 from .builder import Operand
@@ -80,22 +81,20 @@ def layer_normalization(call: Call) -> list[Operand]:
     """
     call.without("stash_type", 1)
     x, scale, bias = call.x, call.required(1), call.input(2)
-    dtype = call.type(x).dtype
-    wide = call.cast(x, DType.FP32) if dtype in (DType.FP16, DType.BF16) else x
     axes = tuple(range(call.axis(call.attr("axis"), call.rank), call.rank))
-    mean = call.emit("ReduceMean", wide, axes=axes, keepdims=True)
-    deviation = call.emit("Sub", wide, mean)
-    variance = call.emit("ReduceMean", call.emit("Mul", deviation, deviation), axes=axes, keepdims=True)
-    steadied = call.emit("Add", variance, call.scalar(call.attr("epsilon"), variance))
-    inverse = call.emit("Reciprocal", call.emit("Sqrt", steadied))
-    y = call.emit("Mul", call.cast(call.emit("Mul", deviation, inverse), dtype), scale)
-    return [y if bias is None else call.emit("Add", y, bias), mean, inverse]
+    mean, deviation, variance = _statistics(call, _wide(call, x), axes)
+    inverse = _steadied(call, variance)
+    y = call.emit("Mul", call.cast(call.emit("Mul", deviation, inverse), call.type(x).dtype), scale)
+    result = y if bias is None else call.emit("Add", y, bias)
+    return [result, *(call.cast(statistic, DType.FP32) for statistic in (mean, inverse))]
 
 
-def _deviation(call: Call, x: Operand, axes: tuple[int, ...]) -> tuple[Operand, Operand]:
-    """x less its mean over ``axes``, and the mean of its square."""
-    deviation = call.emit("Sub", x, call.emit("ReduceMean", x, axes=axes, keepdims=True))
-    return deviation, call.emit("ReduceMean", call.emit("Mul", deviation, deviation), axes=axes, keepdims=True)
+def _statistics(call: Call, x: Operand, axes: tuple[int, ...]) -> tuple[Operand, Operand, Operand]:
+    """The mean of x over ``axes``, x less it, and the mean of that one's square."""
+    mean = call.emit("ReduceMean", x, axes=axes, keepdims=True)
+    deviation = call.emit("Sub", x, mean)
+    squares = call.emit("Mul", deviation, deviation)
+    return mean, deviation, call.emit("ReduceMean", squares, axes=axes, keepdims=True)
 
 
 def _steadied(call: Call, variance: Operand) -> Operand:
@@ -118,7 +117,7 @@ def _per_channel(call: Call, parameter: Operand, rank: int) -> Operand:
 def instance_normalization(call: Call) -> Operand:
     """Statistics of each channel of each image."""
     x, scale, bias = call.operands
-    deviation, variance = _deviation(call, _wide(call, x), tuple(range(2, call.rank)))
+    _, deviation, variance = _statistics(call, _wide(call, x), tuple(range(2, call.rank)))
     unit = call.cast(call.emit("Mul", deviation, _steadied(call, variance)), call.type(x).dtype)
     scaled = call.emit("Mul", unit, _per_channel(call, scale, call.rank))
     return call.emit("Add", scaled, _per_channel(call, bias, call.rank))
@@ -129,8 +128,11 @@ def group_normalization(call: Call) -> Operand:
     """Statistics of groups of channels; scale and bias are one for a group before opset 21, one for a channel since."""
     x, scale, bias = call.operands
     shape, groups = call.shape(x), call.attr("num_groups")
+    if len(shape) < 2:
+        raise errors.wrong_rank(call.op, "an input (N, C, ...)", "2 or more", call.type(x))
+    check_groups(call.op, groups, {"channels": shape[1]}, "num_groups")
     split = (shape[0], groups, product(shape[1:]) // groups)
-    deviation, variance = _deviation(call, call.reshape(_wide(call, x), split), (2,))
+    _, deviation, variance = _statistics(call, call.reshape(_wide(call, x), split), (2,))
     unit = call.cast(call.emit("Mul", deviation, _steadied(call, variance)), call.type(x).dtype)
     if call.opset >= 21:
         scaled = call.emit("Mul", call.reshape(unit, shape), _per_channel(call, scale, call.rank))
@@ -155,7 +157,7 @@ def rms_normalization(call: Call) -> Operand:
 def mean_variance_normalization(call: Call) -> Operand:
     """(x - mean) / (deviation + 1e-9), as ONNX defines it."""
     axes = tuple(sorted(call.axes(call.attr("axes"), call.rank)))
-    deviation, variance = _deviation(call, call.x, axes)
+    _, deviation, variance = _statistics(call, call.x, axes)
     spread = call.emit("Add", call.emit("Sqrt", variance), call.scalar(1e-9, variance))
     return call.emit("Div", deviation, spread)
 

@@ -1,8 +1,8 @@
 """Quantised operators, by the arithmetic that they stand for.
 
 Products of 8-bit integers, or of their differences from zero points, are exact sums in int32. Integers become real
-numbers in fp32; real numbers are divided by the scale in the type that ``precision`` names (else their own), rounded to
-the nearest, halves to even, and kept within the bounds of the integers.
+numbers in fp32; real numbers are divided by the scale in the type that ``precision`` names (else that of the scale),
+rounded to the nearest, halves to even, and kept within the bounds of the integers.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def quantize(call: Call) -> Operand:
     block = call.attr("block_size", 0)
     declared = call.dtype("output_dtype", DType.UINT8)
     target = call.type(zero).dtype if zero is not None else declared
-    precision = call.dtype("precision", call.type(x).dtype if call.type(x).dtype.is_float else DType.FP32)
+    own = call.type(scale).dtype
+    precision = call.dtype("precision", own if own.is_float else DType.FP32)
     wide = call.emit("Div", call.cast(x, precision), _along(call, call.cast(scale, precision), x, block))
     offset = None if zero is None else _along(call, zero, x, block)
     return quantized(call, wide, target, offset)

@@ -105,8 +105,10 @@ def _resized(
 
 
 def _scaled(dim: DimLike, scale: float) -> DimLike:
-    """floor(dim · scale), the product in fp32 as ONNX Runtime has it: 10 · 0.7 is 7, which no wider type makes of fp32's
-    0.7; a symbolic size by whole numbers and by one over them."""
+    """floor(dim · scale); a symbolic size by whole numbers and by one over them.
+
+    The product is one of fp32, as ONNX Runtime has it: 10 · 0.7 is 7, which no wider type makes of the fp32 number 0.7.
+    """
     if isinstance(dim, int):
         return int(np.floor(np.float32(dim) * np.float32(scale)))
     if scale >= 1 and scale.is_integer():

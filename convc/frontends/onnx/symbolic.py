@@ -65,11 +65,16 @@ def equal(a: DimLike, b: DimLike) -> bool:
     return difference == 0
 
 
+def _negative(value: DimLike) -> bool:
+    """Whether it is negative whatever the sizes are; what they decide counts as a size, which is not."""
+    return value < 0 if isinstance(value, int) else all(coefficient < 0 for _, coefficient in value.terms)
+
+
 def _divide(a: DimLike, b: DimLike) -> DimLike:
-    if isinstance(a, int) and isinstance(b, int):
-        quotient = abs(a) // abs(b)
-        return quotient if (a < 0) == (b < 0) else -quotient
-    return a // b
+    """Cut off towards zero."""
+    if _negative(a):
+        return -_divide(-a, b)
+    return -_divide(a, -b) if _negative(b) else a // b
 
 
 def _extreme(choose: Callable[..., Any]) -> Callable[[DimLike, DimLike], DimLike]:
@@ -97,7 +102,7 @@ MOVING = {"Reshape", "Transpose", "Slice", "Expand", "Concat", "Gather"}
 
 
 def elementwise(op: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """``op`` on each element; floor and truncated quotient agree because symbolic sizes are never negative."""
+    """``op`` on each element."""
     function = np.frompyfunc(ELEMENTWISE[op], len(arrays), 1)
     operands = [array if array.dtype == object else array.astype(object) for array in arrays]
     return np.asarray(function(*operands), dtype=object)

@@ -33,6 +33,8 @@ def terms(equation: str, ranks: Sequence[int]) -> tuple[list[list[str]], list[st
     shared = [f"…{number}" for number in range(dots - 1, -1, -1)]
     if arrow:
         before, dotted, behind = right.partition(BROADCAST)
+        if dots and not dotted:
+            raise errors.wrong_attribute("Einsum", "equation", "with the operands' ellipsis in the result", equation)
         result = [*before, *(shared if dotted else []), *behind]
     else:
         every = [label for labels in operands for label in labels if label[0] != "…"]

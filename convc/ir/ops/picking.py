@@ -35,6 +35,9 @@ def _check_along(op: str, attributes: Attributes, data: TensorType, indices: Ten
     _check_indices(op, indices)
     if indices.rank != data.rank:
         raise errors.wrong_rank(op, "indices", f"{data.rank}, the data's", indices)
+    for axis, (most, found) in enumerate(zip(data.shape, indices.shape, strict=True)):
+        if axis != attributes["axis"] and isinstance(most, int) and isinstance(found, int) and found > most:
+            raise errors.wrong_dimension(op, f"dimension {axis} of its indices", f"at most {most}, the data's", found)
 
 
 def _infer_gather_elements(attributes: Attributes, inputs: Sequence[TensorType]) -> list[TensorType]:
