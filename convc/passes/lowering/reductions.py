@@ -19,6 +19,11 @@ MODES = {
 }
 
 
+LONGEST_ROW = 1 << 17
+"""Elements that a softmax goes over, at most: a block holds a whole row. So many are compiled for a GPU in 15 seconds,
+and many of them spill; Triton's own limit is 2^20."""
+
+
 def lower_reduce(b: Builder) -> AxisReduction:
     """Reductions: rows are the kept dimensions in the order in which the input lies in memory."""
     node = b.anchor
@@ -78,6 +83,8 @@ def lower_softmax(b: Builder) -> AxisReduction:
     node = b.anchor
     source, placed = b.located(b.graph.inputs(node)[0])
     axis = node.attributes["axis"]
+    if placed.shape[axis] > LONGEST_ROW:
+        raise Refused(f"{node.op} of more than {LONGEST_ROW} elements")
     others = sorted(
         (other for other in range(len(placed.shape)) if other != axis),
         key=lambda other: (-placed.strides[other], other),
