@@ -87,7 +87,7 @@ class Body:
         shape = place.joined(self.row_suffix, self.col_suffix)
         address = operand.name if shape == "0" else f"{operand.name} + {shape}"
         mask = joined_masks(masks)
-        text = f"tl.load({address}, mask={mask}, other={literal(operand.fill)})" if mask else f"tl.load({address})"
+        text = f"tl.load({address}, mask={mask}, other={_filled(operand)})" if mask else f"tl.load({address})"
         narrow = operand.dtype is not DType.FP32 and (
             operand.dtype.is_float or (operand.dtype.fits_fp32 and self.types is None)
         )
@@ -154,6 +154,12 @@ class Body:
         value = f"{result}.to(tl.{TRITON_TYPES[output.dtype]})"
         mask = joined_masks(masks)
         return f"tl.store({address}, {value}, mask={mask})" if mask else f"tl.store({address}, {value})"
+
+
+def _filled(operand: Operand) -> str:
+    """What is read outside an operand. Triton takes a number with a point for fp32."""
+    number = literal(operand.fill)
+    return f"tl.full((), {number}, tl.float64)" if operand.dtype is DType.FP64 else number
 
 
 def variable(operand: Operand) -> str:

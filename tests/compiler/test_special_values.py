@@ -115,3 +115,27 @@ def test_every_type_is_moved(dtype: Any) -> None:
     b.output(b.add("Pad", x, pads=(0, 1, 0, 0, 0, 2), mode="edge"))
     b.output(b.constant(array))
     same(run(b.graph, b.inputs), evaluate(b.graph, b.inputs))
+
+
+def test_numbers_that_fp32_does_not_hold_are_moved_as_they_are() -> None:
+    b = Builder()
+    for dtype, number in [
+        (np.float64, 0.1),
+        (np.float64, 1e300),
+        (np.int64, 2**40 + 1),
+        (np.int64, -(2**63)),
+        (np.int32, 2**24 + 1),
+        (np.int32, 2**31 - 1),
+        (np.uint32, 2**32 - 1),
+    ]:
+        x = b.input(np.array([1, 2], dtype))
+        b.output(b.add("Pad", x, pads=(1, 2), value=number))
+        b.output(b.constant(np.array([number, 3], dtype)))
+        b.output(b.add("Concat", x, b.constant(np.array([number], dtype)), axis=0))
+    same(run(b.graph, b.inputs), evaluate(b.graph, b.inputs))
+
+
+def test_a_row_that_no_block_holds_is_the_host_s() -> None:
+    b = Builder()
+    b.output(b.add("Softmax", b.input(np.zeros((1, 1 << 21), np.float32)), axis=1))
+    same(run(b.graph, b.inputs), evaluate(b.graph, b.inputs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -44,9 +45,17 @@ def _infer_pad(attributes: Attributes, inputs: Sequence[TensorType]) -> list[Ten
     if x.dtype.is_tiny:
         raise errors.wrong_dtype("Pad", "an input", "8 bits or more that is computed with", x.dtype)
     checks.number("Pad", "value", attributes["value"])
+    if x.dtype.is_integer and not _holds(x.dtype, attributes["value"]):
+        raise errors.wrong_attribute("Pad", "value", f"a number of {x.dtype}", attributes["value"])
     for axis, dim in enumerate(x.shape):
         _check_border(mode, axis, dim, max(pads[axis], pads[x.rank + axis]))
     return [TensorType(x.dtype, tuple(dim + pads[i] + pads[x.rank + i] for i, dim in enumerate(x.shape)))]
+
+
+def _holds(dtype: DType, value: float) -> bool:
+    """Whether a number is one of a type of integers."""
+    bounds = np.iinfo(dtype.numpy)
+    return math.isfinite(value) and value == int(value) and bounds.min <= int(value) <= bounds.max
 
 
 def _check_border(mode: str, axis: int, dim: DimLike, border: int) -> None:

@@ -105,12 +105,14 @@ class Builder:
         return GlobalPool(pooling_mode(self.graph.node(self.region.pool)), output, self.keeps)
 
     def located(self, value: Value, dtype: DType | None = None) -> tuple[Value | PackedWeight, Placement]:
-        """Where a value lies: a placement, or dense in the weights (as ``dtype``) for a constant."""
+        """Where a value lies: a placement, or dense in the weights for a constant, as ``dtype``; unless told, floats
+        that fp32 holds are fp32 there."""
         if self.graph.constant(value) is None:
             return value, self.placement(value)
         shape = self.shape(value)
         logical = self.graph.type(value).dtype
-        packed = pack_dense(value, shape, dtype or (DType.FP32 if logical.is_float else logical))
+        widened = DType.FP32 if logical.is_float and logical is not DType.FP64 else logical
+        packed = pack_dense(value, shape, dtype or widened)
         return packed, Placement(-1, packed.dtype, shape, packed.strides)
 
     def operand(self, name: str, value: Value, axis: int | None = None) -> Operand:

@@ -105,7 +105,8 @@ def lower_pad(b: Builder) -> Problem:
     )
     strides = tuple(placed.strides[m.dim] for m in b.maps)
     name = "x" if len(b.region.nodes) == 1 else "padded"
-    fill = float(node.attributes["value"])
+    value = node.attributes["value"]
+    fill = int(value) if placed.dtype.is_integer else float(value)
     b.operands.append(Operand(name, source, placed.dtype, strides, placed.offset, bounds=bounds, fill=fill))
     b.known[node.id] = Ref("operand", 0)
     b.add_elementwise()
