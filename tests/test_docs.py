@@ -117,6 +117,26 @@ def test_every_rule_has_its_section() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("page", "model"), [("README.md", "examples/digits/digits.onnx"), ("docs/cli.md", "zoo:convnetjs_cifar10")]
+)
+def test_tables_of_compiled_networks_are_those_of_their_plans(page: str, model: str) -> None:
+    """What the pages show of `convc compile`; plans alone, without measured tiles of this machine."""
+    from convc.analysis.models import Choices, make_plan
+    from convc.analysis.render import size
+
+    (shown,) = (block.text for block in blocks(ROOT / page) if f"$ convc compile {model} -o" in block.text)
+    path = model if model.startswith("zoo:") else str(ROOT / model)
+    for program in make_plan(path, Choices(target="sm_90,sm_80", tuned=False), "sm_90", "fp16").programs:
+        (row,) = re.findall(rf"^ {program.target.name} .*", shown, re.MULTILINE)
+        moved = program.traffic.activations + program.traffic.weights
+        bytes_of = (program.arena.nbytes, program.arena.lower_bound, moved)
+        figures = (len(program.launches), len(program.kernels), *map(size, bytes_of), "0 B")
+        assert (
+            row.split() == f"{program.target.name} {' '.join(map(str, figures))} {program.predicted_us:.0f} us".split()
+        )
+
+
 def _command_lines() -> list[tuple[str, str]]:
     """(page, line) for each call of convc in a shell block; in a console block, lines behind a prompt."""
     found = []
