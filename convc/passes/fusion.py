@@ -132,7 +132,8 @@ class _Fuser:
         if seed.kind is Kind.ELEMENTWISE:
             odd = odd_type(self.graph, node) or odd_type(self.graph, seed)
         else:
-            odd = odd_type_in_fp32(self.graph, node)
+            moved = odd_type_in_fp32(self.graph, seed) if seed.kind is Kind.MOVEMENT else None
+            odd = moved or odd_type_in_fp32(self.graph, node)
         if odd is not None:
             return f"its kernel cannot compute on {odd}"
         if len(self._externals([*inside, node.id])) > MAX_EXTERNAL_OPERANDS:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compiled import Builder, evaluate, run, same
+from compiled import Builder, evaluate, planned, run, same
 
 from convc.codegen.cache import KernelCache
 from convc.compiler import compile_plan
@@ -134,6 +134,15 @@ def test_integers_end_no_other_kernel() -> None:
     x = b.input(random.standard_normal((2, 4, 6, 6)).astype(np.float32))
     mean = b.add("ReduceMean", x, axes=(2, 3), keepdims=True)
     b.output(b.add("Where", b.add("Not", b.add("Less", mean, b.constant(0.0))), x, b.constant(0.0)))
+    same(run(b.graph, b.inputs), evaluate(b.graph, b.inputs))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32], ids=lambda dtype: dtype.__name__)
+def test_padding_of_integers_and_what_follows_it_are_kernels(dtype: type) -> None:
+    b = Builder()
+    y = b.add("Pad", b.input(np.arange(6, dtype=dtype).reshape(2, 3)), pads=(0, 1, 1, 0), value=9)
+    b.output(b.add("Mul", b.add("Cast", y, dtype=DType.FP32), b.constant(0.5)))
+    assert not planned(b.graph).fused.hosted
     same(run(b.graph, b.inputs), evaluate(b.graph, b.inputs))
 
 

@@ -14,7 +14,7 @@ import convc
 from convc.api import plan
 from convc.codegen.emit import emit
 from convc.frontends import zoo
-from convc.ir import Value
+from convc.ir import DType, Value
 from convc.ir.plan import Tile
 from convc.ir.pooled import PooledContraction
 from convc.passes import Switches, fuse, tiling
@@ -138,6 +138,11 @@ def dilated(b: Builder, x: Value) -> Value:
     return b.add("MaxPool", y, kernel_shape=(2, 2), strides=(2, 2), pads=(0,) * 4, dilations=(2, 2), ceil_mode=False)
 
 
+def whole_numbers(b: Builder, x: Value) -> Value:
+    y = b.add("Cast", dense(b, x), dtype=DType.INT32)
+    return pool(b, b.add("Cast", y, dtype=DType.FP32))
+
+
 def broadcast(b: Builder, x: Value) -> Value:
     y = conv(b, x, integers(RANDOM, (1, 16, 3, 3), 1))
     return pool(b, b.add("Mul", y, b.constant(integers(RANDOM, (8, 1, 1)))))
@@ -151,6 +156,7 @@ REASONS = {
     "partial means": ("reach past", lambda b, x: pool(b, dense(b, x), ceil=True, op="AveragePool")),
     "depthwise": ("is depthwise", behind_depthwise),
     "weights": ("weights are not constant", computed_weights),
+    "type": ("cannot compute on int32", whole_numbers),
     "broadcast": ("broadcast to a larger shape", broadcast),
     "several readers": ("read elsewhere", read_twice),
     "another kernel": ("already belongs to another kernel", behind_separable),
