@@ -257,7 +257,7 @@ def ablate(
 @click.option("--repeats", type=click.IntRange(1), metavar="N", help="Runs that are timed.")
 @click.option("--per-kernel", is_flag=True, help="A row for every launch.")
 @device_option("auto")
-@options("model", "policy", "seed", "json")
+@options("model", "dims", "policy", "seed", "json")
 def bench(model: str, opts: str | None, batches: str | None, dtypes: str | None, as_json: bool, **given: Any) -> None:
     """Time a network on a device, at several levels of optimisation side by side."""
     from .analysis import bench as benchmark

@@ -215,6 +215,7 @@ _OPTIONS: dict[str, Decorator] = {
     "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output."),
     "target": click.option("--target", metavar="T,...", help=f"GPUs to compile for  [default: {DEFAULT_TARGET}]"),
     "dtype": click.option("--dtype", metavar="D", help="Numeric mode: fp32, tf32, fp16 or bf16."),
+    "dims": _with_dims,
     "batch": _batch_alone,
     "any_batch": _any_batch,
     "opt": click.option("--opt", metavar="O", help="none, fold or fuse  [default: fuse]"),

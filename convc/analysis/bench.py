@@ -59,6 +59,7 @@ class Request:
     per_kernel: bool
     seed: int = 0
     policy: str | None = None
+    dims: Mapping[str, int] | None = None
 
 
 def bench(request: Request, progress: Progress | None = None) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def _cases(request: Request, device: str, progress: Progress | None) -> Iterator
         yield _compiled_case(request, device)
         return
     for batch in request.batches or (None,):
-        graph = read_graph(request.model, batch)
+        graph = read_graph(request.model, batch, request.dims)
         for dtype in request.dtypes or ("fp16",):
             for opt in request.opts or ("fuse",):
                 runs_on, planned_for = _targets(request, device)
@@ -102,8 +103,13 @@ def _targets(request: Request, device: str) -> tuple[str, str]:
 
 
 def _compiled_case(request: Request, device: str) -> Case:
-    given = [("opt", request.opts), ("batch", request.batches), ("dtype", request.dtypes), ("target", request.target)]
-    given.append(("policy", request.policy))
+    given: list[tuple[str, object]] = [
+        ("opt", request.opts),
+        ("batch", request.batches),
+        ("dtype", request.dtypes),
+        ("target", request.target),
+    ]
+    given += [("policy", request.policy), ("dims", request.dims)]
     for name, value in given:
         if value:
             raise errors.decided_already(f"--{name}", request.model)

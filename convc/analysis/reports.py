@@ -193,7 +193,7 @@ def of_targets(network: CompiledNetwork, choices: Choices, file: str) -> list[Ke
     """The kernels of a compiled network, of all its targets or of those asked for."""
     if choices.target is None:
         return network.kernels
-    wanted = choices.target.split(",")
+    wanted = [name.strip() for name in choices.target.split(",")]
     present = {program.target: {kernel.name for kernel in program.kernels} for program in network.programs}
     for target in wanted:
         if target not in present:

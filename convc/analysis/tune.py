@@ -364,4 +364,5 @@ def tune(request: Request, progress: Progress | None = None, place: Place | None
     if not request.prepare and problems:
         gpu = measure(plan, problems, place or (lambda _: request.device), request.seed, progress)
         report |= {"device": request.device, "gpu": gpu, "table": str(store(plan, problems, gpu, directory))}
-    return report | {"known": len(known), "problems": [tuned.as_json() for tuned in problems]}
+    digests = {problem_digest(problem) for problem in plan.programs[0].problems}
+    return report | {"known": len(digests & known.keys()), "problems": [tuned.as_json() for tuned in problems]}

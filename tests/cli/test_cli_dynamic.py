@@ -122,10 +122,11 @@ class TestOpenSizes:
         ran = run("run", wide, "--device", "numpy", "--input", self.given(tmp_path, 1, 3, 6), "--json")
         assert ran.json["outputs"]["y"]["shape"] == [1, 3, 6]
 
-    @pytest.mark.parametrize("command", ["verify", "summary", "explain", "show", "kernels", "ablate"])
+    @pytest.mark.parametrize("command", ["verify", "summary", "explain", "show", "kernels", "ablate", "bench"])
     def test_numbers_for_other_commands(self, run: Run, wide: Path, command: str) -> None:
         pytest.importorskip("onnxruntime", reason="verify compares with ONNX Runtime")
-        ran = run(command, wide, "--json", "--dims", "wide=5")
+        device = ("--device", "numpy") if command == "bench" else ()
+        ran = run(command, wide, "--json", "--dims", "wide=5", *device)
         assert ran.status == 0, ran.err
         ran = run(command, wide)
         assert ran.status == 2 and "--dims wide=224" in ran.err

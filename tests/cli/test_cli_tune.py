@@ -76,6 +76,7 @@ def test_what_is_known_is_not_measured_again(run: Run, tmp_path: Path) -> None:
     second = run("tune", MODEL, *options, "--json").json
     assert second["problems"] == [] and second["known"] == len(first["problems"]) and second["table"] is None
     assert "nothing to measure" in run("tune", MODEL, *options).out
+    assert run("tune", "zoo:perceptron", *options, "--prepare", "--target", "interpreter", "--json").json["known"] == 0
     again = run("tune", MODEL, *options, "--again").out
     assert "2.00x" in again and "say nothing about a GPU" in again
 
