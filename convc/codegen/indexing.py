@@ -6,9 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from ..ir.problem import Axis, Bound, Operand, Problem
-
-INT32_LIMIT = 2**31 - 1
+from ..ir.problem import INT32_LIMIT, Axis, Bound, Operand, Problem
 
 
 def is_wide(problem: Problem) -> bool:
@@ -131,18 +129,28 @@ def offsets(problem: Problem, operand: Operand, origin: int = 0) -> Offsets:
 
 
 def _terms(problem: Problem, operand: Operand, axis: Axis) -> list[str]:
+    """What the dimensions of an axis add. Where a tensor needs 64 bits, rows and groups have them; columns take them
+    where they step so far."""
     bounded = {bound.dim: bound for bound in operand.bounds}
     split = {split.dim: split.parts for split in operand.splits}
     terms = []
     for position in problem.positions(axis):
         dim, stride = problem.dims[position], operand.strides[position]
+        far = axis is Axis.COL and _reach(operand, position, dim.extent) > INT32_LIMIT
+        name = f"{dim.name}.to(tl.int64)" if far else dim.name
         if position in bounded:
-            terms.append(scaled(shifted(dim.name, bounded[position]), stride))
+            terms.append(scaled(shifted(name, bounded[position]), stride))
         elif position in split:
-            terms.append(unravelled(dim.name, split[position]))
+            terms.append(unravelled(name, split[position]))
         elif stride:
-            terms.append(scaled(dim.name, stride))
+            terms.append(scaled(name, stride))
     return terms
+
+
+def _reach(operand: Operand, position: int, extent: int) -> int:
+    """Elements from the first to the last index of a dimension."""
+    pairs = next((split.parts for split in operand.splits if split.dim == position), None)
+    return sum((n - 1) * abs(stride) for n, stride in pairs or ((extent, operand.strides[position]),))
 
 
 def shifted(name: str, bound: Bound) -> str:

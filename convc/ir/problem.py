@@ -323,6 +323,7 @@ class AxisReduction(Problem):
         return (self.x, *self.operands)
 
 
+INT32_LIMIT = 2**31 - 1
 EXACT_SUM = 256
 """Products of two whole numbers of at most 255 whose sum fp32 holds exactly: 256 of them stay below 2^24."""
 FLAT_DEPTH = 16

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Union
 
 from ... import errors
 from ...ir import Graph, Kind, Node, Operator
+from ...ir.chained import ChainedContraction
 from ...ir.ops.integer_text import has_integer_text
 from ...ir.ops.integers import NAMES as INTEGER
 from ...ir.ops.triton_text import has_text, pow_text
 from ...ir.plan import FusedGraph, HostStep, Layouts, Region
-from ...ir.problem import Contraction, Problem
+from ...ir.problem import INT32_LIMIT, Axis, Contraction, Problem
 from ...targets.cost import host_step_seconds
 from ..back_to_back import RULE as CHAINED
 from ..element_types import odd_type, odd_type_in_fp32
@@ -126,10 +128,37 @@ def _lower_region(fused: FusedGraph, layouts: Layouts, mode: str, region: Region
     else:
         lowered = _BY_OPERATOR.get(node.op, lower_reduce)(builder)
     problems = lowered if isinstance(lowered, list) else [lowered]
+    _check_reach(problems, node)
     if SOFTMAX in region.rules:
         mode = ends_in_softmax(fused.graph, region.output)
         problems = [replace(problem, normalise=mode) for problem in problems if isinstance(problem, Contraction)]
     return [replace(problem, equation=equation(problem, node)) for problem in problems]
+
+
+LONGEST_AXIS = 1 << 30
+"""Rows or columns of a kernel, and elements that it reduces: with blocks that stick out, their numbers fit 32 bits."""
+
+
+def _check_reach(problems: Sequence[Problem], node: Node) -> None:
+    """What a kernel numbers in 32 bits: rows, columns, what it reduces, and how far that reaches in memory."""
+    parts = [*problems, *(problem.first for problem in problems if isinstance(problem, ChainedContraction))]
+    for problem in parts:
+        reduced = math.prod(extent for extent, _ in getattr(problem, "reduced", ()))
+        if max(problem.extent(Axis.ROW), problem.extent(Axis.COL), reduced) > LONGEST_AXIS:
+            raise Refused(f"{node.op} of more than 2^30 elements along one side")
+        if max(_along_reduction(problem)) > INT32_LIMIT:
+            raise Refused(f"{node.op} whose sums go over 2^31 elements of memory or more")
+
+
+def _along_reduction(problem: Problem) -> Iterator[int]:
+    """Elements that the operands of a problem step over along what is summed up."""
+    yield sum(extent * abs(stride) for extent, stride in getattr(problem, "reduced", ()))
+    if isinstance(problem, Contraction):
+        steps = (problem.x_depth, problem.w_depth, *(operand.depth for operand in problem.prologue_operands))
+        yield problem.depth * max(map(abs, steps))
+    expansion = getattr(problem, "expansion", None)
+    if expansion is not None:
+        yield expansion.inputs * abs(expansion.x_step)
 
 
 def _without_ending(fused: FusedGraph, region: Region) -> Region:
