@@ -284,14 +284,30 @@ class Graph:
         return Graph(self.name, self.stage, self._graph.copy(), self._next)
 
     def bind(self, values: Mapping[str, DimLike]) -> Graph:
-        """A copy in which symbolic dimensions have these values, in types and in attributes."""
+        """A copy in which symbolic dimensions have these values, in types and in attributes.
+
+        Raises:
+            ShapeError: a node whose inputs do not fit with these sizes; it names the node.
+        """
         bound = self.copy()
         for node in bound.nodes():
-            types = tuple(type.substitute(values) for type in node.outputs)
-            bound.update(node, outputs=types, attributes=bind_attributes(node.attributes, values))
+            attributes = bind_attributes(node.attributes, values)
+            bound.update(node, outputs=bound._types_of(node, attributes, values), attributes=attributes)
         for source, _, data in bound._graph.edges(data=True):
             data["type"] = bound.type(Value(source, data["output"]))
         return bound
+
+    def _types_of(
+        self, node: Node, attributes: Mapping[str, Any], values: Mapping[str, DimLike]
+    ) -> tuple[TensorType, ...]:
+        """The types of a node's outputs once those of its inputs are bound."""
+        if node.op in ("Input", "Constant"):
+            return tuple(type.substitute(values) for type in node.outputs)
+        try:
+            return tuple(node.operator.infer(attributes, [self.type(value) for value in self.inputs(node)]))
+        except errors.ShapeError as error:
+            error.node = error.node or node.label
+            raise
 
     def __eq__(self, other: object) -> bool:
         """Equal up to node numbers: the same operators, attributes, types, origins, data and connections in order."""

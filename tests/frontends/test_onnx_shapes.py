@@ -113,6 +113,16 @@ def test_split_that_does_not_add_up() -> None:
         one("Split", whole(2, 6), constants=[i64(1, 6)], outputs=2, axis=1, expected=[whole(1), whole(1)])
 
 
+def test_pieces_of_an_axis_of_symbolic_size_are_refused() -> None:
+    """Two rows and two are all of it for one batch only."""
+    node = helper.make_node("Split", ["x", "sizes"], ["y", "z"], axis=0)
+    feeds = {"x": whole(4, 3)}
+    model = model_of([node], feeds, {"sizes": i64(2, 2)}, results=["y", "z"], shapes={"x": ["N", 3]})
+    with pytest.raises(errors.UnsupportedModelError, match="parts depends on the symbolic size N"):
+        import_onnx(model)
+    assert agree(model, feeds, exact=True, batch=4).symbols == frozenset()
+
+
 def test_pieces_of_a_sequence() -> None:
     feeds = {"x": whole(2, 6, 3)}
     for split, keep in ((i64(1, 2, 3), 1), (np.asarray(4), 1), (None, 1), (None, 0)):

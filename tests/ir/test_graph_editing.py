@@ -8,7 +8,7 @@ import pytest
 from convc.errors import ShapeError
 from convc.ir import Dim, DType, Graph, Kind, Operator, Payload, TensorType, Use, Value, operator, operators
 
-N = Dim.symbol("N")
+N, M = Dim.symbol("N"), Dim.symbol("M")
 IMAGE = TensorType(DType.FP32, (N, 4))
 
 
@@ -93,6 +93,20 @@ def test_bind_gives_numbers_to_symbols() -> None:
     assert bound.node(reshaped.node).attributes["shape"] == (2, 6)
     assert graph.type(reshaped).shape == (2, 2 * N)
     assert all(data["type"].is_static for _, _, data in bound.networkx.edges(data=True))
+
+
+def test_bound_sizes_must_fit() -> None:
+    """What a symbol left open is decided by its number: whether shapes fit, and what they broadcast to."""
+    graph = Graph("open")
+    x, rows, columns = (
+        graph.add_input(name, TensorType(DType.FP32, (dim, 4))) for name, dim in (("x", N), ("rows", 3), ("y", M))
+    )
+    total = graph.add("Add", [x, rows], origins=["total"])
+    both = graph.add("Add", [x, columns])
+    assert [graph.bind({"N": size}).type(total).shape for size in (1, 3)] == [(3, 4), (3, 4)]
+    assert graph.bind({"N": 1, "M": 5}).type(both).shape == (5, 4)
+    with pytest.raises(ShapeError, match="node 'total': Add expects shapes that broadcast"):
+        graph.bind({"N": 2})
 
 
 def test_constants_are_not_copied_and_cannot_change() -> None:

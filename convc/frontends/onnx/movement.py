@@ -123,10 +123,9 @@ def along(call: Call, x: Operand, axis: int, start: DimLike, size: DimLike, step
 def split(call: Call) -> list[Operand]:
     """One slice an output; sizes are an attribute, from opset 13 an input, or equal."""
     axis = call.axis(call.attr("axis"), call.rank)
-    extent = call.shape(call.x)[axis]
+    extent = symbolic.number("parts", call.shape(call.x)[axis])
     sizes = call.integers_or_attr("split", 1, 13) or _equal_parts(call, extent)
-    total = sum(sizes)
-    if (total != extent and isinstance(total - extent, int)) or any(s < 0 for s in sizes if isinstance(s, int)):
+    if sum(sizes) != extent or min(sizes, default=0) < 0:
         raise errors.split_misfit(sizes, extent)
     if len(sizes) != len(call.used):
         raise errors.attribute_length("split", len(sizes), len(call.used))
@@ -134,16 +133,15 @@ def split(call: Call) -> list[Operand]:
     return [along(call, call.x, axis, start, size) for start, size in zip(starts, sizes, strict=True)]
 
 
-def _equal_parts(call: Call, extent: DimLike) -> Sequence[DimLike]:
+def _equal_parts(call: Call, extent: int) -> Sequence[int]:
     """Equal parts; from opset 18 the last may be smaller."""
     count = call.attr("num_outputs", len(call.used))
     if count != len(call.used) or count < 1:
         raise errors.attribute_length("num_outputs", len(call.used), count)
-    whole = symbolic.number("parts", extent)
-    size = -(-whole // count)
-    if (call.opset < 18 and whole % count) or size * (count - 1) > whole:
-        raise errors.split_misfit([size] * count, whole)
-    return [size] * (count - 1) + [whole - size * (count - 1)]
+    size = -(-extent // count)
+    if (call.opset < 18 and extent % count) or size * (count - 1) > extent:
+        raise errors.split_misfit([size] * count, extent)
+    return [size] * (count - 1) + [extent - size * (count - 1)]
 
 
 # -- padding and repetition --------------------------------------------------------------------------------------------
