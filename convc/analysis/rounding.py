@@ -125,6 +125,15 @@ def _norm(graph: Graph, node: Node, operands: Sequence[Known], value: np.ndarray
     return units * np.abs(value) + _displaced(graph, node, operands, value)
 
 
+def _log_of_sum(graph: Graph, node: Node, operands: Sequence[Known], value: np.ndarray, unit: float) -> np.ndarray:
+    """log Σx: the logarithm makes the sum's relative error an absolute one, however small its value is."""
+    (x,) = operands
+    units = (LAMBDA * np.sqrt(reduction_length(graph, node)) + 2) * U32
+    magnitude = np.exp(_first(graph, node, [np.abs(x.value) + x.errors]) - value)  # Σ|x| over Σx
+    own = FUNCTION_UNITS * U32 * np.maximum(np.abs(value), 1.0)
+    return own - np.log1p(-np.minimum(units * magnitude, 1.0)) + _displaced(graph, node, operands, value)
+
+
 def _selected(graph: Graph, node: Node, operands: Sequence[Known], value: np.ndarray, unit: float) -> np.ndarray:
     """Maxima, minima, views and copies: no arithmetic; an error moves with its element."""
     if all(operand.exact for operand in operands):
@@ -207,6 +216,7 @@ _OPERATORS: dict[str, _Rule] = {
     "AveragePool": _summed,
     "ReduceMean": _summed,
     "ReduceSum": _summed,
+    "ReduceLogSum": _log_of_sum,
     "MaxPool": _selected,
     "ReduceMax": _selected,
     "ReduceMin": _selected,

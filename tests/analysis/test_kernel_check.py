@@ -246,6 +246,17 @@ def test_what_loses_a_special_value_is_found(special: float, monkeypatch: pytest
     assert departing(checked(plan, inputs)) == wrong != []
 
 
+@pytest.mark.parametrize("device", ["numpy", "interpreter"])
+def test_the_logarithm_of_a_sum_near_one(device: str) -> None:
+    """Its value is next to nothing, its error that of the sum."""
+    shares = np.random.default_rng(0).random((64, 32), np.float32)
+    b = Builder()
+    x = b.input(shares / shares.sum(axis=1, keepdims=True))
+    b.output(b.add("ReduceLogSum", x, axes=(1,), keepdims=True))
+    (check,) = checked(plan_of(b.graph), b.inputs, device)
+    assert check.ok and 0 < check.max_abs <= check.bound < 1e-5
+
+
 @pytest.mark.parametrize("device", ["interpreter", "numpy"])
 def test_a_slice_of_an_output_is_stored_in_its_precision(device: str) -> None:
     """The operands of a concatenation that is a graph output lie in fp32, in a network stored in fp16."""
