@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from .. import errors
 from ..ir.dims import Dim, DimLike
 from ..ir.graph import Node
 from ..ir.types import TINY_INTEGERS
@@ -79,8 +80,12 @@ def _reached_padding(writer: Writer, node: Node, axis: int) -> int:
 
 
 def reduction(writer: Writer, node: Node, inputs: list[str]) -> None:
-    """Axes became an input in opset 13 for sums and in opset 18 for the others."""
+    """Axes became an input in opset 13 for sums and in opset 18 for the others; none of them are all in ONNX."""
     axes, keepdims = list(node.attributes["axes"]), int(node.attributes["keepdims"])
+    if not axes and writer.shape():
+        if node.op not in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd"):
+            raise errors.no_onnx_form(node.label, f"{node.op} along no axes")
+        return identity(writer, node, inputs)
     if writer.opset >= 18 or node.op == "ReduceSum":
         writer.finish(node.op, [*inputs, writer.integers(axes, "axes")], keepdims=keepdims)
     else:

@@ -93,6 +93,17 @@ def test_other_opsets_are_refused(opset: int) -> None:
         export_onnx(dsl.Network().graph, opset=opset)
 
 
+@pytest.mark.parametrize("opset", [13, 18])
+def test_a_reduction_along_no_axes_is_nothing(opset: int) -> None:
+    """ONNX takes no axes for all of them."""
+    for op in ("ReduceMean", "ReduceMax"):
+        graph, arrays = single(op, {"x": (3, 4)}, {"axes": ()})
+        np.testing.assert_array_equal(onnxruntime_outputs(export_onnx(graph, opset=opset), arrays)["y"], arrays["x"])
+    graph, _ = single("ReduceL2", {"x": (3, 4)}, {"axes": ()})
+    with pytest.raises(errors.UsageError, match="no form for ReduceL2 along no axes"):
+        export_onnx(graph, opset=opset)
+
+
 def test_dilated_average_pooling_needs_its_opset() -> None:
     net = dsl.Network()
     net.output(net.input(1, 9, 9).avg_pool(2, stride=1, dilation=2, name="wide"))

@@ -188,11 +188,10 @@ def _check_attributes(op: str, attributes: Attributes) -> None:
 
 def _reference(row: Row) -> Reference:
     def reference(attributes: Attributes, *arrays: np.ndarray) -> np.ndarray:
-        """Halves compute in fp32 and round once; arrays of symbolic dimensions keep their dtype, object."""
+        """Halves compute in fp32 and round once."""
         with np.errstate(all="ignore"):
             result = np.asarray(row.function(*map(widen, arrays), **attributes))
-        dtype = row.result.numpy if row.result else arrays[0].dtype
-        return result if result.dtype == object else narrow(result, dtype)
+        return narrow(result, row.result.numpy if row.result else arrays[0].dtype)
 
     return reference
 
@@ -214,8 +213,9 @@ def _infer_cast(attributes: Attributes, inputs: Sequence[TensorType]) -> list[Te
 
 
 def _cast(attributes: Attributes, x: np.ndarray) -> np.ndarray:
+    """Floats to integers truncate, anything but zero is true."""
     with np.errstate(all="ignore"):
-        return functions.cast(x, attributes["dtype"])
+        return x.astype(attributes["dtype"].numpy)
 
 
 def _infer_bit_cast(attributes: Attributes, inputs: Sequence[TensorType]) -> list[TensorType]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -148,9 +147,7 @@ def _within(bound: float, limits: np.iinfo) -> int:
 
 
 def divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IEEE division of floats; integers truncate towards zero; symbolic dimensions, which are not negative, floor."""
-    if a.dtype == object or b.dtype == object:
-        return np.floor_divide(a, b)
+    """IEEE division of floats; integers truncate towards zero."""
     if a.dtype.kind == "f":
         return a / b
     quotient = np.floor_divide(a, b)
@@ -170,11 +167,6 @@ def power(base: np.ndarray, exponent: np.ndarray) -> np.ndarray:
 
 def prelu(x: np.ndarray, slope: np.ndarray) -> np.ndarray:
     return np.where(x < 0, x * slope, x)
-
-
-def cast(x: np.ndarray, dtype: Any) -> np.ndarray:
-    """Floats to integers truncate, anything but zero is true; symbolic dimensions stay what they are."""
-    return x if x.dtype == object else x.astype(dtype.numpy)
 
 
 def modulo(a: np.ndarray, b: np.ndarray, fmod: bool) -> np.ndarray:
