@@ -91,6 +91,8 @@ def _known(error: BaseException) -> errors.ConvcError:
         return errors.bad_usage(error.format_message(), error.ctx.command_path if error.ctx else "convc")
     if isinstance(error, BrokenPipeError):
         return errors.reader_gone()
+    if isinstance(error, MemoryError):
+        return errors.no_memory(error)
     return errors.system_refused(error) if isinstance(error, OSError) else errors.unforeseen(error)
 
 

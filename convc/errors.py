@@ -1253,8 +1253,14 @@ def system_refused(error: OSError) -> OutputError:
     return OutputError(f"the system refused: {error.strerror or error}", file=file)
 
 
+def no_memory(error: MemoryError) -> LimitError:
+    """Memory of the host that ran out."""
+    detail = f" ({str(error)[:300]})" if str(error) else ""
+    return LimitError(f"there is not enough memory{detail}; smaller inputs or a smaller --batch need less")
+
+
 def unforeseen(error: BaseException) -> ConvcError:
-    """A bug in convc, or memory that ran out."""
+    """A bug in convc."""
     detail = f": {str(error)[:300]}" if str(error) else ""
     return ConvcError(f"{type(error).__name__}{detail}; this should not happen: run convc -vv ... for the traceback")
 

@@ -94,7 +94,7 @@ def summarise_model(model: str, batch: int | None = None, dims: Mapping[str, int
 
         models.Choices(batch=batch, dims=dims).refuse(model)
         return summarise(stored_graph(models.load_compiled(model).artifact), model=model)
-    if model.startswith("zoo:"):
+    if model.startswith("zoo:") and not dims:
         from ..frontends import zoo
 
         return summarise(zoo.build(model.removeprefix("zoo:"), batch or 1, weights="none").graph, model=model)

@@ -68,6 +68,10 @@ class TestModels:
         refused(run, "unsupported", "show", save_model(tmp_path / "m.onnx", nodes, [2]))
         assert "\x1b" not in run("show", tmp_path / "m.onnx").err
 
+    def test_numbers_for_sizes_that_are_not_open(self, run: Run) -> None:
+        for command in ("summary", "explain", "show"):
+            assert "no such dimension: X" in refused(run, "usage", command, "zoo:lenet5", "--dims", "X=3")
+
     def test_fixed_batch(self, run: Run, tmp_path: Path) -> None:
         model = save_model(tmp_path / "m.onnx", [helper.make_node("Relu", ["x"], ["y"])], [2, 3])
         assert "fixed at 2" in refused(run, "usage", "verify", model, "--batch", 4)
@@ -245,6 +249,14 @@ class TestBugs:
         assert "RuntimeError: two lines" in refused(run, "error", "doctor")
         ran = run("-vv", "doctor")
         assert ran.status == 2 and "Traceback" in ran.err
+
+    def test_memory_that_runs_out(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        def too_large() -> None:
+            raise MemoryError("Unable to allocate 7.45 TiB")
+
+        monkeypatch.setattr("convc.analysis.machine.examine", too_large)
+        message = refused(run, "limit", "doctor")
+        assert message.startswith("there is not enough memory (Unable to allocate 7.45 TiB)") and "--batch" in message
 
     def test_interrupt(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupted() -> None:
