@@ -276,6 +276,29 @@ class RandomCnn(RandomNetwork):
         if self.flip():
             self.conv(self.activated(total), 5, 3)
 
+    def block_widened(self) -> None:
+        """One channel, or one pixel, that an operator in the middle of a block makes many of."""
+        y = self.conv(self.start(), 1, self.pick(1, 3))
+        if self.flip(0.3):
+            y = self.max_pool(y, 3, 1, 1)
+        channels = self.pick(4, 8, 20)
+        shape = (channels, *self.shape(y)[2:]) if self.flip(0.3) else (channels, 1, 1)
+        y = self.clipped(y, 8)
+        y = self.made(self.add(self.pick_op("Mul", "Add"), y, self.constant(integers(self.random, shape))), 16)
+        y = self.activated(y) if self.flip() else y
+        kind = self.pick(0, 1, 2, 3)
+        if kind == 0:
+            self.conv(y, self.pick(4, 20))
+        elif kind == 1:
+            self.depthwise(y)
+        elif kind == 2:
+            self.max_pool(y, *((2, 2, 0) if self.flip() else (3, 2, 1)))
+        else:
+            self.global_mean(y)
+
+    def pick_op(self, *names: str) -> str:
+        return str(self.random.choice(names))
+
     def block_any(self) -> None:
         """An operator of `RandomNetwork`."""
         names = ("op_residual", "op_gate", "op_concat", "op_slice", "op_pad", "op_transpose", "op_reduce", "op_unary")
