@@ -23,6 +23,7 @@ from convc.codegen.cubin import parse
 from convc.codegen.packed import PackedKernels
 from convc.runtime import manifest as m
 from convc.runtime.cuda import CudaExecutor
+from convc.runtime.driver import Driver
 from convc.targets import target
 
 from .artifacts import OLDER, unpacked
@@ -85,11 +86,21 @@ def loads(kernels: KernelCache) -> dict[str, Any]:
             if compiled is None or parse(compiled.cubin).sm != target(TARGET).capability:
                 continue
             try:
-                gpu.driver.unload_library(gpu.driver.load_library(compiled.cubin))
+                load(gpu.driver, compiled.cubin)
                 loaded += 1
             except errors.DeviceError as error:
                 refused[path.name[:16]] = str(error)[:200]
     return {"loaded": loaded, "refused": dict(list(refused.items())[:8]), "ok": loaded > 0 and not refused}
+
+
+def load(driver: Driver, cubin: bytes) -> None:
+    """Loads a cubin with its kernels, and lets go of them. Drivers leave the code aside until a kernel is asked for."""
+    library = driver.load_library(cubin)
+    try:
+        for name in parse(cubin).kernels:
+            driver.max_threads(driver.function(library, name))
+    finally:
+        driver.unload_library(library)
 
 
 def entries(directory: Path) -> list[Path]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from . import facts, kernels, numerics, questions, speed
 from .cases import BATCHES, NETWORKS, TUNED
+from .device import opened_gpu
 from .runner import Step
 from .setting import Setting
 
@@ -45,9 +46,16 @@ def cases_networks(steps: list[Step]) -> list[str]:
 
 
 def run_step(setting: Setting) -> None:
-    """What the step of a setting does. Raises ``KeyError`` for a step that does not exist."""
+    """What the step of a setting does. The GPU is opened for all of it: its context is made once, and where there is
+    none, nothing is measured.
+
+    Raises:
+        KeyError: a step that does not exist. DeviceError: no GPU.
+    """
     kind, *arguments = setting.step.split(":")
-    KINDS[kind](setting, *arguments)
+    work = KINDS[kind]
+    with opened_gpu():
+        work(setting, *arguments)
 
 
 def _numerics(setting: Setting, what: str) -> None:

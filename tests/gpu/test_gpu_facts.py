@@ -85,13 +85,15 @@ def test_questions_that_are_answered_well(fake: FakeDriver, setting, packed: Pat
 
 
 def test_questions_that_are_not(fake: FakeDriver, setting, packed: Path) -> None:
-    """Kernels that write nothing; a driver that refuses every cubin but the first."""
+    """Kernels that write nothing; a driver that refuses one cubin, or the code in one."""
     given: Setting = setting("questions", pack=packed)
     assert not questions.adds(given.kernels)["ok"]
     assert questions.chained(given.kernels, True)["wrong_runs"] == 100
     fake.fail("cuLibraryLoadData", 209, nth=2)
     found = questions.loads(given.kernels)
     assert found["loaded"] == len(PROBES) - 1 and len(found["refused"]) == 1 and not found["ok"]
+    fake.fail("cuFuncGetAttribute", 209, nth=2)  # the code itself, when it is asked for
+    assert len(questions.loads(given.kernels)["refused"]) == 1 and not fake.libraries
 
 
 def test_without_a_pack_there_is_no_older_assembler(setting) -> None:

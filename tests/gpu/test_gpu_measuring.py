@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from results_in_place import leave_results
 
-from bench.gpu import cases, contestants, kernels, numerics, speed, tuning
+from bench.gpu import cases, contestants, kernels, numerics, speed, steps, tuning
 from bench.gpu.cases import Case
 from bench.gpu.device import FLUSH_BYTES, opened_gpu
 from bench.gpu.families import Family
 from bench.gpu.setting import Abandoned, OutOfTime, Setting
 from bench.gpu.timing import SHORT, Effort, measure, quantile, there_and_back
+from convc import errors
 from convc.compiler import compile_plan
 from convc.runtime.artifact import Artifact
 from convc.targets import target
@@ -101,6 +102,27 @@ def test_the_state_under_load_is_asked_for_while_the_gpu_works(fake, monkeypatch
     with opened_gpu() as gpu:
         _, states = measure(gpu, {"one": replay}, SHORT)
     assert states == {"before": {}, "loaded": {"replayed": "True"}, "after": {}}
+
+
+def test_a_step_opens_the_gpu_once(fake, setting, monkeypatch) -> None:
+    """Executors come and go on a context that stays."""
+    seen: list[int] = []
+    monkeypatch.setitem(steps.KINDS, "looks", lambda _: seen.append(fake.retained))
+    steps.run_step(setting("looks"))
+    assert seen == [1] and fake.retained == 0
+
+
+def test_without_a_gpu_nothing_is_measured(setting, monkeypatch) -> None:
+    """The step comes to no end, and a later call finds everything still to be done."""
+
+    def missing() -> None:
+        raise errors.no_driver("none here")
+
+    monkeypatch.setattr("convc.runtime.driver.bindings", missing)
+    given: Setting = setting("facts")
+    with pytest.raises(errors.DeviceError, match="none here"):
+        steps.run_step(given)
+    assert given.journal.rows() == []
 
 
 def test_a_step_without_time_begins_nothing(setting) -> None:
