@@ -40,6 +40,8 @@ LARGEST_INTERPRETED = 500_000_000
 SIDES = {"unet": 188, "inception_v3": 75, "alexnet": 67, "zfnet": 97, "openpose": 32, "espcn": 32}
 """Sides of smaller inputs that still reach every kind of layer, where they are not `SIDE`."""
 SIDE = 64
+FILTERS = {"unet": 8, "alphago_policy": 32}
+"""Filters of the first layer where a smaller input does not make a network small enough, or must not be smaller."""
 TITLE = f"""# The zoo, verified
 
 `make zoo` writes this page: every network of `convc zoo`, summed up (`convc summary`), exported (`convc zoo export`),
@@ -48,7 +50,8 @@ are switched off. *Error, bound*: the largest absolute error, and the
 [bound](numerics.md#how-a-result-is-judged) that the network's own rounding gives; of several outputs those of the one
 nearest to its bound. On the numpy executor in fp32 and in full size, unless a smaller input stands beside it; for the
 emitted kernels in Triton's interpreter in fp16, in full size up to {LARGEST_INTERPRETED // 10**6} M multiply-adds and
-with a smaller input beyond. *not run*: the script was asked for others (`--only`)."""
+with a smaller input beyond. Where it is not in full size unet has {FILTERS["unet"]} filters in its first layer instead of 64, and
+alphago_policy, whose input stays, {FILTERS["alphago_policy"]} instead of 192. *not run*: the script was asked for others (`--only`)."""
 NOT_RUN = "not run"
 Row = dict[str, Any]
 
@@ -57,9 +60,9 @@ def reduced(name: str, macs: int) -> Network:
     """The network as the interpreter runs it."""
     if macs <= LARGEST_INTERPRETED:
         return zoo.build(name)
-    fewer = {"filters": 8} if name == "unet" else {}
-    fixed = name == "alphago_policy"
-    smaller: dict[str, Any] = {"filters": 32} if fixed else {"size": SIDES.get(name, SIDE), **fewer}
+    smaller: dict[str, Any] = {"filters": FILTERS[name]} if name in FILTERS else {}
+    if name != "alphago_policy":
+        smaller["size"] = SIDES.get(name, SIDE)
     return zoo.build(name, **smaller)
 
 

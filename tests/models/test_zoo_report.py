@@ -59,3 +59,10 @@ def test_the_page_is_of_this_zoo(listed: dict[str, zoo_report.Row]) -> None:
                 continue
             error, bound = map(float, pair.partition(" (")[0].split(", "))
             assert error <= bound
+
+
+def test_the_page_says_how_its_runs_were_made_smaller() -> None:
+    assert zoo_report.PAGE.read_text(encoding="utf-8").startswith(zoo_report.TITLE)
+    for name, filters in zoo_report.FILTERS.items():
+        assert name in zoo_report.TITLE and f" {filters} " in zoo_report.TITLE
+        assert zoo_report.reduced(name, 10**12).params < zoo.build(name, weights="none").params / 8
