@@ -783,9 +783,9 @@ def groups_misfit(layer: str, channels: int, filters: int, groups: int) -> Shape
     )
 
 
-def no_units(layer: str, what: str, found: object) -> ShapeError:
-    """A layer of no filters, units or groups."""
-    return ShapeError(f"{what} should be 1 or more, found {found}", node=layer)
+def no_units(layer: str, what: str, found: object, least: int = 1) -> ShapeError:
+    """A layer of no filters, units or groups, or of a window without elements."""
+    return ShapeError(f"{what} should be {least} or more, found {found}", node=layer)
 
 
 def no_axis(layer: str, axis: int, shape: Iterable[object]) -> ShapeError:

@@ -83,12 +83,16 @@ class Network:
     def input(
         self, *dims: int | str, batch: int | str | None = None, channels_last: bool = False, name: str = "input"
     ) -> Tensor:
-        """An input of shape [batch, *dims]; strings are symbols.
+        """An input of shape [batch, *dims]; strings are symbols. Raises `UsageError` for anything that is no size.
 
         channels_last: the caller's arrays are [batch, H, W, C], as Keras has them; the tensor is [batch, C, H, W] all
         the same, and which of both lies in memory costs nothing.
         """
         whole = (self.batch if batch is None else batch, *dims)
+        for dim in whole:
+            natural = isinstance(dim, int) and not isinstance(dim, bool) and dim >= 0
+            if not natural and not (isinstance(dim, str) and dim):
+                raise errors.bad_dim(f"of input {name!r}", dim)
         shape = tuple(Dim.symbol(dim) if isinstance(dim, str) else dim for dim in whole)
         value = self.graph.add_input(self.unique("input", name), TensorType(self.dtype, shape))
         tensor = Tensor(self, value, name)

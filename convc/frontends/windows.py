@@ -11,13 +11,14 @@ Window = int | tuple[int, ...]
 Padding = int | tuple[int, ...] | str
 
 
-def per_axis(value: Window, rank: int, what: str, layer: str) -> tuple[int, ...]:
-    """``value`` once for each of ``rank`` spatial axes."""
-    if isinstance(value, int):
-        return (value,) * rank
-    if len(value) != rank:
-        raise errors.wrong_length(layer, what, value, (rank,))
-    return tuple(value)
+def per_axis(value: Window, rank: int, what: str, layer: str, least: int = 0) -> tuple[int, ...]:
+    """``value`` once for each of ``rank`` spatial axes, not below ``least``."""
+    values = (value,) * rank if isinstance(value, int) else tuple(value)
+    if len(values) != rank:
+        raise errors.wrong_length(layer, what, values, (rank,))
+    if min(values, default=least) < least:
+        raise errors.no_units(layer, what, min(values), least)
+    return values
 
 
 def pads(

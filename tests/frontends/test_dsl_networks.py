@@ -130,6 +130,11 @@ MISFITS: dict[str, tuple[Callable[[nn.Tensor], Any], str]] = {
     "no filters": (lambda x: x.conv(0, 3, name="bad"), "filters should be 1 or more, found 0"),
     "no groups": (lambda x: x.conv(4, 3, groups=0, name="bad"), "groups should be 1 or more, found 0"),
     "no units": (lambda x: x.dense(0, name="bad"), "units should be 1 or more, found 0"),
+    "no window": (lambda x: x.conv(4, (3, 0), name="bad"), "kernel should be 1 or more, found 0"),
+    "no stride": (lambda x: x.conv(4, 3, 0, "same", name="bad"), "stride should be 1 or more, found 0"),
+    "windows spread apart": (lambda x: x.conv_transpose(4, 3, -1, name="bad"), "stride should be 1 or more, found -1"),
+    "no dilation": (lambda x: x.max_pool(2, dilation=0, name="bad"), "dilation should be 1 or more, found 0"),
+    "less than no padding": (lambda x: x.pad(-1, name="bad"), "padding should be 0 or more, found -1"),
     "no parts": (lambda x: x.split(0, name="bad"), "parts should be 1 or more, found 0"),
     "no such axis": (lambda x: x.softmax(7, name="bad"), r"axis 7 .*\[1, 4, 8, 8\]"),
     "no such axes": (lambda x: x.transpose(0, 1, 2, -5, name="bad"), r"axis -5 .*\[1, 4, 8, 8\]"),
@@ -166,6 +171,15 @@ def test_activations_that_do_not_exist() -> None:
         x.activation("Bogus")
     with pytest.raises(errors.UsageError, match=r"'beta'.*choose from alpha"):
         x.activation("Elu", beta=1.0)
+    with pytest.raises(errors.ShapeError, match="Cast expects attribute dtype to be given"):
+        x.activation("Cast")
+
+
+@pytest.mark.parametrize("dim", [-1, 2.5, "", None, True], ids=repr)
+def test_inputs_have_sizes(dim: Any) -> None:
+    for dims, batch in (((dim, 8), 1), ((4, 8), dim)):
+        with pytest.raises(errors.UsageError, match="dimension of input 'input' must be an integer"):
+            nn.Network(batch=batch).input(*dims)
 
 
 def test_concat_of_nothing() -> None:
@@ -193,6 +207,8 @@ def test_slices_are_ranges() -> None:
     x = nn.Network().input(4, 8, 8)
     with pytest.raises(errors.ShapeError, match="one range for each axis"):
         x[0]  # type: ignore[index]
+    with pytest.raises(errors.ShapeError, match="steps to be other than 0"):
+        x[:, ::0]
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ class Base:
         if not extent:
             raise errors.needs_positions(name, self.shape)
         given = {"kernel": kernel, "stride": kernel if stride is None else stride, "dilation": dilation}
-        size, step, gap = (windows.per_axis(value, len(extent), what, name) for what, value in given.items())
+        size, step, gap = (windows.per_axis(value, len(extent), what, name, 1) for what, value in given.items())
         pads = windows.pads(padding, extent, size, step, gap, name)
         if self.network.strict and not ceil:
             windows.check_fit(extent, size, step, pads, gap, name)
@@ -97,8 +97,9 @@ class Base:
         rank = self.rank - 2
         if rank < 1:
             raise errors.needs_positions(name, self.shape)
-        given = {"kernel": kernel, "stride": stride, "dilation": dilation, "output_padding": output_padding}
-        size, step, gap, extra = (windows.per_axis(value, rank, what, name) for what, value in given.items())
+        given = {"kernel": kernel, "stride": stride, "dilation": dilation}
+        size, step, gap = (windows.per_axis(value, rank, what, name, 1) for what, value in given.items())
+        extra = windows.per_axis(output_padding, rank, "output_padding", name)
         if padding == "same":
             spare = [d * (k - 1) + 1 + e - s for k, s, d, e in zip(size, step, gap, extra, strict=True)]
             pads = (*(max(n, 0) // 2 for n in spare), *(max(n, 0) - max(n, 0) // 2 for n in spare))

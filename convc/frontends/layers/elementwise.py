@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ... import errors
-from ...ir.operator import Kind, operators
+from ...ir.operator import REQUIRED, Kind, operators
 from .base import Base, Operand
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Elementwise(Base):
         """Any elementwise operator of one operand by its name in the IR, such as ``"Mish"`` or ``"Celu"``.
 
         Raises:
-            UsageError: a name or an attribute that does not exist.
+            UsageError: a name or an attribute that does not exist. ShapeError: one that is missing, or does not fit.
         """
         rows = {name: row for name, row in operators().items() if row.kind is Kind.ELEMENTWISE}
         if op not in rows:
@@ -78,6 +78,9 @@ class Elementwise(Base):
         for attribute in attributes:
             if attribute not in rows[op].attributes:
                 raise errors.one_of(attribute, rows[op].attributes, f"attribute of {op}:")
+        for attribute, default in rows[op].attributes.items():
+            if default is REQUIRED and attribute not in attributes:
+                raise errors.wrong_attribute(op, attribute, "given", None)
         return self._unary(op, op.lower(), name, **attributes)
 
     def softmax(self, axis: int = 1, *, name: str | None = None) -> Tensor:

@@ -66,6 +66,8 @@ class Shaping(Base):
     def _range(self, item: slice, dim: DimLike, layer: str) -> tuple[int, DimLike, int]:
         if item == slice(None):
             return 0, dim, 1
+        if item.step == 0:
+            raise errors.at_layer(errors.wrong_attribute("Slice", "steps", "other than 0", 0), layer, [self.shape])
         positions = range(self._static(dim, layer))[item]
         return positions.start, len(positions), positions.step
 
