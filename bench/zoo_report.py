@@ -50,8 +50,9 @@ are switched off. *Error, bound*: the largest absolute error, and the
 [bound](numerics.md#how-a-result-is-judged) that the network's own rounding gives; of several outputs those of the one
 nearest to its bound. On the numpy executor in fp32 and in full size, unless a smaller input stands beside it; for the
 emitted kernels in Triton's interpreter in fp16, in full size up to {LARGEST_INTERPRETED // 10**6} M multiply-adds and
-with a smaller input beyond. Where it is not in full size unet has {FILTERS["unet"]} filters in its first layer instead of 64, and
-alphago_policy, whose input stays, {FILTERS["alphago_policy"]} instead of 192. *not run*: the script was asked for others (`--only`)."""
+with a smaller input beyond. Where it is not in full size unet has {FILTERS["unet"]} filters in its first layer instead
+of 64, and alphago_policy, whose input stays, {FILTERS["alphago_policy"]} instead of 192. *not run*: the script was
+asked for others (`--only`)."""
 NOT_RUN = "not run"
 Row = dict[str, Any]
 
