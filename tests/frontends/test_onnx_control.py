@@ -153,6 +153,19 @@ def test_branches_of_different_shapes_need_a_known_condition() -> None:
         import_onnx(branching(rows=2))
 
 
+def test_sizes_that_both_branches_find_are_not_one_size() -> None:
+    """Though nodes of the same name find them."""
+    every = graph([node("NonZero", "x", "a")], "", "a")
+    positive = graph([node("Relu", "x", "p"), node("NonZero", "p", "b")], "", "b")
+    nodes = [
+        node("ReduceSum", "x", "sum", keepdims=0),
+        node("Greater", "sum none", "large"),
+        node("If", "large", "y", then_branch=every, else_branch=positive),
+    ]
+    with pytest.raises(errors.UnsupportedModelError, match=r"If .node 'the_if'.: its condition is computed"):
+        import_onnx(model_of(nodes, {"x": X}, {"none": np.float32(0)}, types={"y": TensorProto.INT64}))
+
+
 # -- sequences --------------------------------------------------------------------------------------------------------
 def test_sequences_are_taken_apart() -> None:
     nodes = [

@@ -8,6 +8,7 @@ evaluate stays in the graph.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
@@ -37,6 +38,7 @@ class Builder:
         self._names: dict[int, tuple[np.ndarray, str]] = {}
         self._symbolic_dtypes: dict[int, tuple[np.ndarray, DType]] = {}
         self._folded_bytes = 0
+        self._found: Counter[str] = Counter()
 
     def type(self, operand: Operand) -> TensorType:
         """Element type and shape; arrays with symbolic elements are int64 unless they were converted."""
@@ -48,8 +50,11 @@ class Builder:
         return TensorType(DType.of(operand.dtype), operand.shape)
 
     def found_size(self) -> Dim:
-        """A size that only the run of the node that is being imported finds out. No input's size is called so."""
-        return Dim.symbol(f"{self.origin}.count")
+        """A size that only the run of the node that is being imported finds out. No other size is called so: nodes of
+        both sides of a branch may share a name."""
+        name = f"{self.origin}.count"
+        self._found[name] += 1
+        return Dim.symbol(name if self._found[name] == 1 else f"{name}_{self._found[name]}")
 
     def name(self, array: np.ndarray, name: str) -> None:
         """Remembers the user's name of an array, for the constant that it may become."""
