@@ -59,7 +59,8 @@ def add_all(b: Builder, dtype: DType) -> None:
     b.output(b.add("Div", x, divisor))
     for fmod in (False, True):
         b.output(b.add("Mod", x, divisor, fmod=fmod))
-    by = b.input(np.resize(np.arange(8 * dtype.itemsize + 3), (5, 28)).astype(dtype.numpy))
+    least = -3 if dtype.numpy.kind == "i" else 0
+    by = b.input(np.resize(np.arange(least, 8 * dtype.itemsize + 3), (5, 28)).astype(dtype.numpy))
     for direction in ("LEFT", "RIGHT"):
         b.output(b.add("BitShift", x, by, direction=direction))
     b.output(b.add("Clip", x, min=-100.5, max=99.5))

@@ -52,7 +52,7 @@ def depth_to_space(call: Call) -> Operand:
 
 @adapter("SpaceToDepth")
 def space_to_depth(call: Call) -> Operand:
-    """Blocks of pixels become channels; the place in the block leads them (DCR), or trails (CRD, from opset 27)."""
+    """Blocks of pixels become channels; the place in the block leads them (DCR), or trails (CRD, from opset 28)."""
     batch, channels, height, width = _image(call)
     block = call.attr("blocksize")
     rows, columns = _whole(height, block, "the height"), _whole(width, block, "the width")

@@ -32,8 +32,10 @@ _OWN = {
     "Not": "{0} == 0",
     "Clip": "tl.minimum(tl.maximum({0}, {low}), {high})",
 }
-_SHIFT = "tl.where({1} < {bits}, {0} %s ({1} & {last}), 0)"
+_SHIFT = "tl.where(%s, {0} %s ({1} & {last}), 0)"
 """By its whole length or more, nothing is left."""
+_WITHIN, _SIGNED_WITHIN = "{1} < {bits}", "({1} >= 0) & ({1} < {bits})"
+"""Whether it is less; a negative number is not."""
 
 
 def has_integer_text(operator: Operator) -> bool:
@@ -63,5 +65,5 @@ def _signed(dtype: DType) -> bool:
 def _shift(direction: str, dtype: DType) -> str:
     """To the right, the sign of an integer stays."""
     if direction == "RIGHT" and _signed(dtype):
-        return "{0} >> tl.minimum({1}, {last})"
-    return _SHIFT % ("<<" if direction == "LEFT" else ">>")
+        return f"{{0}} >> tl.where({_SIGNED_WITHIN}, {{1}}, {{last}})"
+    return _SHIFT % (_SIGNED_WITHIN if _signed(dtype) else _WITHIN, "<<" if direction == "LEFT" else ">>")
