@@ -69,13 +69,13 @@ def _second(problem: ChainedContraction, tile: Tile, inner: Tile, col_tiles: int
 
 def _between(problem: ChainedContraction, inner: Tile) -> list[str]:
     """What is done to the first product's sums. Channels past the last give zero again: they meet weights that are
-    zero, but their own value could be infinite."""
+    zero, but their own value may be none, of an infinity times zero or of what the operators make of zero."""
     first = problem.first
     is_ragged = ragged(first, Axis.COL, inner.cols)
     body = Body(first, col_mask="col_ok" if is_ragged else "", prefix="f")
     result = body.values("acc")
     lines = body.lines
-    if is_ragged and first.statements:
+    if is_ragged:
         lines.append(f"middle = tl.where(col_ok, {result}, 0.0)")
         result = "middle"
     if first.compute is not DType.FP32:

@@ -77,6 +77,17 @@ def test_a_nan_pixel_reaches_just_the_outputs_that_read_it() -> None:
         assert (np.isnan(found[0]) == touched).all() and not np.isnan(found[1]).any()
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_an_infinite_pixel_meets_no_weights_that_only_fill_a_block(dtype: str) -> None:
+    """Of two products back to back: 24 channels between them are columns of a block of 32."""
+    b = Builder()
+    x = np.ones((1, 16, 4, 4), np.float32)
+    x[0, 3, 1, 2] = INF
+    y = conv(b, b.input(x), np.ones((24, 16, 1, 1), np.float32))
+    b.output(conv(b, y, np.ones((16, 24, 1, 1), np.float32)))
+    same(run(b.graph, b.inputs, dtype=dtype, policy="always"), evaluate(b.graph, b.inputs))
+
+
 def test_folding_does_not_turn_infinities_into_nan() -> None:
     """0·inf: a scale that overflows stays behind the convolution, which may give 0."""
     b = Builder()
