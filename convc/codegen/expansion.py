@@ -14,7 +14,7 @@ from ..ir.expansion import ExpandedWindow, Expansion
 from ..ir.problem import Tap
 from ..ir.separable import SeparableContraction
 from .expressions import Body
-from .indexing import joined_masks, offsets, scaled
+from .indexing import joined_masks, offsets, scaled, shaped
 from .typed import TRITON_TYPES
 
 INDEX = "i = tl.arange(0, BLOCK_INPUTS)"
@@ -30,12 +30,12 @@ def constants(expansion: Expansion) -> dict[str, Any]:
 def x_offset(problem: Expanding, expansion: Expansion, origin: int) -> str:
     """Pixels along the rows, channels of x along the columns."""
     place = offsets(problem, problem.x, origin).filled(rows="row").joined()
-    return f"{place} + {_shaped('i', expansion.x_step, '[None, :]')}"
+    return f"{place} + {shaped(scaled('i', expansion.x_step), '[None, :]')}"
 
 
 def weights_address(expansion: Expansion, channels: str) -> str:
     """Inputs along the rows, expanded channels along the columns."""
-    return f"we + {_shaped('i', expansion.w_step, '[:, None]')} + {channels}"
+    return f"we + {shaped(scaled('i', expansion.w_step), '[:, None]')} + {channels}"
 
 
 def load_weights(problem: Expanding, expansion: Expansion, address: str, channels: str) -> str:
@@ -75,11 +75,6 @@ def value_lines(problem: Expanding, expansion: Expansion, address: str, inside: 
 
 def _inputs(expansion: Expansion, suffix: str) -> list[str]:
     return [] if expansion.inputs == expansion.block else [f"(i < INPUTS){suffix}"]
-
-
-def _shaped(name: str, stride: int, suffix: str) -> str:
-    text = scaled(name, stride)
-    return f"{text}{suffix}" if text == name else f"({text}){suffix}"
 
 
 def _converted(problem: Expanding, dtype: DType) -> str:

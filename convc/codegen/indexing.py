@@ -90,8 +90,8 @@ class Offsets:
 
     def joined(self, row_suffix: str = "[:, None]", col_suffix: str = "[None, :]") -> str:
         """The whole offset, shaped to a tile; ``0`` where nothing varies."""
-        parts = [_shaped(self.rows, row_suffix)] if self.rows else []
-        parts += [_shaped(self.cols, col_suffix)] if self.cols else []
+        parts = [shaped(self.rows, row_suffix)] if self.rows else []
+        parts += [shaped(self.cols, col_suffix)] if self.cols else []
         parts += [self.scalar] if self.scalar else []
         return " + ".join(parts).replace("+ -", "- ") or "0"
 
@@ -113,7 +113,7 @@ class Offsets:
         return replace(self, scalar=" + ".join([*([self.scalar] if self.scalar else []), *constant]))
 
 
-def _shaped(text: str, suffix: str) -> str:
+def shaped(text: str, suffix: str) -> str:
     """An index expression with the suffix that shapes it, in parentheses where it needs them."""
     return f"{text}{suffix}" if text.isidentifier() or not suffix else f"({text}){suffix}"
 

@@ -17,7 +17,7 @@ from ..ir.separable import SeparableContraction
 from . import expansion
 from .contraction import cols_in_memory, constants, epilogue, origin, start_of
 from .expressions import Body, widened
-from .indexing import dimensions, group_lines, is_wide, joined_masks, offsets, scaled, tile_lines
+from .indexing import dimensions, group_lines, is_wide, joined_masks, offsets, scaled, shaped, tile_lines
 from .kernel import Argument, Parts, ceil_div, ragged, render
 from .typed import TRITON_TYPES
 from .window import INITIAL, LARGER, UNROLLED_TAPS, WORDS, counts, divisor
@@ -105,8 +105,7 @@ def _addresses(problem: SeparableContraction) -> list[str]:
 
 
 def _across(name: str, stride: int) -> str:
-    text = scaled(name, stride)
-    return f"{text}[None, :]" if text == name else f"({text})[None, :]"
+    return shaped(scaled(name, stride), "[None, :]")
 
 
 def _step_lines(problem: SeparableContraction, tile: Tile) -> list[str]:
