@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 from onnx_support import model_of, one, onnxruntime_outputs
 
-from convc.errors import ConvcError
+from convc.errors import ConvcError, LimitError
 from convc.frontends.onnx import import_onnx
 
 IMAGE, SMALL = (1, 4, 4, 4), (1, 4, 2, 2)
@@ -66,6 +66,33 @@ def test_truth_values_are_0_or_1(op: str, attributes: dict[str, Any]) -> None:
     [(name, value)] = attributes.items()
     with pytest.raises(ConvcError, match=f"attribute {name} to be 0 or 1, found {value}"):
         import_onnx(one_node(op, shapes, attributes)[0])
+
+
+WIDE = (60_000, 60_000)
+HUGE: list[tuple[str, tuple[int, ...], list[np.ndarray], dict[str, Any]]] = [
+    ("EyeLike", WIDE, [], {}),
+    ("Trilu", WIDE, [], {}),
+    ("ReverseSequence", WIDE, [np.ones(WIDE[1], np.int64)], {}),
+    ("OneHot", (2,), [np.array(1 << 40), np.array([0, 1])], {}),
+    ("AffineGrid", (1, 2, 3), [np.array([1, 1, *WIDE])], {}),
+    ("Col2Im", (1, 9_000_000, 1), [np.array([3000, 3000]), np.array([3000, 3000])], {}),
+    ("LpPool", (1, 4, 9, 9), [], {"kernel_shape": WIDE}),
+    ("SplitToSequence", (1 << 24,), [], {}),
+]
+
+
+@pytest.mark.parametrize(("op", "shape", "constants", "attributes"), HUGE, ids=lambda value: str(value)[:20])
+def test_what_importing_would_make_has_limits(
+    op: str, shape: tuple[int, ...], constants: list[np.ndarray], attributes: dict[str, Any]
+) -> None:
+    """Shapes are declared in a few bytes; masks, grids and lists that follow from them are arrays."""
+    dtype = np.uint8 if shape == WIDE else np.int64 if op == "OneHot" else np.float32
+    known = {f"c{i}": array for i, array in enumerate(constants)}
+    node = helper.make_node(op, ["x", *known], ["y"], name="the_node", **attributes)
+    model = model_of([node], {"x": np.empty(0, dtype)}, known, opset=20, shapes={"x": shape})
+    with pytest.raises(LimitError) as caught:
+        import_onnx(model)
+    assert caught.value.node == "the_node"
 
 
 def test_functions_of_one_number() -> None:

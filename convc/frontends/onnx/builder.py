@@ -87,13 +87,13 @@ class Builder:
             full = definition.complete(attributes)
             types = [self.type(array) for array in arrays]
             result = definition.infer(full, types)[0]
-            self._within(result, limits.TENSOR_BYTES)
+            self.within(result, limits.TENSOR_BYTES)
             if "count" in full or _worth_folding(definition, full, types, result):
                 with np.errstate(all="ignore"):
                     return self._evaluated(definition.evaluate(full, arrays)[0])
         values = [self.value(operand) for operand in inputs]
         value = self.graph.add(definition, values, attributes, origins=[self.origin])
-        self._within(self.graph.type(value), limits.TENSOR_BYTES)
+        self.within(self.graph.type(value), limits.TENSOR_BYTES)
         return value
 
     def _evaluated(self, array: Any) -> np.ndarray:
@@ -103,7 +103,8 @@ class Builder:
             raise errors.too_many("bytes of folded constants", self._folded_bytes, limits.FOLDED_TOTAL_BYTES)
         return result
 
-    def _within(self, type: TensorType, limit: int) -> None:
+    def within(self, type: TensorType, limit: int) -> None:
+        """Raises `LimitError` for a tensor of too many dimensions, or of more bytes than ``limit``."""
         if type.rank > limits.RANK:
             raise errors.too_many("dimensions in one tensor", type.rank, limits.RANK)
         nbytes = type.nbytes
@@ -115,7 +116,7 @@ class Builder:
         result = operator(op).infer(full, [self.type(array) for array in arrays])[0]
         if not result.is_static:
             raise UnsupportedForm(errors.FORM_SYMBOLIC_DATA, open=True)
-        self._within(result, limits.FOLDED_BYTES)
+        self.within(result, limits.FOLDED_BYTES)
         if op in symbolic.ELEMENTWISE:
             array = symbolic.elementwise(op, arrays)
         elif op in symbolic.MOVING:

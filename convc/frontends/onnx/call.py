@@ -14,7 +14,7 @@ from convc.ir.dims import Dim, DimLike
 from convc.ir.graph import Value
 from convc.ir.types import DType, Shape, TensorType
 
-from . import symbolic
+from . import limits, symbolic
 from .attributes import Schema
 from .builder import Builder, Operand
 from .registry import UnsupportedForm
@@ -178,6 +178,10 @@ class Call:
 
     def cast(self, x: Operand, dtype: DType) -> Operand:
         return x if self.type(x).dtype is dtype else self.emit("Cast", x, dtype=dtype)
+
+    def affordable(self, *shape: DimLike, dtype: DType = DType.INT64) -> None:
+        """Raises `LimitError` where an array of this shape, which importing is about to make, is past the budget."""
+        self.builder.within(TensorType(dtype, shape), limits.FOLDED_BYTES)
 
     # -- refusing -----------------------------------------------------------------------------------------------------
     def only_first_output(self) -> None:

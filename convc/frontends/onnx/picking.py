@@ -72,6 +72,7 @@ def reverse_sequence(call: Call) -> Operand:
     shape = [symbolic.number("size", dim) for dim in call.shape(call.x)]
     if len(lengths) != shape[batch]:
         raise errors.attribute_length("sequence_lens", len(lengths), shape[batch])
+    call.affordable(len(lengths), shape[time])
     steps = np.arange(shape[time])
     order = np.stack([np.where(steps < length, length - 1 - steps, steps) for length in lengths])
     order = (order if batch < time else order.T).reshape(
@@ -147,6 +148,7 @@ def hardmax(call: Call) -> Operand:
 
 def _ladder(call: Call, shape: Sequence[DimLike], axis: int) -> np.ndarray:
     """0, 1, 2, … along an axis."""
+    call.affordable(shape[axis])
     numbers = np.arange(symbolic.number("size", shape[axis]))
     return numbers.reshape([-1 if i == axis else 1 for i in range(len(shape))])
 
@@ -156,6 +158,7 @@ def one_hot(call: Call) -> Operand:
     """Negative indices count from the end; others outside leave nothing set."""
     indices, values = call.x, call.required(2)
     [depth] = call.known(1, "depth").reshape(-1).astype(np.int64)  # type: ignore[union-attr]
+    call.affordable(int(depth))
     rank = call.rank + 1
     axis = call.axis(call.attr("axis"), rank)
     shape = call.shape(indices)

@@ -46,6 +46,7 @@ def lp_pool(call: Call) -> Operand:
     kernel = attributes.pop("kernel_shape")
     if attributes.pop("ceil_mode"):
         attributes["pads"] = _reached(call, kernel, attributes)
+    call.affordable(channels, *kernel)
     size = call.emit("Abs", x)
     ones = np.ones((channels, 1, *kernel), call.type(x).dtype.numpy)
     total = call.emit("Conv", _power(call, size, power), ones, **attributes, groups=channels)

@@ -197,6 +197,7 @@ def affine_grid(call: Call) -> Operand:
     theta = call.x
     sizes = call.integers(1, "size") or ()
     aligned = call.flag("align_corners")
+    call.affordable(*sizes[2:], len(sizes) - 1)
     axes = [_centres(size, aligned) for size in sizes[2:]]
     places = np.stack([*reversed(np.meshgrid(*axes, indexing="ij")), np.ones(sizes[2:])], axis=-1)
     rows = places.reshape(-1, len(axes) + 1).astype(call.type(theta).dtype.numpy)

@@ -6,13 +6,14 @@ A sequence is no value of the graph; an index into it must be known. An optional
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 
 from convc import errors
 from convc.ir.dims import DimLike
 
-from . import symbolic
+from . import limits, symbolic
 from .builder import Operand
 from .call import Call
 from .movement import along
@@ -38,11 +39,13 @@ def split_to_sequence(call: Call) -> Pieces:
     if given is None or not call.shape(given):
         if sizes[0] < 1:
             raise errors.attribute_below("split", sizes[0], 1)
+        if extent > limits.NODES * sizes[0]:
+            raise errors.too_many("members of a sequence", -(-extent // sizes[0]), limits.NODES)
         sizes = tuple(min(sizes[0], extent - start) for start in range(0, extent, sizes[0]))
     if sum(sizes) != extent or min(sizes, default=0) < 0:
         raise errors.split_misfit(sizes, extent)
-    starts = [sum(sizes[:position]) for position in range(len(sizes))]
-    pieces = [along(call, call.x, axis, start, size) for start, size in zip(starts, sizes, strict=True)]
+    starts = accumulate(sizes, initial=0)
+    pieces = [along(call, call.x, axis, start, size) for start, size in zip(starts, sizes, strict=False)]
     if given is None and not call.attr("keepdims"):
         pieces = [_without_axis(call, piece, axis) for piece in pieces]
     return Pieces(pieces)

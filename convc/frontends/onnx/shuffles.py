@@ -9,6 +9,7 @@ import numpy as np
 
 from convc import errors
 from convc.ir.dims import DimLike, product
+from convc.ir.types import DType
 
 from . import symbolic
 from .builder import Operand
@@ -86,6 +87,7 @@ def triangle(call: Call) -> Operand:
     [diagonal] = call.integers(1, "k") or (0,)
     x = call.x
     rows, columns = _plain(call, x)[-2:]
+    call.affordable(rows, columns, dtype=DType.BOOL)
     upper = call.flag("upper")
     mask = np.tri(rows, columns, diagonal - 1 if upper else diagonal, dtype=bool)
     return call.emit("Where", ~mask if upper else mask, x, call.scalar(0, x))
@@ -95,6 +97,7 @@ def triangle(call: Call) -> Operand:
 def eye_like(call: Call) -> Operand:
     dtype = call.dtype("dtype", call.type(call.x).dtype)
     rows, columns = _plain(call, call.x)
+    call.affordable(rows, columns)
     return np.eye(rows, columns, call.attr("k", 0)).astype(dtype.numpy)
 
 
@@ -109,6 +112,7 @@ def columns_to_image(call: Call) -> Operand:
     room = [image[i] + pads[i] + pads[rank + i] - spans[i] for i in range(rank)]
     counts = [n // stride + 1 for n, stride in zip(room, strides, strict=True)]
     batch, channels, _ = _plain(call, call.x)
+    call.affordable(max(channels, taps), taps)
     filters = np.tile(np.eye(taps), (channels // taps, 1)).reshape(channels, 1, *block)
     return call.emit(
         "ConvTranspose",
