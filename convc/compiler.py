@@ -349,12 +349,13 @@ def _described(located: BufferArgument, argument: KernelArgument) -> TensorMapAr
 
 
 def _located(plan: Plan, program: TargetPlan, operand: Operand, weights: Weights) -> BufferArgument:
+    within = operand.offset * operand.dtype.itemsize
     if isinstance(operand.source, PackedWeight):
-        return BufferArgument("weights", weights.offset(operand.source))
+        return BufferArgument("weights", weights.offset(operand.source) + within)
     placed = plan.layouts.placements[operand.source]
     block = plan.layouts.blocks[placed.block]
     base = program.arena.offsets[block.id] if block.buffer == "arena" else 0
-    return BufferArgument(block.buffer, base + operand.offset * operand.dtype.itemsize)
+    return BufferArgument(block.buffer, base + within)
 
 
 def _tensor_specs(nodes: Sequence[Node], images: Mapping[str, int]) -> tuple[TensorSpec, ...]:

@@ -18,7 +18,7 @@ from .ir import Graph, Node, Value
 from .ir.dims import Dim, DimLike
 from .ir.images import Independent, Mixing, batch_symbols, images_of, outermost
 from .ir.journal import Journal
-from .ir.plan import Decline, FusedGraph, HostStep, Layouts, PackedWeight
+from .ir.plan import Decline, FusedGraph, HostStep, Layouts
 from .ir.problem import Operand
 from .passes import (
     Context,
@@ -288,4 +288,4 @@ def _emitted(launch: Launch, machine: Target) -> EmittedKernel:
 
 
 def _is_aligned(operand: Operand) -> bool:
-    return isinstance(operand.source, PackedWeight) or is_aligned(operand.dtype.itemsize, operand.offset)
+    return is_aligned(operand.dtype.itemsize, operand.offset)

@@ -87,6 +87,23 @@ def _pad(mode: str) -> Callable[[Builder], Value]:
     )
 
 
+def positions(b: Builder, shape: tuple[int, ...], extent: int) -> Value:
+    """Computed whole numbers from 1 − extent to extent − 1."""
+    found = np.random.default_rng(sum(shape)).integers(1 - extent, extent, shape)
+    return b.add("Cast", b.add("Neg", b.input(found.astype(np.float32))), dtype=DType.INT64)
+
+
+def _sample(mode: str, padding: str) -> Callable[[Builder], Value]:
+    """Places on elements and half-way between, some of them outside."""
+
+    def network(b: Builder) -> Value:
+        grid = np.random.default_rng(8).integers(-12, 12, (2, 4, 5, 2)).astype(np.float32) / 8
+        attributes = {"mode": mode, "padding_mode": padding, "align_corners": False}
+        return b.add("GridSample", inside(b, 2, 24, 8, 8), b.input(grid), **attributes)
+
+    return network
+
+
 def _concat(b: Builder) -> Value:
     return b.add("Concat", b.input(weights(1, 8, 6, 6)), inside(b, 1, 8, 6, 6), axis=1)
 
@@ -196,6 +213,17 @@ KERNELS: dict[str, tuple[str, Callable[[Builder], Value]]] = {
     ),
     "copy_concat": ("copy", _concat),
     "copy_reshape": ("copy", _reshape),
+    "gather": ("gather", lambda b: b.add("Gather", inside(b, 2, 7, 6, 5), positions(b, (3,), 7), axis=1)),
+    "gather_elements": (
+        "gather",
+        lambda b: b.add("GatherElements", inside(b, 2, 8, 6, 5), positions(b, (2, 8, 4, 5), 6), axis=2),
+    ),
+    "gather_nd": (
+        "gather",
+        lambda b: b.add("GatherND", inside(b, 2, 7, 6, 5), positions(b, (2, 4, 2), 6), batch_dims=1),
+    ),
+    "grid_sample": ("grid_sample", _sample("linear", "zeros")),
+    "grid_sample_nearest": ("grid_sample", _sample("nearest", "border")),
     "pad_constant": ("pad", _pad("constant")),
     "pad_reflect": ("pad", _pad("reflect")),
     "pad_edge": ("pad", _pad("edge")),

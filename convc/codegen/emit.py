@@ -190,10 +190,15 @@ def _parts(problem: Problem, tile: Tile) -> Parts:
 
 
 def _operands(problem: Problem) -> list[Operand]:
-    """The operands in the order of the parameters, what is stored last; those that no statement reads are left out."""
-    read = {ref.index for s in problem.statements for ref in s.arguments if ref.kind == "operand"}
+    """The operands in the order of the parameters, what is stored last; those that no statement reads are left out, and
+    a tensor that is picked from at several places is there once."""
+    picks = (pick.at for operand in problem.operands for pick in operand.picks)
+    arguments = (ref for statement in problem.statements for ref in statement.arguments)
+    read = {ref.index for ref in (*arguments, *picks) if ref.kind == "operand"}
     copies = not problem.statements and problem.family == "pointwise"
     used = [operand for index, operand in enumerate(problem.operands) if index in read or copies]
+    several = {operand.name: operand for operand in used if operand.picks}  # one tensor, read at several places
+    used = [operand for operand in used if several.get(operand.name, operand) is operand]
     anchors = [getattr(problem, name, None) for name in ("x", "filter", "w")]
     expansion = getattr(problem, "expansion", None)
     before = _operands(problem.first)[:-1] if isinstance(problem, ChainedContraction) else []
@@ -223,7 +228,8 @@ def _description(problem: Problem, tile: Tile, parameters: Sequence[tuple[str, s
             if stride
         ]
         strides = ", ".join([*steps, *([f"depth: {operand.depth}"] if operand.depth else [])])
-        lines.append(f"{operand.name}: {operand.dtype} {home}, strides {strides or 'none'}{_around(operand)}")
+        picked = f", picked out of {' x '.join(str(pick.extent) for pick in operand.picks)}" if operand.picks else ""
+        lines.append(f"{operand.name}: {operand.dtype} {home}, strides {strides or 'none'}{picked}{_around(operand)}")
     boxes = [f"{name} as {'x'.join(map(str, found.shape))}" for name, found in parts.descriptors.items()]
     if boxes:
         lines.append(f"Matrices that boxes are fetched out of: {', '.join(boxes)}.")

@@ -9,8 +9,8 @@ from functools import cached_property
 from ..ir import DType
 from ..ir.ops.integer_text import integer_text
 from ..ir.ops.triton_text import EXACT_QUOTIENT, fill, literal, pow_text, triton_text
-from ..ir.problem import Axis, Operand, Problem, Ref, Statement
-from .indexing import joined_masks, offsets
+from ..ir.problem import Axis, Operand, Pick, Problem, Ref, Statement
+from .indexing import is_wide, joined_masks, offsets, scaled
 from .typed import TRITON_TYPES, cast, converted, number, only_floats, type_of, value_types, whole
 
 
@@ -37,6 +37,7 @@ class Body:
     row_name: str = "row"
     col_name: str = "col"
     rows_stored: bool = True
+    _loaded: set[str] = field(default_factory=set)
 
     @cached_property
     def types(self) -> list[DType] | None:
@@ -54,13 +55,20 @@ class Body:
         loaded = {ref.index for s in self.problem.statements for ref in s.arguments if ref.kind == "operand"}
         for index in sorted(loaded):
             operand = self.problem.operands[index]
-            self.lines.append(f"{variable(operand)} = {self.load(operand)}")
+            if not any(pick.at.kind == "statement" for pick in operand.picks):
+                self._read(operand)
         result = self.apply(self.problem.statements, self.problem.operands, accumulator)
         if not self.problem.statements and accumulator is None:
-            (operand,) = self.problem.operands
-            result = variable(operand)
-            self.lines.append(f"{result} = {self.load(operand, widen=False)}")
+            result = self._read(self.problem.operands[0], widen=False)
         return result
+
+    def _read(self, operand: Operand, widen: bool = True) -> str:
+        """The name of a loaded operand, after the line that loads it."""
+        name = variable(operand)
+        if name not in self._loaded:
+            self._loaded.add(name)
+            self.lines.append(f"{name} = {self.load(operand, widen)}")
+        return name
 
     def apply(self, statements: Sequence[Statement], operands: Sequence[Operand], accumulator: str | None) -> str:
         """Adds one line per statement; returns the name of the last result."""
@@ -85,13 +93,36 @@ class Body:
         masks += [self.col_mask] if self.col_mask and place.cols else []
         masks += self._bound_masks(operand)
         shape = place.joined(self.row_suffix, self.col_suffix)
-        address = operand.name if shape == "0" else f"{operand.name} + {shape}"
+        picked = [self._picked(pick, masks) for pick in operand.picks]
+        address = " + ".join([operand.name, *([shape] if shape != "0" else []), *picked])
         mask = joined_masks(masks)
         text = f"tl.load({address}, mask={mask}, other={_filled(operand)})" if mask else f"tl.load({address})"
         narrow = operand.dtype is not DType.FP32 and (
             operand.dtype.is_float or (operand.dtype.fits_fp32 and self.types is None)
         )
         return f"{text}.to(tl.float32)" if widen and narrow else text
+
+    def _picked(self, pick: Pick, masks: list[str]) -> str:
+        """The offset of positions that are read or computed; ``masks`` gets which of them are inside."""
+        if pick.at.kind == "operand":
+            at = self._read(self.problem.operands[pick.at.index], widen=False)
+        else:
+            at = self._argument(pick.at, self.problem.operands, None)
+        counted = f"tl.where({at} < 0, {at} + {pick.extent}, {at})" if pick.wraps else at
+        if not self._is_block(pick.at):  # masks are of the tile's shape: Triton's interpreter spreads none
+            counted += f" + tl.zeros_like({self.row_name}){self.row_suffix}"
+        if counted != at:
+            at = f"{at}_from_0"
+            self.lines.append(f"{at} = {counted}")
+        masks.append(f"({at} >= 0) & ({at} < {pick.extent})")
+        return scaled(f"{at}.to(tl.{'int64' if is_wide(self.problem) else 'int32'})", pick.stride)
+
+    def _is_block(self, ref: Ref) -> bool:
+        """Whether an argument varies over the tile."""
+        if ref.kind == "operand":
+            place = offsets(self.problem, self.problem.operands[ref.index])
+            return bool(place.rows or place.cols)
+        return ref.kind == "statement" and any(map(self._is_block, self.problem.statements[ref.index].arguments))
 
     def _bound_masks(self, operand: Operand) -> list[str]:
         masks = []
@@ -140,7 +171,10 @@ class Body:
             return accumulator
         if ref.kind == "number":
             return number(ref.number)
-        return f"{self.prefix}{ref.index}" if ref.kind == "statement" else variable(read[ref.index])
+        if ref.kind == "statement":
+            return f"{self.prefix}{ref.index}"
+        operand = read[ref.index]
+        return self._read(operand) if operand.picks else variable(operand)
 
     def store(self, result: str) -> str:
         """The store of a block."""
@@ -164,7 +198,8 @@ def _filled(operand: Operand) -> str:
 
 def variable(operand: Operand) -> str:
     """The name of an operand's loaded block."""
-    return f"{operand.name}_tile"
+    places = "".join(f"_v{pick.at.index}" for pick in operand.picks if pick.at.kind == "statement")
+    return f"{operand.name}{places or '_tile'}"
 
 
 def widened(dtype: DType) -> str:

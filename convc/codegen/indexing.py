@@ -23,6 +23,7 @@ def _span(problem: Problem, operand: Operand) -> int:
     if operand.border is not None:
         span = max(span, operand.border.pixels * operand.border.channels)
     span += sum((extent - 1) * abs(stride) for split in operand.splits for extent, stride in split.parts)
+    span += sum(pick.extent * abs(pick.stride) for pick in operand.picks)
     taps = getattr(problem, "taps", ())
     depth = getattr(problem, "depth", 1) * max(getattr(problem, "x_depth", 0), getattr(problem, "w_depth", 0))
     return span + depth + sum(tap.size * abs(tap.x_stride) for tap in taps)

@@ -59,6 +59,31 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Ref:
+    """An argument of a statement: the accumulator, an operand, an earlier statement, or a number."""
+
+    kind: str
+    index: int = 0
+    number: float = 0.0
+
+
+ACCUMULATOR = Ref("accumulator")
+
+
+@dataclass(frozen=True)
+class Pick:
+    """Where a tensor is read along one of its dimensions: at positions that an operand holds, or that a statement
+    computes, as whole numbers of any type. extent, stride: of that dimension. wraps: whether negative positions count
+    from the end. Outside there are zeros.
+    """
+
+    at: Ref
+    extent: int
+    stride: int
+    wraps: bool = False
+
+
+@dataclass(frozen=True)
 class Operand:
     """A tensor that a kernel reads or writes: strides per iteration dimension, and offset, in elements.
 
@@ -66,7 +91,7 @@ class Operand:
     the linear row index. splits: dimensions along which it steps unevenly; ``strides`` holds their innermost steps.
     bounds: dimensions along which it is padded while being read. depth: its stride along the
     reduction, for operands of a contraction's prologue. border: zeros around its images that the kernel writes, or
-    reads as they are.
+    reads as they are. picks: dimensions whose positions are read, too.
     """
 
     name: str
@@ -80,18 +105,7 @@ class Operand:
     fill: float = 0.0
     depth: int = 0
     border: Border | None = None
-
-
-@dataclass(frozen=True)
-class Ref:
-    """An argument of a statement: the accumulator, an operand, an earlier statement, or a number."""
-
-    kind: str
-    index: int = 0
-    number: float = 0.0
-
-
-ACCUMULATOR = Ref("accumulator")
+    picks: tuple[Pick, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -294,7 +294,8 @@ def _steps_along(operand: Operand, index: int, extent: int, layouts: Layouts) ->
     if not isinstance(operand.source, Value):
         return operand.strides[index] == 0
     placed = layouts.placements[operand.source]
-    if operand.unravel or index in [*(bound.dim for bound in operand.bounds), *(split.dim for split in operand.splits)]:
+    uneven = [*(bound.dim for bound in operand.bounds), *(split.dim for split in operand.splits)]
+    if operand.unravel or operand.picks or index in uneven:
         return False
     if placed.shape[0] == 1:
         return operand.strides[index] == 0

@@ -61,6 +61,9 @@ def touched(problem: Problem, operand: Operand) -> int:
             count *= math.prod(split[index])
         elif operand.strides[index]:
             count *= min(extent, padded.get(index, extent))
+    if operand.picks:
+        there = count * math.prod(pick.extent for pick in operand.picks)
+        count = min(there, math.prod(problem.extents_of(problem.output)))
     if operand.depth:
         count *= getattr(problem, "depth", 1)
     if operand.name == "x":

@@ -146,7 +146,7 @@ def _scatter_nd(attributes: Attributes, data: np.ndarray, indices: np.ndarray, n
     return _scattered(attributes, data, _rows("ScatterND", data.shape, indices, 0), new)
 
 
-define(Operator("GatherElements", Kind.OPAQUE, _infer_gather_elements, _gather_elements, {"axis": REQUIRED}))
+define(Operator("GatherElements", Kind.MOVEMENT, _infer_gather_elements, _gather_elements, {"axis": REQUIRED}))
 define(
     Operator(
         "ScatterElements",
@@ -156,5 +156,5 @@ define(
         {"axis": REQUIRED, "reduction": "none"},
     )
 )
-define(Operator("GatherND", Kind.OPAQUE, _infer_gather_nd, _gather_nd, {"batch_dims": 0}))
+define(Operator("GatherND", Kind.MOVEMENT, _infer_gather_nd, _gather_nd, {"batch_dims": 0}))
 define(Operator("ScatterND", Kind.OPAQUE, _infer_scatter_nd, _scatter_nd, {"reduction": "none"}))

@@ -27,9 +27,11 @@ from .builder import Builder, Refused
 from .chained import lower_chained
 from .contractions import lower_conv, lower_matmul
 from .equation import equation
+from .picking import lower_gather
 from .pointwise import lower_concat, lower_elementwise, lower_expand, lower_pad, lower_reshape
 from .pooled import lower_pooled
 from .reductions import lower_extreme, lower_reduce, lower_softmax
+from .sampling import lower_grid_sample
 from .separable import lower_separable
 from .windows import lower_lrn, lower_pool
 
@@ -48,6 +50,8 @@ _BY_OPERATOR: dict[str, Callable[[Builder], Problem | list[Problem]]] = {
     "Expand": lower_expand,
     "Pad": lower_pad,
     "Reshape": lower_reshape,
+    **dict.fromkeys(("Gather", "GatherElements", "GatherND"), lower_gather),
+    "GridSample": lower_grid_sample,
 }
 
 

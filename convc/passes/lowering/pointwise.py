@@ -18,7 +18,7 @@ def lower_elementwise(b: Builder) -> Problem:
     if [b.graph.node(id).op for id in b.region.nodes] == ["Copy"]:
         source, placed = b.located(b.graph.inputs(b.region.output.node)[0])
         return _copy(b, Operand("x", source, placed.dtype, (), placed.offset), placed, b.placement(b.region.output))
-    dims, b.maps = _space(b.placement(b.region.output)) if b.region.pool is None else _pixels_by_channels(b)
+    dims, b.maps = space(b.placement(b.region.output)) if b.region.pool is None else _pixels_by_channels(b)
     b.add_elementwise()
     return _pointwise(b, dims, "elementwise")
 
@@ -31,7 +31,7 @@ def _pixels_by_channels(b: Builder) -> tuple[tuple[IterDim, ...], tuple[DimMap, 
     return (IterDim("i0", batch, Axis.GROUP), *rows, IterDim("i1", channels, Axis.COL)), maps
 
 
-def _space(output: Placement) -> tuple[tuple[IterDim, ...], tuple[DimMap, ...]]:
+def space(output: Placement) -> tuple[tuple[IterDim, ...], tuple[DimMap, ...]]:
     """Iteration in the order in which the output lies in memory: the innermost dimension makes the columns."""
     order = order_of(output)
     dims = tuple(
@@ -73,7 +73,7 @@ def lower_concat(b: Builder) -> list[Problem]:
 
 
 def _copy(b: Builder, x: Operand, placed: Placement, slot: Placement) -> Problem:
-    dims, maps = _space(slot)
+    dims, maps = space(slot)
     strides = tuple(placed.strides[m.dim] for m in maps)
     output = over("y", b.region.output, slot, maps)
     operand = Operand("x", x.source, x.dtype, strides, x.offset)
@@ -83,7 +83,7 @@ def _copy(b: Builder, x: Operand, placed: Placement, slot: Placement) -> Problem
 def lower_expand(b: Builder) -> Problem:
     """A copy along dimensions in which the operand does not move."""
     output = b.placement(b.region.output)
-    dims, b.maps = _space(output)
+    dims, b.maps = space(output)
     x = b.operand("x", b.graph.inputs(b.region.output.node)[0])
     return collapse(Problem("pointwise", "copy", dims, over("y", b.region.output, output, b.maps), (x,)))
 
@@ -92,7 +92,7 @@ def lower_pad(b: Builder) -> Problem:
     """Padding: reads outside the operand give the fill value, or a reflected or repeated element. Elementwise operators
     may follow."""
     node = b.anchor
-    dims, b.maps = _space(b.placement(b.region.output))
+    dims, b.maps = space(b.placement(b.region.output))
     source, placed = b.located(b.graph.inputs(node)[0])
     if node.attributes["mode"] == "wrap":
         raise Refused("Pad with mode wrap: no kernel for it")
