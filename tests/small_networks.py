@@ -93,6 +93,12 @@ def positions(b: Builder, shape: tuple[int, ...], extent: int) -> Value:
     return b.add("Cast", b.add("Neg", b.input(found.astype(np.float32))), dtype=DType.INT64)
 
 
+def _order(b: Builder, *shape: int) -> Value:
+    """Computed positions along the third dimension, each once."""
+    found = np.argsort(np.random.default_rng(sum(shape)).random(shape), axis=2)
+    return b.add("Cast", b.add("Neg", b.input(-found.astype(np.float32))), dtype=DType.INT64)
+
+
 def _sample(mode: str, padding: str) -> Callable[[Builder], Value]:
     """Places on elements and half-way between, some of them outside."""
 
@@ -221,6 +227,14 @@ KERNELS: dict[str, tuple[str, Callable[[Builder], Value]]] = {
     "gather_nd": (
         "gather",
         lambda b: b.add("GatherND", inside(b, 2, 7, 6, 5), positions(b, (2, 4, 2), 6), batch_dims=1),
+    ),
+    "scatter_elements": (
+        "scatter",
+        lambda b: b.add("ScatterElements", inside(b, 2, 8, 6, 5), _order(b, 2, 8, 6, 5), inside(b, 2, 8, 6, 5), axis=2),
+    ),
+    "scatter_nd": (
+        "scatter",
+        lambda b: b.add("ScatterND", inside(b, 7, 6, 5), b.constant(np.array([[6], [0]])), inside(b, 2, 6, 5)),
     ),
     "grid_sample": ("grid_sample", _sample("linear", "zeros")),
     "grid_sample_nearest": ("grid_sample", _sample("nearest", "border")),

@@ -192,7 +192,7 @@ def _parts(problem: Problem, tile: Tile) -> Parts:
 def _operands(problem: Problem) -> list[Operand]:
     """The operands in the order of the parameters, what is stored last; those that no statement reads are left out, and
     a tensor that is picked from at several places is there once."""
-    picks = (pick.at for operand in problem.operands for pick in operand.picks)
+    picks = (pick.at for operand in (*problem.operands, *problem.stores) for pick in operand.picks)
     arguments = (ref for statement in problem.statements for ref in statement.arguments)
     read = {ref.index for ref in (*arguments, *picks) if ref.kind == "operand"}
     copies = not problem.statements and problem.family == "pointwise"

@@ -184,7 +184,8 @@ class Body:
         masks = [self.row_mask] if self.row_mask else []
         masks += [self.col_mask] if self.col_mask else []
         shape = place.joined(self.row_suffix, self.col_suffix)
-        address = output.name if shape == "0" else f"{output.name} + {shape}"
+        picked = [self._picked(pick, masks) for pick in output.picks]
+        address = " + ".join([output.name, *([shape] if shape != "0" else []), *picked])
         value = f"{result}.to(tl.{TRITON_TYPES[output.dtype]})"
         mask = joined_masks(masks)
         return f"tl.store({address}, {value}, mask={mask})" if mask else f"tl.store({address}, {value})"

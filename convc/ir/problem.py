@@ -72,9 +72,11 @@ ACCUMULATOR = Ref("accumulator")
 
 @dataclass(frozen=True)
 class Pick:
-    """Where a tensor is read along one of its dimensions: at positions that an operand holds, or that a statement
-    computes, as whole numbers of any type. extent, stride: of that dimension. wraps: whether negative positions count
-    from the end. Outside there are zeros.
+    """Where a tensor is read, or stored, along one of its dimensions: at positions that an operand holds, or that a
+    statement computes, as whole numbers of any type.
+
+    extent, stride: of that dimension. wraps: whether negative positions count from the end. Outside zeros are read, and
+    nothing is stored.
     """
 
     at: Ref
@@ -91,7 +93,8 @@ class Operand:
     the linear row index. splits: dimensions along which it steps unevenly; ``strides`` holds their innermost steps.
     bounds: dimensions along which it is padded while being read. depth: its stride along the
     reduction, for operands of a contraction's prologue. border: zeros around its images that the kernel writes, or
-    reads as they are. picks: dimensions whose positions are read, too.
+    reads as they are. picks: dimensions along which other operands say where it is
+    read or stored.
     """
 
     name: str

@@ -283,6 +283,8 @@ def _dependencies(items: Sequence[Item], fused: FusedGraph) -> nx.DiGraph:
         works.setdefault(item.region.id, []).append(index)
     for index, item in enumerate(items):
         needed.add_edges_from((before, index) for before in _makers(graph, works, item.region.id))
+        if isinstance(item, Work) and item.problem.output.picks:  # into what works in front of it have stored
+            needed.add_edges_from((before, index) for before in works[item.region.id] if before < index)
     return needed
 
 

@@ -151,7 +151,9 @@ def _is_alone(launch: Launch, operand: Operand, layouts: Layouts) -> bool:
 def _replaceable(problem: Problem, operand: Operand, layouts: Layouts, last_use: dict[int, int], index: int) -> bool:
     """Whether the result may overwrite an operand: the same elements in the same places, read by the same program just
     before it writes, and never again by anybody."""
-    if not isinstance(operand.source, Value) or operand.unravel or operand.bounds or operand.picks:
+    if not isinstance(operand.source, Value) or operand.unravel or operand.bounds:
+        return False
+    if operand.picks or problem.output.picks:
         return False
     source, target = layouts.placements[operand.source], layouts.placements[problem.output.source]  # type: ignore[index]
     block = layouts.blocks[source.block]

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_networks import inside, positions
 
+from convc import errors
 from convc.analysis.bounds import output_bounds
 from convc.analysis.verify import reference_outputs
 from convc.frontends.export import export_onnx
@@ -89,6 +90,49 @@ def add_picking(b: Builder, case: dict[str, Any], op: str) -> None:
     b.output(b.add(op, x, places(b, random, wanted, shape[axis], case["places"], DType.INT32), axis=axis))
 
 
+def add_scattering(b: Builder, case: dict[str, Any], op: str) -> None:
+    """Updates at distinct places: of equal ones any may win."""
+    random, shape = np.random.default_rng(case["seed"]), tuple(case["shape"])
+    x, axis = data(b, random, shape, case["data"]), case["axis"] % len(shape)
+    if op == "ScatterND":
+        length = 1 + axis
+        count = int(random.integers(1, 1 + np.prod(shape[:length])))
+        flat = random.permutation(int(np.prod(shape[:length])))[:count]
+        array = np.stack(np.unravel_index(flat, shape[:length]), -1)
+        wanted, attributes = (count, *shape[length:]), {}
+    else:
+        wanted = tuple(int(random.integers(1, n + 1)) for n in shape)
+        array = np.argsort(random.random((*wanted[:axis], shape[axis], *wanted[axis + 1 :])), axis)
+        array, attributes = np.take(array, range(wanted[axis]), axis), {"axis": axis}
+    array = array - (random.random(array.shape) < 0.5) * np.asarray(
+        shape[:length] if op == "ScatterND" else shape[axis]
+    )
+    made = b.add("Cast", b.add("Neg", b.input(-array.astype(np.float32))), dtype=DType.INT64)
+    indices = {"given": b.input, "constant": b.constant, "made": lambda _: made}[case["places"]](array)
+    updates = data(b, random, wanted, "given" if case["seed"] % 2 else "made")
+    b.output(b.add(op, x, indices, updates, **attributes))
+
+
+@pytest.mark.parametrize("op", ["ScatterElements", "ScatterND"])
+@FEW
+@given(st.lists(picks, min_size=8, max_size=16))
+def test_elements_put_in_place(op: str, cases: list[dict[str, Any]]) -> None:
+    b = Builder()
+    for case in cases:
+        add_scattering(b, case, op)
+    same(on_kernels(b), expected(b))
+
+
+def test_sums_in_place_are_the_hosts() -> None:
+    """Kernels would add up in any order."""
+    b = Builder()
+    indices = b.input(np.array([[0], [0]]))
+    b.output(b.add("ScatterND", inside(b, 3, 2), indices, inside(b, 2, 2), reduction="add"))
+    with pytest.raises(errors.UnsupportedModelError, match="ScatterND with reduction add"):
+        on_kernels(b)
+    same(run(b.graph, b.inputs), expected(b))
+
+
 @pytest.mark.parametrize("op", ["Gather", "GatherElements", "GatherND"])
 @FEW
 @given(st.lists(picks, min_size=8, max_size=16))
@@ -124,6 +168,15 @@ def test_what_is_picked_is_not_overwritten() -> None:
     y = inside(b, 40, 1)
     b.output(b.add("Neg", b.add("GatherElements", y, positions(b, (40, 1), 40), axis=0)))
     same(on_kernels(b), expected(b))
+
+
+def test_nothing_is_stored_outside() -> None:
+    b = Builder()
+    x, updates = inside(b, 3, 5), b.input(np.full((4, 5), 7, np.float32))
+    b.output(b.add("ScatterND", x, b.input(np.array([[1], [3], [-4], [2**40]])), updates))
+    (found,) = on_kernels(b).values()
+    same({"y": found[1:2]}, {"y": np.full((1, 5), 7)})
+    assert (found[[0, 2]] == -b.inputs["x0"][[0, 2]]).all()
 
 
 # -- sampling ---------------------------------------------------------------------------------------------------------

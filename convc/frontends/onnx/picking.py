@@ -20,12 +20,14 @@ from .windows import numbers
 # -- gathering and scattering -----------------------------------------------------------------------------------------
 @adapter("GatherElements")
 def gather_elements(call: Call) -> Operand:
+    """In kernels there are zeros at an index outside, as everywhere where elements are picked."""
     data, indices = call.operands
     return call.emit("GatherElements", data, indices, axis=call.axis(call.attr("axis"), call.rank))
 
 
 @adapter("ScatterElements", "Scatter")
 def scatter_elements(call: Call) -> Operand:
+    """Kernels where nothing is added up, whose indices are distinct; an index outside stores nothing there."""
     axis = call.axis(call.attr("axis"), call.rank)
     return call.emit("ScatterElements", *call.operands, axis=axis, reduction=call.attr("reduction", "none"))
 
@@ -38,6 +40,7 @@ def gather_nd(call: Call) -> Operand:
 
 @adapter("ScatterND")
 def scatter_nd(call: Call) -> Operand:
+    """As ScatterElements."""
     return call.emit("ScatterND", *call.operands, reduction=call.attr("reduction", "none"))
 
 

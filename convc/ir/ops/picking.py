@@ -150,11 +150,11 @@ define(Operator("GatherElements", Kind.MOVEMENT, _infer_gather_elements, _gather
 define(
     Operator(
         "ScatterElements",
-        Kind.OPAQUE,
+        Kind.MOVEMENT,
         _infer_scatter_elements,
         _scatter_elements,
         {"axis": REQUIRED, "reduction": "none"},
     )
 )
 define(Operator("GatherND", Kind.MOVEMENT, _infer_gather_nd, _gather_nd, {"batch_dims": 0}))
-define(Operator("ScatterND", Kind.OPAQUE, _infer_scatter_nd, _scatter_nd, {"reduction": "none"}))
+define(Operator("ScatterND", Kind.MOVEMENT, _infer_scatter_nd, _scatter_nd, {"reduction": "none"}))

@@ -27,7 +27,7 @@ from .builder import Builder, Refused
 from .chained import lower_chained
 from .contractions import lower_conv, lower_matmul
 from .equation import equation
-from .picking import lower_gather
+from .picking import lower_gather, lower_scatter
 from .pointwise import lower_concat, lower_elementwise, lower_expand, lower_pad, lower_reshape
 from .pooled import lower_pooled
 from .reductions import lower_extreme, lower_reduce, lower_softmax
@@ -51,6 +51,7 @@ _BY_OPERATOR: dict[str, Callable[[Builder], Problem | list[Problem]]] = {
     "Pad": lower_pad,
     "Reshape": lower_reshape,
     **dict.fromkeys(("Gather", "GatherElements", "GatherND"), lower_gather),
+    **dict.fromkeys(("ScatterElements", "ScatterND"), lower_scatter),
     "GridSample": lower_grid_sample,
 }
 
@@ -136,7 +137,7 @@ def _lower_region(fused: FusedGraph, layouts: Layouts, mode: str, region: Region
     if SOFTMAX in region.rules:
         mode = ends_in_softmax(fused.graph, region.output)
         problems = [replace(problem, normalise=mode) for problem in problems if isinstance(problem, Contraction)]
-    return [replace(problem, equation=equation(problem, node)) for problem in problems]
+    return [replace(problem, equation=problem.equation or equation(problem, node)) for problem in problems]
 
 
 LONGEST_AXIS = 1 << 30

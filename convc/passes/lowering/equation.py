@@ -17,7 +17,7 @@ _WINDOWS = {"conv": "depthwise({}, wd)", "max": "maxpool({})", "mean": "averagep
 
 def equation(problem: Problem, node: Node) -> str:
     """For example ``y = relu((conv(x, w) + bias) + in1)``; ``m`` is the result pooled over whole images."""
-    if any(operand.picks for operand in problem.operands):
+    if any(operand.picks for operand in (*problem.operands, problem.output)):
         names = dict.fromkeys(o.name for o in sorted(problem.operands, key=lambda operand: not operand.picks))
         return f"y = {node.op.lower()}({', '.join(names)})"
     text = _bare(_text(problem.statements, problem.operands, _accumulator(problem, node)))
