@@ -149,7 +149,7 @@ def compiled(operator: Operator) -> str:
     if not has_kernel(operator):
         return "host step"
     if operator.kind in (Kind.VIEW, Kind.MOVEMENT) or operator.name == "Copy":
-        return "any"
+        return "any, where nothing is added up" if "reduction" in operator.attributes else "any"
     if operator.name in INTEGER:
         return accepted(operator)
     if operator.name in EXTREMES:
