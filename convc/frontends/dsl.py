@@ -81,7 +81,7 @@ class Network:
         return multiply_accumulates(self.graph)
 
     def input(
-        self, *dims: int | str, batch: int | str | None = None, channels_last: bool = False, name: str = "input"
+        self, *dims: DimLike | str, batch: DimLike | str | None = None, channels_last: bool = False, name: str = "input"
     ) -> Tensor:
         """An input of shape [batch, *dims]; strings are symbols. Raises `UsageError` for anything that is no size.
 
@@ -91,7 +91,7 @@ class Network:
         whole = (self.batch if batch is None else batch, *dims)
         for dim in whole:
             natural = isinstance(dim, int) and not isinstance(dim, bool) and dim >= 0
-            if not natural and not (isinstance(dim, str) and dim):
+            if not natural and not isinstance(dim, Dim) and not (isinstance(dim, str) and dim):
                 raise errors.bad_dim(f"of input {name!r}", dim)
         shape = tuple(Dim.symbol(dim) if isinstance(dim, str) else dim for dim in whole)
         value = self.graph.add_input(self.unique("input", name), TensorType(self.dtype, shape))

@@ -12,6 +12,7 @@ from graph_reference import compute
 
 from convc import errors
 from convc.frontends import dsl as nn
+from convc.ir.dims import Dim
 from convc.ir.types import DType
 
 
@@ -180,6 +181,11 @@ def test_inputs_have_sizes(dim: Any) -> None:
     for dims, batch in (((dim, 8), 1), ((4, 8), dim)):
         with pytest.raises(errors.UsageError, match="dimension of input 'input' must be an integer"):
             nn.Network(batch=batch).input(*dims)
+
+
+def test_inputs_have_sizes_that_symbols_make() -> None:
+    width = 2 * Dim.symbol("H")
+    assert nn.Network().input(3, "H", width).shape == (1, 3, Dim.symbol("H"), width)
 
 
 def test_concat_of_nothing() -> None:
