@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 from onnx_support import agree, floats, i64, model_of, one, onnxruntime_outputs, ops_of, whole
 
 from convc import errors
+from convc.frontends.onnx import import_onnx
 
 REDUCTIONS = ["ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
               "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"]  # fmt: skip
@@ -83,6 +84,18 @@ def test_batch_normalization_in_training_mode_uses_its_own_statistics() -> None:
     running = [0.75 * constants["m"] + 0.25 * mean, 0.75 * constants["v"] + 0.25 * variance]
     expected = dict(zip(names[1], [y, *(array.astype(np.float32) for array in running)], strict=True))
     agree(model_of([node], feeds, constants, results=names[1], opset=15), feeds, expected=expected)
+
+
+@pytest.mark.parametrize("opset", [7, 9, 13])
+def test_five_outputs_train_before_there_was_an_attribute(opset: int) -> None:
+    """As ONNX Runtime has it, also where nothing reads the other four."""
+    names = [["x", "s", "b", "m", "v"], ["y", "o1", "o2", "o3", "o4"]]
+    feeds, constants = {"x": floats(2, 3, 5)}, dict(zip("sbmv", statistics(3), strict=True))
+    y, *_ = trained(feeds["x"], constants["s"], constants["b"])
+    node = helper.make_node("BatchNormalization", *names)
+    agree(model_of([node], feeds, constants, opset=opset), feeds, expected={"y": y})
+    with pytest.raises(errors.UnsupportedModelError, match="training"):
+        import_onnx(model_of([node], feeds, constants, results=["y", "o3"], opset=opset))
 
 
 def test_standardised_weights_are_evaluated() -> None:

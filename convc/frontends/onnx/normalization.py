@@ -25,12 +25,13 @@ def batch_normalization(call: Call) -> list[Operand]:
 
 
 def _trains(call: Call) -> bool:
-    """Opset 14 has an attribute; before, training shows in the outputs, as ``is_test`` is often left at its default."""
+    """Opset 14 has an attribute; before, a node that trains is one with five outputs, though nothing may read more than
+    the first. The attribute of opset 6 is often left at its default, and tells nothing."""
     if call.opset >= 14:
         return call.flag("training_mode")
     if any(call.used[1:]):
         raise UnsupportedForm(errors.FORM_TRAINING)
-    return False
+    return call.opset >= 7 and len(call.used) > 1
 
 
 def _with_own_statistics(
