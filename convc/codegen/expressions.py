@@ -79,7 +79,7 @@ class Body:
             arguments = [self._argument(ref, operands, accumulator) for ref in statement.arguments]
             if statement.operator.name == "Div" and Ref("statement", index) in rounds:
                 text = fill(EXACT_QUOTIENT, arguments)
-            elif self.types is not None and operands is self.problem.operands:
+            elif self.types is not None and statements is self.problem.statements:
                 text = self._typed(statement, arguments)
             else:
                 text = self._expression(statement, arguments)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..ir import Graph, Kind, Node, Value
+from .element_types import odd_types_in_fp32
 
 MAX_OPERANDS = 6
 """Most tensors that the operators between two anchors of one kernel read. A guess, not measured."""
@@ -74,7 +75,10 @@ def unfit_chain(graph: Graph, chain: list[int], start: Value, sources: set[Value
     if len(operands) > MAX_OPERANDS:
         return f"the operators between them read more than {MAX_OPERANDS} tensors"
     odd = [type.dtype for id in chain for type in graph.node(id).outputs if not type.dtype.is_float]
-    return f"a result between them is {odd[0]}" if odd else None
+    if odd:
+        return f"a result between them is {odd[0]}"
+    odd = odd_types_in_fp32(graph, chain)
+    return f"an operator between them computes on {odd[0]}" if odd else None
 
 
 def _per_channel(graph: Graph, value: Value, reader: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..ir import DType, Graph, Kind, Node
 from ..ir.ops.integer_text import has_integer_text
 from ..ir.ops.triton_text import has_text
@@ -37,3 +39,8 @@ def odd_type_in_fp32(graph: Graph, node: Node) -> DType | None:
         if not converted and (not dtype.is_float or dtype.itemsize > 4):
             return dtype
     return odd_type(graph, node) if node.kind is Kind.ELEMENTWISE else None
+
+
+def odd_types_in_fp32(graph: Graph, nodes: Iterable[int]) -> list[DType]:
+    """What keeps nodes out of a kernel whose values are all fp32."""
+    return [odd for id in nodes if (odd := odd_type_in_fp32(graph, graph.node(id))) is not None]

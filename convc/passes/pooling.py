@@ -22,7 +22,7 @@ from ..ir.pooled import blocks_of
 from ..ir.problem import FLAT_DEPTH
 from .chains import extents
 from .choice import ELEMENT_BYTES, Choice
-from .element_types import odd_type_in_fp32
+from .element_types import odd_types_in_fp32
 
 RULE = "conv-pool"
 LARGEST_TILE = 256
@@ -48,7 +48,7 @@ def propose(graph: Graph, pool: Node, taken: Mapping[int, int]) -> Choice | str 
         return None
     chain.append(node.id)
     reason = _unfit(pool) or _unfit_convolution(graph, node, pool) or _shared(graph, chain, pool)
-    odd = [found for id in chain[:-1] if (found := odd_type_in_fp32(graph, graph.node(id))) is not None]
+    odd = odd_types_in_fp32(graph, chain[:-1])
     if reason is None and odd:
         reason = f"its kernel cannot compute on {odd[0]}"
     if reason is None and (any(id in taken for id in chain) or node.id in taken.values()):

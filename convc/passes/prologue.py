@@ -21,6 +21,7 @@ from ..ir import Graph, Kind, Node, Value
 from ..ir.problem import FLAT_DEPTH
 from .chains import elements, extents
 from .choice import ELEMENT_BYTES, ISSUED_PER_MAC, Choice, operator_instructions
+from .element_types import odd_types_in_fp32
 
 RULE = "conv-prologue"
 MAX_OPERANDS = 6
@@ -66,6 +67,9 @@ def unfit(graph: Graph, conv: Node, nodes: Sequence[int]) -> str | None:
     odd = [graph.type(value).dtype for node, _, value in outside if not _readable(graph, node, value)]
     if odd:
         return f"an operator in front of it reads {odd[0]}"
+    odd = odd_types_in_fp32(graph, nodes)
+    if odd:
+        return f"an operator in front of it computes on {odd[0]}"
     values = {value for _, _, value in outside}
     shape = graph.type(x).shape
     full = [value for value in values if graph.type(value).shape == shape]

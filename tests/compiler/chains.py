@@ -112,6 +112,7 @@ def reasons_between(first: Build, second: Build, read_again: str = "several oper
         "varying constant": ("varies from pixel to pixel", with_(_scaled_by_pixels)),
         "many constants": ("more than 6", with_(_many_constants)),
         "type": ("is int32", with_(_integers)),
+        "truth values": ("computes on bool", with_(_chosen_channels)),
         "graph output": ("graph output", with_(lambda b, y: b.output(y))),
         "several readers": (read_again, with_(_read_again)),
     }
@@ -139,6 +140,10 @@ def _many_constants(b: Builder, y: Value) -> Value:
 
 def _integers(b: Builder, y: Value) -> Value:
     return b.add("Cast", b.add("Cast", y, dtype=DType.INT32), dtype=DType.FP32)
+
+
+def _chosen_channels(b: Builder, y: Value) -> Value:
+    return b.add("Where", b.constant(np.arange(shape_of(b, y)[1]).reshape(-1, 1, 1) % 2 > 0), y, b.constant(2.0))
 
 
 def _read_again(b: Builder, y: Value) -> Value:

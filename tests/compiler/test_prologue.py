@@ -41,6 +41,12 @@ def launches(b: Builder, **options: Any) -> list[tuple[str, ...]]:
     return [launch.rules for launch in network.plan.launches]
 
 
+def conv_integer(b: Builder, x: Value) -> Value:
+    """A 1x1 convolution of integers."""
+    w = b.constant(weights(4, int(b.graph.type(x).shape[1]), 1, 1).astype(np.int8))
+    return b.add("ConvInteger", x, w, strides=(1, 1), pads=(0,) * 4, dilations=(1, 1), groups=1)
+
+
 # -- 1x1 --------------------------------------------------------------------------------------------------------------
 @pytest.mark.usefixtures("interpreters")
 @pytest.mark.parametrize("channels", [16, 20, 65])
@@ -72,6 +78,28 @@ def test_two_tensors_of_the_same_size() -> None:
     b.output(conv(b, b.add("Relu", b.add("Sub", x, y)), integers(RANDOM, (8, 17, 1, 1), 1)))
     assert launches(b) == [("conv-prologue",)]
     same(run(b.graph, b.inputs), evaluate(b.graph, b.inputs))
+
+
+@pytest.mark.usefixtures("interpreters")
+def test_a_vector_along_the_channels_and_along_the_columns() -> None:
+    """Batch normalisation takes it one way, an addition the other."""
+    b = Builder()
+    v, ones = b.input(integers(RANDOM, (16,), 9)), b.constant(np.ones(16, np.float32))
+    x = b.add("BatchNormalization", b.input(integers(RANDOM, (1, 16, 3, 16))), ones, v, v, ones, epsilon=0.0)
+    b.output(conv(b, b.add("Add", x, v), integers(RANDOM, (8, 16, 1, 1), 1)))
+    assert launches(b, policy="always") == [("conv-prologue",)]
+    same(run(b.graph, b.inputs, policy="always"), evaluate(b.graph, b.inputs))
+
+
+@pytest.mark.usefixtures("interpreters")
+def test_only_the_epilogue_computes_with_integers() -> None:
+    """Neither side reads a tensor, and the one in front has more operators."""
+    b = Builder()
+    x = b.add("Cast", b.input(RANDOM.integers(0, 256, (1, 16, 5, 5)).astype(np.uint8)), dtype=DType.FP32)
+    x = b.add("Cast", b.add("Sub", x, b.constant(128.0)), dtype=DType.INT16)
+    b.output(b.add("Cast", conv_integer(b, x), dtype=DType.FP32))
+    assert launches(b, policy="always") == [("conv-prologue", "conv-epilogue")]
+    same(run(b.graph, b.inputs, policy="always"), evaluate(b.graph, b.inputs))
 
 
 @pytest.mark.usefixtures("interpreters")
@@ -226,6 +254,11 @@ def _flags(b: Builder) -> None:
     b.output(conv(b, b.add("Where", b.input(np.ones((1, 16, 5, 5), bool)), x, x), weights(4, 16, 1, 1)))
 
 
+def _whole_numbers(b: Builder) -> None:
+    x = b.add("Cast", b.input(integers(RANDOM, (1, 16, 5, 5))), dtype=DType.INT16)
+    b.output(conv_integer(b, b.add("BitwiseNot", x)))
+
+
 REASONS: dict[str, tuple[str, Callable[[Builder], None]]] = {
     "depthwise": ("the convolution is depthwise", _depthwise),
     "several readers": ("several operators read it", _read_twice),
@@ -234,6 +267,7 @@ REASONS: dict[str, tuple[str, Callable[[Builder], None]]] = {
     "many tensors": ("it would read too many tensors", _many),
     "broadcast tensors": ("it would read no tensor of its operand's shape", _broadcast_alone),
     "bool": ("reads bool", _flags),
+    "whole numbers": ("computes on int16", _whole_numbers),
 }
 
 

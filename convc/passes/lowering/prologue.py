@@ -41,17 +41,17 @@ def prologue_source(b: Builder, x: Value) -> Value:
 def lower_prologue(b: Builder, x: Value, source: Value, strides: Strides) -> Prologue:
     """The statements in front of an anchor that reads ``x``, given how tensors of its shape are stepped through."""
     prologue = Prologue(source)
-    known: dict[Value, Ref] = {source: ACCUMULATOR}
+    known: dict[tuple[Value, int | None], Ref] = {(source, None): ACCUMULATOR}
     for id in b.region.prologue:
         node = b.graph.node(id)
         arguments = []
         for position, value in enumerate(b.graph.inputs(node)):
-            if value not in known:
-                axis = 1 if node.op == "BatchNormalization" and position > 0 else None
-                known[value] = _read(b, prologue, value, b.shape(x), axis, strides)
-            arguments.append(known[value])
+            axis = 1 if node.op == "BatchNormalization" and position > 0 else None
+            if (value, axis) not in known:
+                known[value, axis] = _read(b, prologue, value, b.shape(x), axis, strides)
+            arguments.append(known[value, axis])
         prologue.statements.append(Statement(id, node.operator, node.attributes, tuple(arguments)))
-        known[Value(id)] = Ref("statement", len(prologue.statements) - 1)
+        known[Value(id), None] = Ref("statement", len(prologue.statements) - 1)
     return prologue
 
 
