@@ -634,6 +634,11 @@ def input_on_device(name: str, what: str) -> InputError:
     return InputError(f"input {name!r}: {what}")
 
 
+def outputs_overlap(output: str, other: str) -> InputError:
+    """Two arrays that a network is bound to share memory, and one of them is written."""
+    return InputError(f"output {output!r} shares memory with {other}; kernels read while others write, give it its own")
+
+
 def _names(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names) or "none"
 
@@ -713,6 +718,13 @@ def out_of_memory(what: str, asked: int, free: int, total: int) -> DeviceError:
 
 def out_of_host_memory(what: str, asked: int) -> DeviceError:
     error = DeviceError(f"no page-locked host memory left for {what}: {asked} bytes asked; run the batches one by one")
+    error.code = OUT_OF_MEMORY
+    return error
+
+
+def no_shared_memory(asked: int, why: object) -> DeviceError:
+    """The interpreter's buffers do not fit."""
+    error = DeviceError(f"no memory left for the buffers of the network: {asked} bytes asked ({why})")
     error.code = OUT_OF_MEMORY
     return error
 
@@ -1012,10 +1024,9 @@ def rule_broke(rule: str, why: str, label: str | None) -> PassError:
 
 # -- compiling --------------------------------------------------------------------------------------------------------
 def kernel_failed(label: str, kernel: str, capability: int, reason: str, source: object) -> CompileError:
-    """Triton or ptxas refused a kernel."""
-    return CompileError(
-        f"kernel {kernel} did not compile for sm_{capability}: {reason}; its source is kept in {source}", node=label
-    )
+    """Triton or ptxas refused a kernel. source: the file that holds its text, None where it could not be written."""
+    kept = f"; its source is kept in {source}" if source is not None else ""
+    return CompileError(f"kernel {kernel} did not compile for sm_{capability}: {reason}{kept}", node=label)
 
 
 def too_much_shared(label: str, kernel: str, target: str, needed: int, limit: int) -> CompileError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -53,10 +54,11 @@ class InterpreterExecutor:
         if manifest.weights:
             load_weights(artifact, self.buffer("weights").data)
         if program.launches:
-            self._start(artifact, program, self._shared)
+            self._setup = self._described(artifact, program, self._shared)
+            self._start(self._shared)
 
-    def _start(self, artifact: Artifact, program: ProgramSpec, shared: Shared) -> None:
-        setup = Setup(
+    def _described(self, artifact: Artifact, program: ProgramSpec, shared: Shared) -> Setup:
+        return Setup(
             buffers=shared.buffers,
             sources=[(kernel.name, artifact.text(kernel.source)) for kernel in program.kernels],
             parameters=[[p.type for p in kernel.parameters] for kernel in program.kernels],
@@ -69,8 +71,19 @@ class InterpreterExecutor:
                 for launch in program.launches
             ],
         )
-        self._child, reply = taken(setup, shared.descriptor)
+
+    def _start(self, shared: Shared) -> None:
+        self._child, reply = taken(self._setup, shared.descriptor)
         self._checked(reply)
+
+    def _recover(self) -> None:
+        """Behind a run that failed or was interrupted: a new child, since nobody knows what this one is at, and zeros
+        for counters that it may have left."""
+        if self._child is not None and not self._child.sound:
+            assert self._shared is not None
+            give_back(self._child)
+            self.buffer("counters")[:] = 0
+            self._start(self._shared)
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """One pass over all launches. Raises `DeviceError` where a kernel fails."""
@@ -85,6 +98,7 @@ class InterpreterExecutor:
 
     def load(self, inputs: Sequence[np.ndarray]) -> None:
         """Copies the inputs into their buffers, and runs nothing."""
+        self._recover()
         for index, array in enumerate(inputs):
             data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
             self.buffer(f"input:{index}")[: data.size] = data
@@ -96,6 +110,7 @@ class InterpreterExecutor:
 
         Returns the seconds of each launch. Raises `DeviceError` where a kernel fails, and what the host's operators do.
         """
+        self._recover()
         seconds: list[float] = []
         if host and first == 0:
             self.take_host(0)
@@ -153,7 +168,8 @@ class InterpreterExecutor:
 class Shared:
     """Anonymous memory that a child maps too, cut into buffers; it starts out zero.
 
-    sizes: the bytes of each buffer, by name. descriptor: of the whole memory.
+    sizes: the bytes of each buffer, by name. descriptor: of the whole memory; it is closed with this object. Raises
+    `DeviceError` where there is not so much.
     """
 
     def __init__(self, sizes: Mapping[str, int]) -> None:
@@ -163,8 +179,12 @@ class Shared:
             self.buffers.append(Buffer(name, end, nbytes))
             end += -(-max(nbytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
         self.descriptor = os.memfd_create("convc")
-        os.ftruncate(self.descriptor, end)
-        self._memory = mmap.mmap(self.descriptor, end)
+        self._forget = weakref.finalize(self, os.close, self.descriptor)
+        try:
+            os.ftruncate(self.descriptor, end)
+            self._memory = mmap.mmap(self.descriptor, end)
+        except (OSError, OverflowError) as error:
+            raise errors.no_shared_memory(end, getattr(error, "strerror", None) or error) from error
         self._places = {buffer.name: buffer for buffer in self.buffers}
 
     def view(self, name: str) -> np.ndarray:
@@ -174,7 +194,7 @@ class Shared:
 
     def close(self) -> None:
         """The memory itself goes when the last view of it does."""
-        os.close(self.descriptor)
+        self._forget()
         del self._memory
 
 

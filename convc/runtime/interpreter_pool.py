@@ -50,6 +50,11 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def sound(self) -> bool:
+        """Whether it has answered everything that it was asked, without a failure."""
+        return self._sound
+
     def ask(self, message: Setup | Range | Release, memory: int | None = None) -> Reply | None:
         """The answer, or None where the child has ended. memory: the descriptor that a `Setup` goes with."""
         sound, self._sound = self._sound, False  # until it has answered, even where this is interrupted

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -22,8 +23,9 @@ from convc.ir import DType, Graph, TensorType
 from convc.planner import make_plan
 from convc.program import Options
 from convc.runtime import interpreter_pool as pool
+from convc.runtime.artifact import Artifact
 from convc.runtime.engine import Engine
-from convc.runtime.interpreter import Shared
+from convc.runtime.interpreter import InterpreterExecutor, Shared
 from convc.runtime.interpreter_worker import Broken, Finished, Range, Reply, Setup, Step
 from convc.runtime.network import CompiledNetwork
 from convc.workers import read_message, write_message
@@ -146,6 +148,73 @@ def test_the_engine_of_a_child_that_died_says_so_and_the_next_one_works(negation
     assert pool.idle() == []
     with negation.engine("interpreter") as engine:
         np.testing.assert_array_equal(engine(X), -X)
+
+    with pytest.raises(errors.UsageError):
+        engine(X)
+
+
+def test_an_engine_runs_again_with_a_new_child(negation: CompiledNetwork) -> None:
+    with negation.engine("interpreter") as engine:
+        os.kill(pid_of(engine), signal.SIGKILL)
+        with pytest.raises(errors.DeviceError):
+            engine(X)
+        np.testing.assert_array_equal(engine(2 * X), -2 * X)
+
+
+def test_a_run_that_was_interrupted_answers_no_later_one(
+    negation: CompiledNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The child's answer comes too late to be heard: it must not be taken for that of the next run."""
+
+    def interrupt(*_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    with negation.engine("interpreter") as engine:
+        monkeypatch.setattr(pool, "read_message", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            engine(X)
+        for factor in (2, 3, 4):
+            np.testing.assert_array_equal(engine(factor * X), -factor * X)
+
+
+def test_counters_that_a_failed_launch_left_are_cleared(negation: CompiledNetwork) -> None:
+    program = negation.programs[0]
+    counted = msgspec.structs.replace(program, counter_bytes=4)
+    artifact = Artifact(
+        msgspec.structs.replace(negation.artifact.manifest, programs=(counted,)), negation.artifact._sections
+    )
+    with Engine(artifact, "interpreter") as engine:
+        executor = engine.executor
+        assert isinstance(executor, InterpreterExecutor)
+        executor.buffer("counters")[:] = 1
+        engine(X)
+        assert executor.buffer("counters").all(), "a run that ended leaves them as they are"
+        os.kill(pid_of(engine), signal.SIGKILL)
+        with pytest.raises(errors.DeviceError):
+            engine(X)
+        np.testing.assert_array_equal(engine(X), -X)
+        assert not executor.buffer("counters").any()
+
+
+def test_an_engine_that_nobody_closed_leaves_no_memory(negation: CompiledNetwork) -> None:
+    gc.collect()
+    before = memories(os.getpid())
+    engine = negation.engine("interpreter")
+    assert memories(os.getpid()) > before
+    del engine
+    gc.collect()
+    assert memories(os.getpid()) == before
+
+
+def test_more_memory_than_there_is() -> None:
+    gc.collect()
+    before = memories(os.getpid())
+    for nbytes in (1 << 60, 1 << 70):
+        with pytest.raises(errors.DeviceError, match=f"{nbytes} bytes asked"):
+            Shared({"arena": nbytes})
+    gc.collect()
+    assert memories(os.getpid()) == before
 
 
 def test_an_idle_child_that_died_is_replaced(negation: CompiledNetwork) -> None:
