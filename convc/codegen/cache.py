@@ -11,7 +11,9 @@ import hashlib
 import importlib.metadata
 import logging
 import os
+import secrets
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -68,7 +70,8 @@ class KernelCache:
             except msgspec.DecodeError:
                 pass
         LOG.warning("dropped a damaged entry of the kernel cache: %s", path.name)
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
         return None
 
     def put(self, key: str, compiled: Compiled) -> None:
@@ -77,24 +80,29 @@ class KernelCache:
         data = msgspec.msgpack.encode(compiled)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as beside:
-                beside.write(hashlib.sha256(data).digest() + data)
-            Path(beside.name).replace(path)
+            beside = path.with_name(f".new-{secrets.token_hex(8)}")
+            try:
+                with beside.open("xb") as stream:
+                    stream.write(hashlib.sha256(data).digest() + data)
+                beside.replace(path)
+            except BaseException:
+                beside.unlink(missing_ok=True)
+                raise
         except OSError as error:
             if not self._complained:
                 LOG.warning("kernels are not cached: %s: %s", self.directory, error.strerror or error)
             self._complained = True
 
-    def keep_failed(self, request: Request) -> Path:
-        """Writes the source of a kernel that did not compile, for whoever looks into it; returns the file."""
-        folder = self.directory / "failed"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            folder = Path(tempfile.gettempdir())
-        path = folder / f"{request.name}.py"
-        path.write_text(request.source, encoding="utf-8")
-        return path
+    def keep_failed(self, request: Request) -> Path | None:
+        """Writes the source of a kernel that did not compile, for whoever looks into it; returns the file, None where
+        it cannot be written."""
+        for folder in (self.directory / "failed", Path(tempfile.gettempdir())):
+            path = folder / f"{request.name}.py"
+            with suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+                path.write_text(request.source, encoding="utf-8")
+                return path
+        return None
 
     def _path(self, key: str) -> Path:
         return self.directory / key[:2] / key

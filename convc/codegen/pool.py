@@ -7,8 +7,9 @@ import queue
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass
 
 from .. import errors
@@ -52,7 +53,8 @@ class _Worker:
     def close(self) -> None:
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
-                stream.close()
+                with suppress(OSError):  # what was to be written has no reader any more
+                    stream.close()
         self.process.wait()
 
 
@@ -83,18 +85,19 @@ def compile_kernels(
     total = len(set(keys))
     if progress:
         progress(len(results), total)
-    for key, job, reply in _compile_missing(missing):
-        if isinstance(reply, Failed):
-            source = cache.keep_failed(job.request)
-            raise errors.kernel_failed(job.label, job.request.name, job.request.capability, reply.reason, source)
-        cache.put(key, reply)
-        results[key] = reply
-        if progress:
-            progress(len(results), total)
+    with closing(_compile_missing(missing)) as replies:  # whatever happens here, the processes end now
+        for key, job, reply in replies:
+            if isinstance(reply, Failed):
+                source = cache.keep_failed(job.request)
+                raise errors.kernel_failed(job.label, job.request.name, job.request.capability, reply.reason, source)
+            cache.put(key, reply)
+            results[key] = reply
+            if progress:
+                progress(len(results), total)
     return [results[key] for key in keys]
 
 
-def _compile_missing(missing: dict[str, Job]) -> Iterable[tuple[str, Job, Reply]]:
+def _compile_missing(missing: dict[str, Job]) -> Generator[tuple[str, Job, Reply], None, None]:
     if not missing:
         return
     count = min(worker_count(), len(missing))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import resource
+import tempfile
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from convc.codegen import pool
 from convc.codegen.cache import KernelCache
 from convc.codegen.pool import Job, compile_kernels
 from convc.codegen.worker import Compiled, Request, TensorMap
@@ -86,3 +91,62 @@ def test_a_source_that_does_not_compile_names_the_layer(tmp_path: Path) -> None:
     with pytest.raises(CompileError, match=r"(?s)block3/relu.*undefined"):
         compile_kernels([Job(request, "block3/relu")], KernelCache(tmp_path))
     assert compile_kernels([], KernelCache(tmp_path)) == []
+
+
+def test_entries_are_for_everyone_whom_the_folder_lets_in(tmp_path: Path) -> None:
+    """A pack that one user made is read by another."""
+    KernelCache(tmp_path).put("ab12", compiled())
+    (tmp_path / "plain").write_bytes(b"")
+    (entry,) = (path for path in (tmp_path / "ab").iterdir())
+    assert entry.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A limit on the size of files stands in for it."""
+    cache, before = KernelCache(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, before[1]))
+    try:
+        cache.put("ab12", compiled())
+        assert cache.keep_failed(REQUEST) is not None
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "not cached" in caplog.text and not [*(tmp_path / "ab").iterdir()]
+
+
+def test_a_damaged_entry_that_cannot_be_removed(tmp_path: Path) -> None:
+    cache = KernelCache(tmp_path)
+    cache.put("ab12", compiled())
+    (entry,) = (tmp_path / "ab").iterdir()
+    entry.write_bytes(b"damaged")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "unlink", _read_only)
+        assert cache.get("ab12") is None
+
+
+def _read_only(*_: object, **__: object) -> None:
+    raise OSError(errno.EROFS, "read-only file system")
+
+
+def test_a_source_that_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "failed" / f"{REQUEST.name}.py").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "failed" / f"{REQUEST.name}.py" / "gone"))
+    (tmp_path / "failed" / f"{REQUEST.name}.py" / "gone").write_text("in the way")
+    assert KernelCache(tmp_path).keep_failed(REQUEST) is None
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_a_compiling_process_that_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernel is named, and nothing is left of the processes though the error is kept."""
+    made, start = [], pool._Worker.__init__
+
+    def dead(self: pool._Worker, scratch: str) -> None:
+        start(self, scratch)
+        self.process.kill()
+        self.process.wait()
+        made.append((self.process, Path(scratch)))
+
+    monkeypatch.setattr(pool._Worker, "__init__", dead)
+    with pytest.raises(CompileError, match="ended unexpectedly; its source is kept in"):
+        compile_kernels([Job(REQUEST, "layer")], KernelCache(tmp_path))
+    ((process, scratch),) = made
+    assert process.stdin is not None and process.stdin.closed and not scratch.exists()
