@@ -80,6 +80,8 @@ class OpenNetwork(CompiledNetwork):
             raise errors.damaged(manifest.open.model, "not an ONNX model", artifact.file)
         self._model = model
         self._types = declared_inputs(self._model, manifest.open.dims)
+        if tuple(_spec(name, type.dtype.value, type.shape) for name, type in self._types.items()) != manifest.inputs:
+            raise errors.damaged(manifest.open.model, "its inputs are not those of the manifest", artifact.file)
         self.sizes = tuple(open_sizes(self._types))
         self._batches = batches(self._types) if manifest.open.dynamic else frozenset()
         switches = Switches(manifest.opt, manifest.disabled, None, manifest.enabled)
@@ -106,7 +108,9 @@ class OpenNetwork(CompiledNetwork):
             try:
                 return self._compiled({name: size for name, size in sizes.items() if name not in self._batches}, True)
             except (errors.DependentImagesError, errors.UnsupportedModelError):
+                network = self._compiled(sizes, False)  # which fails where it is the sizes that are refused
                 self._mixes = True
+                return network
         return self._compiled(sizes, False)
 
     def key(self, sizes: Mapping[str, int]) -> tuple[int, ...]:

@@ -243,7 +243,9 @@ def _check_weights(manifest: Manifest, sections: Mapping[str, memoryview], file:
 
 def write_file(path: Path, pieces: Sequence[bytes | memoryview]) -> None:
     """Write beside the path, then rename: a reader sees the old file or the new one. Raises `OutputError`."""
-    beside = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}.tmp") if path.name else path
+    # Names have 255 bytes at most.
+    name = os.fsdecode(os.fsencode(path.name)[:200])
+    beside = path.with_name(f".{name}.{secrets.token_hex(8)}.tmp") if path.name else path
     try:
         try:
             descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)

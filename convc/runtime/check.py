@@ -46,6 +46,8 @@ SYMBOL = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 INTEGERS = {"i32": 1 << 31, "i64": 1 << 63}
 GRID_LIMIT = (2**31 - 1, 65535, 65535)
 THREAD_LIMIT = 1024
+BYTE_LIMIT = 1 << 62
+"""Bytes that no buffer has: more than any address space, and the end of one that begins anywhere fits 64 bits."""
 
 
 class Inconsistent(Exception):
@@ -149,6 +151,8 @@ def _extent(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
 
 def _check_program(manifest: Manifest, program: ProgramSpec) -> None:
     sizes = buffer_sizes(manifest, program)
+    for name, nbytes in sizes.items():
+        require(nbytes < BYTE_LIMIT, f"{program.target}: the buffer {name!r} has {nbytes} bytes")
     for kernel in program.kernels:
         _check_kernel(kernel, f"{program.target}: kernel {kernel.name!r}")
     for i, launch in enumerate(program.launches):
@@ -260,6 +264,8 @@ def _check_map(spec: TensorMapSpec, type: DescriptorType, where: str) -> None:
 def _check_launch(launch: LaunchSpec, kernel: KernelSpec, sizes: dict[str, int], where: str) -> None:
     for extent, limit in zip(launch.grid, GRID_LIMIT, strict=True):
         require(extent <= limit, f"{where}: the grid {launch.grid} is larger than {GRID_LIMIT}")
+    scratch = math.prod(launch.grid) * (kernel.binary.global_scratch_bytes if kernel.binary else 0)
+    require(scratch < BYTE_LIMIT, f"{where}: {scratch} bytes of scratch memory")
     found, expected = len(launch.arguments), len(kernel.parameters)
     require(found == expected, f"{where}: {found} arguments for the {expected} parameters of {kernel.name!r}")
     for parameter, argument in zip(kernel.parameters, launch.arguments, strict=True):

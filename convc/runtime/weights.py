@@ -73,9 +73,11 @@ def _extents(section: memoryview) -> tuple[dict[str, tuple[int, int]], int]:
 def _extent(entry: Any) -> tuple[int, int]:
     try:
         begin, end = entry["data_offsets"]
-        return int(begin), int(end)
+        if type(begin) is int and type(end) is int:
+            return begin, end
     except (KeyError, TypeError, ValueError):
-        raise ValueError("its header is not that of safetensors") from None
+        pass
+    raise ValueError("its header is not that of safetensors")
 
 
 def weight_bytes(artifact: Artifact) -> list[tuple[WeightSpec, memoryview]]:

@@ -234,6 +234,14 @@ class TestRefusals:
         with pytest.raises(errors.ArtifactError, match=r"'model\.onnx': not an ONNX model"):
             convc.load(tmp_path / "m.convc")
 
+    def test_a_model_of_another_manifest(self, tmp_path: Path) -> None:
+        artifact = opened(segmenter()).artifact
+        other = onnx.load_from_string(bytes(artifact.section(convc.specialise.SECTION)))
+        other.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 5
+        build(artifact.manifest, {convc.specialise.SECTION: other.SerializeToString()}).save(tmp_path / "m.convc")
+        with pytest.raises(errors.ArtifactError, match=r"'model\.onnx': its inputs are not those of the manifest"):
+            convc.load(tmp_path / "m.convc")
+
     @pytest.mark.parametrize("batch", [0, -1])
     def test_batches_that_are_none(self, batch: int) -> None:
         with pytest.raises(errors.UsageError, match=f"whole number of 1 or more, or dynamic, found '{batch}'"):

@@ -116,7 +116,11 @@ def test_weights_of_another_model(network, tmp_path):
         build(network.manifest, network.blobs | {"weights.safetensors": more})
 
 
-@pytest.mark.parametrize("header", [b"", b"{", b"[]", b'{"w":3}', b'{"w":{"data_offsets":[0]}}', b"[" * 100000])
+OFFSETS = ("[0]", "[0,Infinity]", "[NaN,200]", "[0.5,200.5]", '["0","200"]', "[false,200]")
+BROKEN = (b"", b"{", b"[]", b'{"w":3}', b"[" * 100000, *(b'{"w":{"data_offsets":%s}}' % o.encode() for o in OFFSETS))
+
+
+@pytest.mark.parametrize("header", BROKEN)
 def test_weights_with_a_broken_header(network, header):
     section = len(header).to_bytes(8, "little") + header + bytes(200)
     with pytest.raises(errors.ArtifactError, match=r"weights.safetensors"):
