@@ -149,7 +149,7 @@ class GraphRunner:
         return {value: index for index, node in enumerate(self._nodes) for value in self.graph.inputs(node)}
 
     def run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """The outputs in the order of the graph; arrays by input name.
+        """The outputs in the order of the graph, as new arrays; arrays by input name.
 
         Sizes that are symbols become what the arrays have.
         """
@@ -164,7 +164,7 @@ class GraphRunner:
             elif node.op == "Constant":
                 values[Value(node.id)] = node.array
             elif node.op == "Output":
-                outputs[node.id] = np.asarray(values[operands[0]], order="C")
+                outputs[node.id] = np.array(values[operands[0]], order="C")
             else:
                 self._evaluate(node, [values[value] for value in operands], values)
             for value in operands:

@@ -101,6 +101,21 @@ def test_values_that_decide_shapes_are_specialised_and_kept() -> None:
     assert y.shape == (2, 3) and len(prepared._kept) == 3
 
 
+def test_results_are_arrays_of_their_own() -> None:
+    """Not the arrays that were given, not one another, and not the constants of the model."""
+    nodes = [helper.make_node("Identity", ["x"], [name]) for name in ("y", "z")]
+    values = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [3]) for name in ("x", "y", "z", "c")}
+    constant = helper.make_tensor("c", TensorProto.FLOAT, [3], [1.0, 2.0, 3.0])
+    graph = helper.make_graph(nodes, "g", [values["x"]], [values[name] for name in "yzc"], [constant])
+    prepared = backend.prepare(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
+    x = np.zeros(3, np.float32)
+    for array in (results := prepared.run([x])):
+        array += 5
+    np.testing.assert_array_equal(results, [[5, 5, 5], [5, 5, 5], [6, 7, 8]])
+    np.testing.assert_array_equal(prepared.run([x])[2], [1, 2, 3])
+    assert not x.any()
+
+
 def test_few_specialisations_are_kept() -> None:
     prepared = backend.prepare(RESHAPED)
     for rows in range(1, backend.MOST_KEPT + 4):
