@@ -54,9 +54,11 @@ class Binding:
             before, after = self._events
             driver.record(before, own)
             driver.wait(stream, before)
-            self._queue(stream)
-            driver.record(after, stream)
-            driver.wait(own, after)
+            try:
+                self._queue(stream)
+            finally:  # what has been queued uses the arena, even where the rest has not
+                driver.record(after, stream)
+                driver.wait(own, after)
 
     def _queue(self, stream: Any) -> None:
         before, after = self._copies

@@ -9,7 +9,7 @@ import ctypes
 import math
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 CUDA, CUDA_MANAGED = 2, 13
 LEGACY_STREAM = 1
 _CODES = {"i": 0, "u": 1, "f": 2, "V": 4, "b": 6}
+_PLAIN = {"bool", *(f"{kind}{8 * size}" for kind in ("int", "uint") for size in (1, 2, 4, 8))}
+_PLAIN |= {"float16", "float32", "float64"}
+"""The types that NumPy has by itself."""
 
 
 class _Tensor(ctypes.Structure):
@@ -70,14 +73,20 @@ class DeviceView:
 
     Attributes:
         pointer: its address. shape, dtype: as in NumPy. stream: the stream it is being written on, None where the
-            owner has already ordered its work.
+            owner has already ordered its work. writeable: whether its owner lets others write to it.
     """
 
     def __init__(
-        self, pointer: int, shape: tuple[int, ...], dtype: np.dtype, stream: int | None, release: Callable[[], None]
+        self,
+        pointer: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        stream: int | None,
+        release: Callable[[], None],
+        writeable: bool = True,
     ) -> None:
         self.pointer, self.shape, self.dtype, self.stream = pointer, shape, dtype, stream
-        self.nbytes = math.prod(shape) * dtype.itemsize
+        self.nbytes, self.writeable = math.prod(shape) * dtype.itemsize, writeable
         weakref.finalize(self, release).atexit = False
 
 
@@ -100,7 +109,11 @@ def view(value: Any, name: str, ordinal: int | None) -> DeviceView:
     _, found = value.__dlpack_device__()
     if found != ordinal:
         raise errors.input_on_device(name, f"the array is on GPU {found}, the engine on GPU {ordinal}; move it")
-    return _from_capsule(value.__dlpack__(stream=LEGACY_STREAM), name)
+    try:
+        capsule = value.__dlpack__(stream=LEGACY_STREAM)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise errors.input_on_device(name, f"the array does not let others read it ({error})") from error
+    return _from_capsule(capsule, name)
 
 
 def _from_capsule(capsule: Any, name: str) -> DeviceView:
@@ -126,16 +139,21 @@ def _from_capsule(capsule: Any, name: str) -> DeviceView:
 def _from_interface(value: Any, name: str) -> DeviceView:
     interface = value.__cuda_array_interface__
     shape, dtype = tuple(interface["shape"]), np.dtype(interface["typestr"])
+    if interface.get("mask") is not None:
+        raise errors.input_on_device(name, "the array has a mask; fill in what it hides")
     if interface.get("strides") is not None:
-        _require_dense(shape, tuple(stride // dtype.itemsize for stride in interface["strides"]), name)
+        strides = tuple(stride / dtype.itemsize for stride in interface["strides"])
+        _require_dense(shape, tuple(int(s) if s == int(s) else s for s in strides), name)
+    pointer, read_only = interface["data"]
     # The closure keeps the owner alive as long as the view.
-    return DeviceView(interface["data"][0], shape, dtype, interface.get("stream"), lambda: _keep(value))
+    return DeviceView(pointer or 0, shape, dtype, interface.get("stream"), lambda: _keep(value), not read_only)
 
 
 def _keep(_: Any) -> None: ...
 
 
-def _require_dense(shape: tuple[int, ...], strides: tuple[int, ...], name: str) -> None:
+def _require_dense(shape: tuple[int, ...], strides: Sequence[float], name: str) -> None:
+    """strides: in elements, of which those of an array of other elements may be fractions."""
     steps = zip(shape, strides, _dense(shape), strict=True)
     if 0 not in shape and any(extent > 1 and found != dense for extent, found, dense in steps):
         what = f"the array's strides {list(strides)} are not those of a dense array; make it contiguous"
@@ -185,16 +203,23 @@ class DeviceArray:
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
-        if self.dtype.kind == "V":
-            raise AttributeError("__cuda_array_interface__ has no name for bfloat16; use __dlpack__")
+        if self.dtype.name not in _PLAIN:
+            raise AttributeError(f"__cuda_array_interface__ has no name for {self.dtype.name}; use __dlpack__")
         pointer = self.pointer if self.nbytes else 0
         return {"shape": self.shape, "typestr": self.dtype.str, "data": (pointer, False), "strides": None, "version": 3}
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return CUDA, self._device.ordinal
 
-    def __dlpack__(self, *, stream: Any = None, **_: Any) -> Any:
-        """A DLPack capsule over this memory. The array is complete, so no stream has to wait."""
+    def __dlpack__(self, *, stream: Any = None, dl_device: Any = None, copy: Any = None, **_: Any) -> Any:
+        """A DLPack capsule over this memory. The array is complete, so no stream has to wait.
+
+        Raises ``BufferError`` where a copy or another device is asked for, and for types that DLPack has no name for.
+        """
+        if copy or (dl_device is not None and tuple(dl_device) != self.__dlpack_device__()):
+            raise BufferError(f"{self!r} is given out where it lies; copy it with numpy()")
+        if self.dtype.name not in (*_PLAIN, "bfloat16"):
+            raise BufferError(f"DLPack has no name for {self.dtype.name} in the versions that are spoken here")
         managed = _Managed()
         extents = (ctypes.c_int64 * len(self.shape))(*self.shape)
         strides = (ctypes.c_int64 * len(self.shape))(*_dense(self.shape))

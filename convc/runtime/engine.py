@@ -6,13 +6,14 @@ import importlib
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .. import errors
 from .artifact import Artifact, read
 from .batch import for_images, images_of
 from .bound import BoundNetwork
+from .device_array import DeviceView
 from .devices import parse_device
 from .executor import Executor
 from .inputs import InputBinder
@@ -141,7 +142,7 @@ class Engine:
 
         inputs: name → array (``__dlpack__`` or ``__cuda_array_interface__``): what it holds when the network is called
         is read. outputs: name → array that is written; those that are not given are new `DeviceArray` objects. All are
-        dense and begin at a multiple of 16 bytes.
+        dense and begin at a multiple of 16 bytes, and no output shares memory with another array.
 
         Raises `InputError`, `DeviceError` (also where the engine runs on no GPU) and `UsageError`.
         """
@@ -160,6 +161,7 @@ class Engine:
             for spec in specs:
                 given.setdefault(spec.name, self.executor.new_array(spec))  # type: ignore[attr-defined]
             written = into.bind_on_device(given)
+            _require_apart(specs, written, self.inputs, read)
             addresses = {f"input:{i}": view.pointer for i, view in enumerate(read)}
             addresses |= {f"output:{i}": view.pointer for i, view in enumerate(written)}
             binding = make(addresses, images)
@@ -209,6 +211,23 @@ def load(
     The file holds machine code: load only what you trust. verify: compare the hash of every section.
     """
     return Engine(read(path, verify), device, target)
+
+
+def _require_apart(
+    outputs: Sequence[TensorSpec],
+    written: Sequence[DeviceView],
+    inputs: Sequence[TensorSpec],
+    read: Sequence[DeviceView],
+) -> None:
+    """Outputs may be written, and share no memory with anything else that a network is bound to."""
+    others = [(f"input {spec.name!r}", view) for spec, view in zip(inputs, read, strict=True)]
+    for spec, view in zip(outputs, written, strict=True):
+        if not view.writeable:
+            raise errors.input_on_device(spec.name, "the array is read-only, and the network would write to it")
+        for other, taken in others:
+            if view.pointer < taken.pointer + taken.nbytes and taken.pointer < view.pointer + view.nbytes:
+                raise errors.outputs_overlap(spec.name, other)
+        others.append((f"output {spec.name!r}", view))
 
 
 Choice = tuple[str, Executor, ProgramSpec | None]

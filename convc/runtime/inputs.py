@@ -120,13 +120,14 @@ class InputBinder:
         """NumPy scalars, and arrays of other libraries in host memory or on the engine's GPU."""
         if isinstance(value, np.generic):
             return np.asarray(value)
-        if is_device_array(value):
-            return view(value, name, self._device)
-        if hasattr(value, "__dlpack__"):
-            try:
+        try:
+            on_device = is_device_array(value)
+            if not on_device and hasattr(value, "__dlpack__"):
                 return np.from_dlpack(value)
-            except (BufferError, RuntimeError, TypeError, ValueError) as error:
-                raise errors.input_not_array(name, f"{_kind(value)} ({error})", dtype.name) from error
+        except (BufferError, RuntimeError, TypeError, ValueError) as error:
+            raise errors.input_not_array(name, f"{_kind(value)} ({error})", dtype.name) from error
+        if on_device:
+            return view(value, name, self._device)
         raise errors.input_not_array(name, _kind(value), dtype.name)
 
 

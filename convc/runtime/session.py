@@ -25,17 +25,19 @@ class Session:
         self._device.driver.push(self._device.context)
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, errors.DeviceError):
-            self._settle(error)
-        self._device.driver.pop()
+        try:
+            if error is not None:
+                self._settle(error)
+        finally:
+            self._device.driver.pop()
 
-    def _settle(self, error: errors.DeviceError) -> None:
+    def _settle(self, error: BaseException) -> None:
         """Let queued copies finish before their host memory goes away, and note a failure for good."""
         try:
             self._device.driver.synchronize(self._stream)
         except errors.DeviceError as later:
             error = later if later.sticky else error
-        if error.sticky:
+        if isinstance(error, errors.DeviceError) and error.sticky:
             self._dead = str(error)
 
 

@@ -142,6 +142,39 @@ def test_wrong_arrays(network: Network, gpu: Gpu, x: np.ndarray) -> None:
         gpu.engine.bind({})
 
 
+def test_outputs_apart_from_everything_else(network: Network, gpu: Gpu, x: np.ndarray) -> None:
+    array, two = gpu.array(x), gpu.array(np.concatenate([x, x, x]))
+    behind = interface_only(two, shape=SHAPE, data=(two.pointer + 208, False))
+    for given, into, words in (
+        (array, array, "output 'y' shares memory with input 'x'"),
+        (interface_only(two, shape=SHAPE), interface_only(two, shape=SHAPE, data=(two.pointer + 192, False)), "shares"),
+        (array, interface_only(two, shape=SHAPE, data=(two.pointer, True)), "'y'.*is read-only"),
+    ):
+        with pytest.raises(errors.InputError, match=words):
+            gpu.engine.bind({"x": given}, {"y": into})
+    gpu.engine.bind({"x": interface_only(two, shape=SHAPE, data=(two.pointer, True))}, {"y": behind})()
+    np.testing.assert_array_equal(gpu.read(two)[2:].reshape(-1)[2:52], network.expected(x).reshape(-1))
+
+
+def test_a_run_that_is_interrupted(network: Network, gpu: Gpu, x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has been queued by then is waited for: on the caller's stream by later runs, on the engine's at once."""
+    bound, stream = gpu.engine.bind({"x": gpu.array(x)}), gpu.stream()
+    launch = gpu.device.driver.launch_graph
+
+    def interrupted(*arguments: Any) -> None:
+        launch(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu.device.driver, "launch_graph", interrupted)
+    for run, last in ((lambda: bound(stream), "cuStreamWaitEvent"), (lambda: gpu.engine(x), "cuGraphLaunch")):
+        before = len(gpu.fake.calls)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+        assert gpu.fake.calls[before:][-3:] == [last, "cuStreamSynchronize", "cuCtxPopCurrent"]
+    monkeypatch.undo()
+    np.testing.assert_array_equal(gpu.engine(x), network.expected(x))
+
+
 def test_elsewhere(network: Network, x: np.ndarray) -> None:
     class Plain:
         def prepare(self, artifact: Any, program: Any) -> None: ...

@@ -117,3 +117,38 @@ def test_waiting_for_the_stream_of_an_array(network, on_fake, on_gpu, fake, x):
     engine(interface_only(array, stream=7))
     calls = fake.calls[before:]
     assert calls.index("cuStreamSynchronize") < calls.index("cuMemcpyDtoDAsync")
+
+
+def test_arrays_that_are_not_given_out(network, on_fake, on_gpu, x):
+    """Whatever a library says that keeps its array, it is about an input."""
+
+    def refuse(**_):
+        raise BufferError("it requires a gradient")
+
+    def unknown():
+        raise ValueError("unknown device meta")
+
+    engine, array = on_fake(network), on_gpu(x)
+    kept = SimpleNamespace(__dlpack__=refuse, __dlpack_device__=lambda: (2, 0))
+    nowhere = SimpleNamespace(__dlpack__=refuse, __dlpack_device__=unknown)
+    for value, words in (
+        (kept, "'x'.*requires a gradient"),
+        (nowhere, "'x'.*unknown device meta"),
+        (interface_only(array, mask=array), "'x'.*has a mask"),
+        (interface_only(array, strides=(100, 20, 5)), r"strides \[25, 5, 1.25\] are not those of a dense array"),
+    ):
+        with pytest.raises(errors.InputError, match=words):
+            engine(value)
+
+
+def test_what_dlpack_is_asked_for(on_gpu, x):
+    array = on_gpu(x)
+    array.__dlpack__(stream=1, max_version=(1, 0), dl_device=(2, 0), copy=False)
+    for asked in ({"copy": True}, {"dl_device": (1, 0)}):
+        with pytest.raises(BufferError, match="copy it with numpy"):
+            array.__dlpack__(**asked)
+    for name in ("fp8e4m3fn", "fp8e5m2", "int4"):
+        narrow = on_gpu(np.ones(3, numpy_dtype(name)))
+        assert not hasattr(narrow, "__cuda_array_interface__")
+        with pytest.raises(BufferError, match="no name for"):
+            narrow.__dlpack__()
