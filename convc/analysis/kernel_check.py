@@ -91,6 +91,7 @@ class _Examiner:
         }
         self.regions = plan.fused.region_of()
         self.written: dict[Value, np.ndarray] = {}
+        self.kept: dict[tuple[int, Value], Known] = {}
 
     @cached_property
     def by_region(self) -> dict[int, list[int]]:
@@ -108,17 +109,28 @@ class _Examiner:
         for number, launch in enumerate(self.launches):
             if self.only is not None and number not in self.only:
                 self.stepper.step(number)
+                self._keep(number, launch)
                 self.stepper.take_host(number + 1)
                 continue
             regions = dict.fromkeys(launch.regions)
             checks = [check for region in regions for check in self._checks(number, launch, region)]
             operands = [self._operands(check, made_here=False) for check in checks]
             self.stepper.step(number)
+            self._keep(number, launch)
             overwrites = [*self._overwritten(number, launch.regions)]
             results = [self._result(check, before) for check, before in zip(checks, operands, strict=True)]
             overwrites += self._take_host(number + 1)
             for check, (known, found) in zip(checks, results, strict=True):
                 yield self._compared(number, launch, check, known, found, tuple(overwrites))
+
+    def _keep(self, number: int, launch: Scheduled) -> None:
+        """What regions have read that later launches complete: it may be gone by then."""
+        for step in launch.steps:
+            region = step.work.region
+            if number != self.by_region[region.id][-1]:
+                sources = (operand.source for operand in step.work.problem.reads)
+                read = {value: self._read(value, {}) for value in sources if isinstance(value, Value)}
+                self.kept |= {(region.id, value): known for value, known in read.items()}
 
     def _result(self, check: _Check, before: Mapping[Value, Known]) -> tuple[Known, np.ndarray]:
         """What a launch should have left, and what it has."""
@@ -156,7 +168,7 @@ class _Examiner:
         if check.concat is not None:
             constants, outside = {}, {check.value}
         chosen = (value for value in outside if self._is_one_of(value, check.beside) == made_here)
-        return {value: self._read(value, constants) for value in chosen}
+        return {value: self.kept.get((check.region.id, value)) or self._read(value, constants) for value in chosen}
 
     def _is_one_of(self, value: Value, results: set[Value]) -> bool:
         """Whether a value is one of these, or a view or a concatenation of one."""
@@ -230,12 +242,21 @@ class _Examiner:
             if node.op == "Output":
                 return len(self.launches)
             region = self.plan.graph.node(use.node).region
-            launches = self.by_region.get(-1 if region is None else region, [])
+            launches = [] if region is None else self._readers(region, value)
             shared = node.id in self.plan.layouts.views
-            if node.op == "Concat":
+            if node.op == "Concat" and Value(node.id) in self.plan.layouts.placements:
                 shared = in_place(self.graph, self.plan.layouts, node, use.position)
             last = max(last, self._needed_until(Value(node.id)) if shared else max(launches, default=-1))
         return last
+
+    def _readers(self, region: int, value: Value) -> list[int]:
+        """The launches of a region that read a tensor."""
+        found = self.by_region.get(region, [])
+        return [number for number in found if len(found) == 1 or self._reads(number, region, value)]
+
+    def _reads(self, number: int, region: int, value: Value) -> bool:
+        steps = (step for step in self.launches[number].steps if step.work.region.id == region)
+        return any(operand.source == value for step in steps for operand in step.work.problem.reads)
 
     def _compared(
         self,
@@ -255,7 +276,7 @@ class _Examiner:
         local = compare(launch.kernel.name, np.where(bounded | special, wide, expected), expected, bound)
         accumulated = np.nan, np.nan
         if self.only is None:
-            whole = compare(launch.kernel.name, wide, _saturated(self._exact(check.value), dtype), np.inf)
+            whole = compare(launch.kernel.name, wide, _saturated(self._wide(check.value), dtype), np.inf)
             accumulated = whole.max_abs, whole.rel_l2
         return KernelCheck(
             launch=number,

@@ -19,7 +19,7 @@ from convc.codegen.emit import EmittedKernel, emit
 from convc.compiler import compile_plan
 from convc.ir import DType, Graph
 from convc.ir.plan import Placement
-from convc.passes import Switches
+from convc.passes import Switches, launches
 from convc.planner import make_plan
 from convc.program import Options, Plan
 from convc.runtime.interpreter import InterpreterExecutor
@@ -89,6 +89,34 @@ def test_copies_in_the_launch_that_makes_what_they_copy(copies: int) -> None:
     checks = checked(plan, b.inputs)
     assert departing(checks) == []
     assert sum(check.launch == 0 and check.origins == plan.graph.producer(z).origins for check in checks) == copies
+
+
+@pytest.mark.parametrize("only", [None, (2,)])
+def test_launches_between_the_two_of_a_scatter(only: tuple[int, ...] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first has copied is overwritten when the second runs, and nothing needs it any more."""
+    monkeypatch.setattr(launches, "LONGEST_CHAIN", 1)
+    b = Builder()
+    x = b.add("Neg", b.input(weights(8, 6)))
+    other = b.add("Softmax", b.input(weights(2, 4, 6)), axis=2)
+    b.output(b.add("ReduceSum", other, axes=(1,), keepdims=False))
+    y = b.output(b.add("ScatterND", x, b.constant(np.array([[0], [5]])), b.input(weights(2, 6))))
+    plan = make_plan(b.graph, Options(("interpreter",), policy="always"))
+    (program,) = plan.programs
+    storing = [y in [region.output for region in launch.regions] for launch in program.launches]
+    assert storing == [True, False, True]
+    assert len({program.arena.offsets[plan.layouts.placements[value].block] for value in (x, other)}) == 1
+    checks = check_kernels(plan, CompiledNetwork(compile_plan(plan)), "interpreter", b.inputs, only)
+    assert departing(list(checks)) == []
+
+
+def test_a_constant_in_a_concatenation_and_one_that_the_host_makes() -> None:
+    b = Builder()
+    x = b.add("Relu", b.input(weights(1, 4, 5, 5)))
+    b.output(b.add("Neg", b.add("Concat", x, b.constant(weights(1, 2, 5, 5)), axis=1)))
+    b.output(b.add("TopK", b.add("Concat", x, x, axis=2), k=3, axis=2))
+    plan = plan_of(b.graph)
+    assert plan.programs[0].host_steps
+    assert departing(checked(plan, b.inputs)) == []
 
 
 @pytest.mark.parametrize("case", KERNELS)
