@@ -15,6 +15,7 @@ class OutputCheck:
     max_abs: largest absolute error. rel_l2: that of `relative_error`. bound: what a
     correct implementation stays within (`convc.analysis.bounds`). smallest_tolerance: the least t with
     |error| ≤ t + t·|reference| everywhere. ok: within the bound, and NaN and infinities where the reference has them.
+    reason: why it is not ok where no figure says so.
     """
 
     name: str
@@ -23,6 +24,7 @@ class OutputCheck:
     bound: float
     smallest_tolerance: float
     ok: bool
+    reason: str = ""
 
 
 def relative_error(reference: np.ndarray, found: np.ndarray) -> float:
@@ -36,10 +38,15 @@ def relative_error(reference: np.ndarray, found: np.ndarray) -> float:
     return distance / norm if norm else distance
 
 
+NO_BOUND = "rounding errors decide how large it is, so that nothing bounds what is in it"
+
+
 def compare(name: str, found: np.ndarray, expected: np.ndarray, bound: float) -> OutputCheck:
-    """One output's figures. Raises nothing: another shape or dtype is just not ok."""
+    """One output's figures. Raises nothing: another shape or dtype is just not ok, and so is one without a bound (NaN)
+    unless it is what is expected, to the bit."""
     if found.shape != expected.shape or found.dtype != expected.dtype:
-        return OutputCheck(name, np.inf, np.inf, bound, np.inf, False)
+        what = f"found {found.dtype}{list(found.shape)}, expected {expected.dtype}{list(expected.shape)}"
+        return OutputCheck(name, np.inf, np.inf, bound, np.inf, False, what)
     wide, reference = found.astype(np.float64), expected.astype(np.float64)
     finite = np.isfinite(reference)
     same_specials = np.array_equal(wide[~finite], reference[~finite], equal_nan=True)
@@ -48,5 +55,7 @@ def compare(name: str, found: np.ndarray, expected: np.ndarray, bound: float) ->
         return OutputCheck(name, np.inf, np.inf, bound, np.inf, False)
     largest = float(error.max(initial=0.0))
     tolerance = float((error / (1.0 + np.abs(reference[finite]))).max(initial=0.0))
-    ok = same_specials and largest <= bound
-    return OutputCheck(name, largest, relative_error(expected, found), bound, tolerance, ok)
+    without = math.isnan(bound) and largest > 0
+    ok = same_specials and (largest == 0 or largest <= bound)
+    reason = NO_BOUND if without else ""
+    return OutputCheck(name, largest, relative_error(expected, found), bound, tolerance, ok, reason)

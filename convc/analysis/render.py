@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -228,7 +229,7 @@ def verified(report: dict[str, Any]) -> str:
             output["name"],
             "ok" if output["ok"] else "FAILED",
             f"{output['max_abs']:.3g}",
-            f"{output['bound']:.3g}",
+            "none" if math.isnan(output["bound"]) else f"{output['bound']:.3g}",
             f"{output['rel_l2']:.3g}",
             f"{output['smallest_tolerance']:.3g}",
         )
@@ -236,7 +237,9 @@ def verified(report: dict[str, Any]) -> str:
     ]
     columns = ("output", "", "max error>", "bound>", "relative L2>", "smallest tolerance>")
     verdict = "agrees with" if all(output["ok"] for output in report["outputs"]) else "DEPARTS from"
-    shown = f"{table(columns, rows)}\n{report['device']}, {report['dtype']}: {verdict} ONNX Runtime"
+    reasons = [f"{output['name']}: {output['reason']}" for output in report["outputs"] if output["reason"]]
+    shown = f"{report['device']}, {report['dtype']}: {verdict} ONNX Runtime"
+    shown = "\n".join([table(columns, rows), *reasons, shown])
     if "kernels" in report:
         from .render_edges import compared_kernels
 
