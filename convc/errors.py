@@ -752,6 +752,14 @@ def no_clock(device: str) -> DeviceError:
     return DeviceError(f"kernels can only be timed on a GPU, not on {device!r}; use device='cuda'")
 
 
+def nothing_to_tune_on(device: str) -> DeviceError:
+    """No GPU, and the interpreter was not asked for."""
+    return DeviceError(
+        f"no GPU that convc compiles for on {device!r}, so there is nothing to measure; --prepare --target TARGET "
+        "compiles the candidates for one, --device interpreter shows without one that it works"
+    )
+
+
 def found_size_bound(name: str) -> DeviceError:
     """Memory of the caller's for an output whose size nobody knows yet."""
     return DeviceError(f"output {name!r} has a size that only the run finds out: it cannot be bound; call the engine")

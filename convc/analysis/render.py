@@ -126,7 +126,7 @@ def tuned(report: dict[str, Any]) -> str:
     parts = [table(("problem", "tiles>", "first us>", "best us>", "gain>", "computes"), rows)]
     if report["target"] == "interpreter":
         parts.append("These are times of Triton's interpreter: they say nothing about a GPU.")
-    parts.append(f"{report['gpu']}: {report['table']}")
+    parts.append(f"{report['gpu']}: {report['table'] or 'not kept, since there is no --tables'}")
     return "\n".join(parts)
 
 

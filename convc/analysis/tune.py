@@ -312,7 +312,8 @@ def store(plan: Plan, problems: Sequence[Tuned], gpu: str, directory: Path) -> P
 # -- the command ------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Request:
-    """What `convc tune` was asked. again: measure what the table knows already, too. prepare: compile only."""
+    """What `convc tune` was asked. again: measure what the table knows already, too. prepare: compile only. directory:
+    of the tables; None for the user's, where times of the interpreter are not kept."""
 
     model: str
     choices: Choices
@@ -328,6 +329,8 @@ class Request:
 def place_and_target(device: str, target: str | None, prepare: bool) -> tuple[str, str]:
     """The device made concrete, and the one target that its kernels are compiled for.
 
+    The interpreter is a device to tune on only by its own name.
+
     Raises:
         UsageError: several targets, or one that is not the device's. DeviceError: a device without kernels to time.
     """
@@ -336,10 +339,12 @@ def place_and_target(device: str, target: str | None, prepare: bool) -> tuple[st
         if len(names) != 1:
             raise errors.one_target(names)
         return device, names[0]
-    device = resolved_device(device)
     own = target_for(device)
     if not own:
         raise errors.no_clock(device)
+    if own == "interpreter" and device != "interpreter":
+        raise errors.nothing_to_tune_on(device)
+    device = resolved_device(device)
     if target not in (None, own):
         raise errors.other_target(target, own, device)
     return device, own
@@ -363,6 +368,8 @@ def tune(request: Request, progress: Progress | None = None, place: Place | None
     report |= {"device": None, "gpu": None, "table": None}
     if not request.prepare and problems:
         gpu = measure(plan, problems, place or (lambda _: request.device), request.seed, progress)
-        report |= {"device": request.device, "gpu": gpu, "table": str(store(plan, problems, gpu, directory))}
+        report |= {"device": request.device, "gpu": gpu}
+        if request.directory is not None or not machine.is_interpreter:
+            report["table"] = str(store(plan, problems, gpu, directory))
     digests = {problem_digest(problem) for problem in plan.programs[0].problems}
     return report | {"known": len(digests & known.keys()), "problems": [tuned.as_json() for tuned in problems]}

@@ -70,6 +70,24 @@ def _reasons(run: Run, folder: Path, *options: str) -> str:
 
 
 @pytest.mark.usefixtures("timed")
+def test_times_of_the_interpreter_are_not_the_user_s(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing goes into the user's folder that no GPU measured."""
+    monkeypatch.setattr(tuning, "user_directory", lambda: tmp_path)
+    options = ("--device", "interpreter", "--candidates", 2)
+    report = run("tune", MODEL, *options, "--json").json
+    assert report["problems"] and report["gpu"] and report["table"] is None
+    assert "Triton's interpreter: not kept" in run("tune", MODEL, *options).out
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_without_a_gpu_nothing_is_measured(run: Run, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("convc.api.present_target", lambda ordinal=0: "interpreter")
+    done = run("tune", MODEL, "--device", device)
+    assert done.status == 2 and "nothing to measure; --prepare" in done.err and done.err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("timed")
 def test_what_is_known_is_not_measured_again(run: Run, tmp_path: Path) -> None:
     options = ("--device", "interpreter", "--candidates", 2, "--tables", tmp_path)
     first = run("tune", MODEL, *options, "--json").json
