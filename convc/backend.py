@@ -104,7 +104,10 @@ class PreparedModel(BackendRep):
         """
         feeds = self._by_name(inputs)
         ready, constant = self._specialised(feeds)
-        return tuple(ready.run({name: array for name, array in feeds.items() if name not in constant}))
+        found = ready.run({name: array for name, array in feeds.items() if name not in constant})
+        names = [output.name for output in self.model.graph.output]  # one may be listed again
+        arrays = dict(zip(dict.fromkeys(names), found, strict=True))
+        return tuple(arrays[name] for name in names)
 
     @property
     def on_host(self) -> tuple[str, ...]:

@@ -175,7 +175,7 @@ def test_closing_gives_back_what_the_device_holds() -> None:
 
 def test_what_is_not_kept_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[int] = []
-    ready = lambda graph: backend.Ready(lambda feeds: [], lambda: closed.append(1))  # noqa: E731
+    ready = lambda graph: backend.Ready(lambda feeds: [np.zeros(1)], lambda: closed.append(1))  # noqa: E731
     monkeypatch.setattr(backend, "_numpy", ready)
     prepared = backend.prepare(RESHAPED)
     for rows in range(1, backend.MOST_KEPT + 4):

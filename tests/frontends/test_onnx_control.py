@@ -185,6 +185,36 @@ def test_indices_outside_a_sequence() -> None:
         import_onnx(model_of(nodes, {"x": X}, {"at": np.array(2), "zero": np.array(0)}))
 
 
+def test_a_body_is_mapped_over_sequences() -> None:
+    """Members side by side, a tensor that every turn gets whole, and one that the body has from around it."""
+    body = graph([node("Mul", "a b", "ab"), node("Add", "ab t", "s"), node("Sub", "s around", "m")], "a b t", "m ab")
+    nodes = [
+        node("Neg", "x", "n"),
+        node("SequenceConstruct", "x n", "two"),
+        node("SequenceConstruct", "n n", "other"),
+        node("SequenceMap", "two other n", "mapped products", body=body),
+        node("ConcatFromSequence", "mapped", "y", axis=0),
+        node("SequenceAt", "products one", "z"),
+    ]
+    nodes[2].name = "the_other"
+    model = model_of(nodes, {"x": X}, {"around": np.float32(2), "one": np.array(1)}, results=["y", "z"])
+    found = agree(model, {"x": X}, exact=True)
+    assert [origin for n in found.nodes() if n.op == "Sub" for origin in n.origins] == [
+        f"the_sequencemap[{turn}]/the_sub" for turn in range(2)
+    ]
+
+
+def test_mapped_sequences_have_one_length() -> None:
+    nodes = [
+        node("SequenceConstruct", "x x", "two"),
+        node("SequenceConstruct", "x", "one"),
+        node("SequenceMap", "two one", "mapped", body=graph([node("Add", "a b", "m")], "a b", "m")),
+        node("ConcatFromSequence", "mapped", "y", axis=0),
+    ]
+    with pytest.raises(errors.ShapeError, match=r"the_sequencemap.*\[2, 1\]; expected one length"):
+        import_onnx(model_of(nodes, {"x": X}))
+
+
 # -- operators that ONNX defines by others ----------------------------------------------------------------------------
 def test_operators_without_a_definition_are_expanded() -> None:
     x, cos, sin = floats(1, 2, 3, 8), floats(5, 4), floats(5, 4)

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_support import agree, floats, i64, info, model_of, one, ops_of, run, whole
 
 from convc import errors
+from convc.backend import ConvcBackend
 from convc.frontends.onnx import import_onnx, limits
 from convc.frontends.onnx.registry import ADAPTERS
 
@@ -111,12 +112,23 @@ def test_names_must_be_defined_once(name: str) -> None:
     refused(model_of(nodes, X, {"c": floats(2)}), errors.LoadError, message)
 
 
-def test_repeated_initializers_inputs_and_outputs() -> None:
-    for field, what in (("initializer", "initializer"), ("input", "input"), ("output", "output")):
+def test_repeated_initializers_and_inputs() -> None:
+    for field in ("initializer", "input"):
         model = model_of([N("Add", ["x", "c"], ["y"])], X, {"c": whole(3, 1, 1)})
         repeated = getattr(model.graph, field)
         repeated.append(repeated[0])
-        refused(model, errors.LoadError, f"{what} '.' is defined twice")
+        refused(model, errors.LoadError, f"{field} '.' is defined twice")
+
+
+def test_an_output_that_is_listed_again() -> None:
+    """Exporters write it for a network that returns one tensor twice."""
+    model = model_of([N("Neg", ["x"], ["y"]), N("Abs", ["y"], ["z"])], X, results=["y", "z"])
+    model.graph.output.append(model.graph.output[0])
+    assert [output.attributes["name"] for output in import_onnx(model).graph_outputs] == ["y", "z"]
+    y, z, again = ConvcBackend.prepare(model).run(X)
+    np.testing.assert_array_equal(y, -X["x"])
+    np.testing.assert_array_equal(z, np.abs(y))
+    np.testing.assert_array_equal(again, y)
 
 
 # -- versions, operators, attributes -----------------------------------------------------------------------------------

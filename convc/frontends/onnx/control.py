@@ -23,7 +23,7 @@ from .frames import UNKNOWN, Frame, Known, Scope
 from .inputs import element_type
 from .movement import along
 from .registry import UnsupportedForm
-from .sequences import side_by_side
+from .sequences import Pieces, side_by_side
 
 if TYPE_CHECKING:
     from .importer import Importer
@@ -219,4 +219,29 @@ def _element(call: Call, x: Operand, axis: int, place: int) -> Operand:
     return call.reshape(along(call, x, axis, place, 1), (*shape[:axis], *shape[axis + 1 :]))
 
 
-CONTROL: dict[str, Callable[[Site], None]] = {"If": branch, "Loop": loop, "Scan": scan}
+def sequence_map(site: Site) -> None:
+    """A turn for each member of the first sequence; tensors among the other inputs are read whole by every turn."""
+    call = site.call
+    first, *others = call.inputs
+    if not isinstance(first, Pieces):
+        raise UnsupportedForm(errors.FORM_SEQUENCE)
+    lengths = [len(other) for other in others if isinstance(other, Pieces)]
+    if any(length != len(first) for length in lengths):
+        raise errors.operand_shape("the sequences", [len(first), *lengths], "one length")
+    turns = _Turns(site, call.attr("body"), [], leading=0)
+
+    def again(_: Sequence[Known]) -> None:
+        if turns.number == len(first):
+            return site.define([_sequence(members) for members in turns.collected])
+        turns.turn([x[turns.number] if isinstance(x, Pieces) else x for x in (first, *others)], [], again)
+
+    again([])
+
+
+def _sequence(members: Sequence[Known]) -> Pieces:
+    if not all(isinstance(member, (Value, np.ndarray)) for member in members):
+        raise UnsupportedForm(errors.FORM_SEQUENCE)
+    return Pieces(members)  # type: ignore[arg-type]
+
+
+CONTROL: dict[str, Callable[[Site], None]] = {"If": branch, "Loop": loop, "Scan": scan, "SequenceMap": sequence_map}

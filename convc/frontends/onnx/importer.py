@@ -134,8 +134,8 @@ class Importer:
         self.walk(graph.node, (output.name for output in graph.output), taken, inner)
 
     def _outputs(self, graph: GraphProto, scope: Scope) -> None:
-        structure.check_unique("output", (info.name for info in graph.output), set())
-        found = [(info.name, scope.find(info.name)) for info in graph.output]
+        names = dict.fromkeys(info.name for info in graph.output)  # one that is listed again is the same result
+        found = [(name, scope.find(name)) for name in names]
         if self.unsupported:
             entries = [
                 errors.Unsupported(op, domain, tuple(nodes), reason)
