@@ -395,6 +395,14 @@ def test_what_a_symbolic_size_leaves_open_is_refused() -> None:
     with pytest.raises(errors.UnsupportedModelError, match=r"Slice \(node 'crop'\).*symbolic size N"):
         import_onnx(model)
     assert import_onnx(model, dims={"N": 6}).graph_outputs[0].outputs[0].shape == (5, 4)
+    found = [
+        helper.make_node("NonZero", ["x"], ["places"], name="where"),
+        helper.make_node("Shape", ["places"], ["count"], start=1),
+        helper.make_node("Slice", ["long", "a", "count"], ["y"]),
+    ]
+    model = model_of(found, {"x": whole(6, 4), "long": whole(24)}, {"a": i64(0)}, opset=15)
+    with pytest.raises(errors.UnsupportedModelError, match=r"symbolic size where\.count"):
+        import_onnx(model)
 
 
 def test_shapes_of_the_run_may_be_given_as_constants() -> None:

@@ -66,7 +66,7 @@ def _extent(start: DimLike, end: DimLike, step: int, size: DimLike) -> tuple[Dim
     if step < 0:
         if step == -1 and start in (-1, size - 1) and isinstance(end, int) and end <= -FAR:
             return size - 1, size
-        raise symbolic.undecided("extent", size)
+        raise symbolic.undecided("extent", size, start, end)
     first, last = _bounded(start, size), _bounded(end, size)
     count = last - first
     if isinstance(count, int) and count <= 0:
@@ -84,7 +84,7 @@ def _bounded(index: DimLike, size: DimLike) -> DimLike:
     if isinstance(room, int):
         return index if room >= 0 else size
     if not (_surely_natural(index) and _surely_natural(room)):
-        raise symbolic.undecided("extent", size)
+        raise symbolic.undecided("extent", size, index)
     return index
 
 

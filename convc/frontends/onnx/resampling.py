@@ -84,7 +84,7 @@ def _to_sizes(
     for axis, size in wanted.items():
         dim = shape[axis]
         if isinstance(dim, Dim) or isinstance(size, Dim):
-            raise symbolic.undecided("scale", dim if isinstance(dim, Dim) else size)
+            raise symbolic.undecided("scale", dim, size)
         ratios.append(size / dim)
     scale = min(ratios) if policy == "not_larger" else max(ratios)
     scales = tuple(scale if axis in wanted else 1.0 for axis in range(len(shape)))

@@ -35,8 +35,9 @@ def is_symbolic(array: object) -> bool:
     return isinstance(array, np.ndarray) and array.dtype == object
 
 
-def undecided(what: str, dim: object) -> UnsupportedForm:
-    """A decision that a symbolic size leaves open."""
+def undecided(what: str, *dims: object) -> UnsupportedForm:
+    """A decision that a symbolic size leaves open; the first symbolic one among ``dims`` is named."""
+    dim = next((dim for dim in dims if isinstance(dim, Dim)), dims[0])
     return UnsupportedForm(errors.FORM_SYMBOLIC.format(what=what, dim=dim), open=True)
 
 
