@@ -1,4 +1,4 @@
-"""What the child processes of convc share: messages over pipes, and functions from source text.
+"""What the child processes of convc share: how they start, messages over pipes, and functions from source text.
 
 A message is MessagePack behind its length in four bytes, little-endian.
 """
@@ -6,10 +6,18 @@ A message is MessagePack behind its length in four bytes, little-endian.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import IO, Any
 
 import msgspec
+
+
+def command(module: str) -> list[str]:
+    """What runs ``main`` of a module of convc in a process of its own: of this convc, wherever it lies, and whatever
+    files the current folder holds."""
+    root = str(Path(__file__).absolute().parents[1])
+    return [sys.executable, "-P", "-c", f"import sys; sys.path.append({root!r}); from {module} import main; main()"]
 
 
 def write_message(stream: IO[bytes], message: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import queue
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 
 from .. import errors
-from ..workers import read_message, write_message
+from ..workers import command, read_message, write_message
 from .cache import KernelCache
 from .packed import open_cache
 from .worker import Compiled, Failed, Reply, Request
@@ -34,7 +33,7 @@ class _Worker:
 
     def __init__(self, scratch: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "convc.codegen.worker"],
+            command("convc.codegen.worker"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=os.environ | {"TMPDIR": scratch},

@@ -1,6 +1,6 @@
 """The process that compiles kernels: requests come in on standard input, answers go out on standard output.
 
-Triton is imported here and nowhere else in the compiler. Run as ``python -m convc.codegen.worker``.
+Triton is imported here and nowhere else in the compiler. `convc.workers.command` runs `main`.
 """
 
 from __future__ import annotations

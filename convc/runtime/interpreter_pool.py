@@ -12,11 +12,10 @@ import contextlib
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 
-from ..workers import read_message, write_message
+from ..workers import command, read_message, write_message
 from .interpreter_worker import Finished, Range, Release, Reply, Setup
 
 MOST_IDLE = 2
@@ -34,7 +33,7 @@ class Child:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115  (a pipe that nobody reads would block the child)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "convc.runtime.interpreter_worker"],
+                command("convc.runtime.interpreter_worker"),
                 stdin=theirs.fileno(),
                 stdout=self._said,
                 stderr=self._said,

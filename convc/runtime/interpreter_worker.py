@@ -1,8 +1,8 @@
 """The process that runs emitted kernels in Triton's interpreter, on buffers in shared memory.
 
 It is told which buffers, kernels and launches there are, then to run them, any number of times, and at last to forget
-them; then comes the next network. Run as ``python -m convc.runtime.interpreter_worker`` with ``TRITON_INTERPRET=1`` and
-a Unix socket as standard input. In front of a `Setup` comes one byte with the descriptor of the buffers' memory.
+them; then comes the next network. `convc.workers.command` runs `main`, with ``TRITON_INTERPRET=1`` and a Unix socket as
+standard input. In front of a `Setup` comes one byte with the descriptor of the buffers' memory.
 """
 
 from __future__ import annotations

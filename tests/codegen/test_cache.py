@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import resource
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from convc.codegen.cache import KernelCache
 from convc.codegen.pool import Job, compile_kernels
 from convc.codegen.worker import Compiled, Request, TensorMap
 from convc.errors import CompileError
+from convc.workers import command
 
 REQUEST = Request("relu", "source", (("x", "*fp16", True), ("n", "i32", False)), 90, 4, 3)
 CHANGES = {
@@ -150,3 +152,11 @@ def test_a_compiling_process_that_dies(tmp_path: Path, monkeypatch: pytest.Monke
         compile_kernels([Job(REQUEST, "layer")], KernelCache(tmp_path))
     ((process, scratch),) = made
     assert process.stdin is not None and process.stdin.closed and not scratch.exists()
+
+
+def test_files_of_the_current_folder_are_no_modules_of_processes(tmp_path: Path) -> None:
+    """Nor does the folder have to be convc's, or convc be installed."""
+    (tmp_path / "random.py").write_text("raise RuntimeError")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = {"cwd": tmp_path, "env": environment, "stdin": subprocess.DEVNULL}
+    assert subprocess.run(command("convc.codegen.worker"), **run).returncode == 0
