@@ -88,7 +88,7 @@ def capture(device: Device, launches: Sequence[Launch], stream: Any, undo: ExitS
     try:
         for number, launch in enumerate(launches):
             driver.launch(launch, stream, early=launch.waits and number > 0)
-    except errors.DeviceError:
+    except BaseException:  # what comes next on the stream is to be run, not recorded
         quietly(driver.abandon_capture, stream)
         raise
     graph = driver.instantiate(driver.end_capture(stream))

@@ -175,6 +175,22 @@ def test_a_run_that_is_interrupted(network: Network, gpu: Gpu, x: np.ndarray, mo
     np.testing.assert_array_equal(gpu.engine(x), network.expected(x))
 
 
+def test_a_capture_that_is_interrupted(
+    network: Network, gpu: Gpu, x: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes next on the engine's stream is run, not recorded."""
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu.device.driver, "launch", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        gpu.engine.bind({"x": gpu.array(x)})
+    monkeypatch.undo()
+    np.testing.assert_array_equal(gpu.engine(x), network.expected(x))
+    assert gpu.engine.bind({"x": gpu.array(x)})() and gpu.fake.violations == []
+
+
 def test_elsewhere(network: Network, x: np.ndarray) -> None:
     class Plain:
         def prepare(self, artifact: Any, program: Any) -> None: ...
