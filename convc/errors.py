@@ -665,6 +665,11 @@ def no_program(found: str, programs: Iterable[str]) -> DeviceError:
     return DeviceError(f"the network is not compiled for {found!r}; it holds {_names(programs)}")
 
 
+def no_target(file: str | None) -> UsageError:
+    """A network without programs, where its launches are looked at."""
+    return UsageError("the network is compiled for no target: it has no launches; compile it for one", file=file)
+
+
 def not_interpreted(kernel: str, target: str) -> DeviceError:
     return DeviceError(
         f"kernel {kernel!r} of the program for {target!r} is written in Gluon, which Triton's interpreter cannot run; "

@@ -39,7 +39,7 @@ class HostProgram(HostSteps):
         self._kept = Kept()
         try:
             self._prepare(artifact, program)
-        except (KeyError, ValueError) as error:
+        except (IndexError, KeyError, ValueError) as error:
             what = f"the steps of the host do not fit it: {error}"
             raise errors.damaged(artifact.manifest.graph, what, artifact.file) from error
 

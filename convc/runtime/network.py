@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .. import errors
 from .artifact import Artifact
 from .engine import Engine
 from .executor import Executor
@@ -121,7 +122,9 @@ class CompiledNetwork:
 
     @property
     def plan(self) -> ProgramSpec:
-        """Launches, grids, arguments and arena of the first target."""
+        """Launches, grids, arguments and arena of the first target. Raises `UsageError` where there is none."""
+        if not self.programs:
+            raise errors.no_target(self.artifact.file)
         return self.programs[0]
 
     @property
@@ -131,6 +134,8 @@ class CompiledNetwork:
         for program in self.programs:
             for index, spec in enumerate(program.kernels):
                 launches = [launch for launch in program.launches if launch.kernel == index]
+                if not launches:
+                    continue
                 known = found.get(spec.name)
                 targets = dict(known.targets) if known else {}
                 if spec.binary is not None:

@@ -16,7 +16,7 @@ from ..ir import Dim, DType, Graph, Kind, Node, TensorType, Value, parse_graph
 from ..ir.graph import bind_attributes
 from .artifact import Artifact, load_weights
 from .batch import images_of, shape_of
-from .manifest import ProgramSpec, TensorSpec, ViewSpec
+from .manifest import FOUND_SIZE, ProgramSpec, TensorSpec, ViewSpec
 
 STORED = {"fp16": DType.FP16, "bf16": DType.BF16}
 """Numeric modes that store fp32 values in fewer bits."""
@@ -27,8 +27,15 @@ class NumpyExecutor:
 
     def prepare(self, artifact: Artifact, program: ProgramSpec | None) -> None:
         """Parses the graph and views the weights as its constants. Raises `ArtifactError`."""
-        self._runner = GraphRunner(stored_graph(artifact), STORED.get(artifact.manifest.dtype))
-        self._inputs, self._outputs = artifact.manifest.inputs, artifact.manifest.outputs
+        graph, manifest = stored_graph(artifact), artifact.manifest
+        for role, nodes, specs in (
+            ("inputs", graph.graph_inputs, manifest.inputs),
+            ("outputs", graph.graph_outputs, manifest.outputs),
+        ):
+            if [_described(node) for node in nodes] != [(spec.name, spec.dtype, tuple(spec.shape)) for spec in specs]:
+                raise errors.damaged(manifest.graph, f"its {role} are not those of the manifest", artifact.file)
+        self._runner = GraphRunner(graph, STORED.get(manifest.dtype))
+        self._inputs, self._outputs = manifest.inputs, manifest.outputs
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The outputs for arrays of the manifest's shapes and dtypes.
@@ -49,6 +56,13 @@ class NumpyExecutor:
         """Nothing to give back."""
 
 
+def _described(node: Node) -> tuple[str, str, tuple[int, ...]]:
+    """Name, dtype and shape of an input or output of a graph, as the manifest has them."""
+    type = node.outputs[0]
+    shape = tuple(FOUND_SIZE if isinstance(dim, Dim) else int(dim) for dim in type.shape)
+    return node.attributes["name"], type.dtype.value, shape
+
+
 def _filled_up(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
     whole = np.zeros(spec.shape, array.dtype)
     whole[: len(array)] = array
@@ -64,10 +78,9 @@ def stored_graph(artifact: Artifact) -> Graph:
     offsets = {spec.name: spec.offset for spec in manifest.weights}
     views = {digest: _view(buffer, offsets[view.weight], view) for digest, view in manifest.constants.items()}
     try:
-        graph = parse_graph(artifact.text(manifest.graph), views)
-    except (errors.LoadError, ValueError, KeyError) as error:
+        return _with_logical_constants(parse_graph(artifact.text(manifest.graph), views))
+    except (errors.LoadError, KeyError, TypeError, ValueError) as error:
         raise errors.damaged(manifest.graph, str(error), artifact.file) from error
-    return _with_logical_constants(graph)
 
 
 def _view(buffer: bytearray, offset: int, view: ViewSpec) -> np.ndarray:
@@ -151,7 +164,8 @@ class GraphRunner:
     def run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """The outputs in the order of the graph, as new arrays; arrays by input name.
 
-        Sizes that are symbols become what the arrays have.
+        Sizes that are symbols become what the arrays have. Raises what the operators raise, and `DeviceError` for
+        anything unforeseen.
         """
         self.sizes = Sizes()
         values: dict[Value, np.ndarray] = {}
@@ -173,10 +187,16 @@ class GraphRunner:
         return [outputs[node.id] for node in self.graph.graph_outputs]
 
     def _evaluate(self, node: Node, operands: list[np.ndarray], values: dict[Value, np.ndarray]) -> None:
-        with np.errstate(all="ignore"):
-            results = node.operator.evaluate(self.sizes.bind(node.attributes), operands)
+        try:
+            with np.errstate(all="ignore"):
+                results = node.operator.evaluate(self.sizes.bind(node.attributes), operands)
+            for value, result in zip(self.graph.values(node), results, strict=True):
+                self._measure(self.graph.type(value), result)
+        except (errors.ConvcError, MemoryError):
+            raise
+        except Exception as error:  # whatever a definition raises on values that a user gave
+            raise errors.host_step_failed(node.origins, error) from error
         for value, result in zip(self.graph.values(node), results, strict=True):
-            self._measure(self.graph.type(value), result)
             if node.kind is not Kind.VIEW and self._leaves_region(value, node):
                 result = rounded(self.graph, value, result, self._stored)
                 if self._observe is not None:
