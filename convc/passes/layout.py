@@ -231,7 +231,7 @@ class _Placer:
         last = Value(views[-1].id)
         placed = self.layouts.placements.get(last) or self._dense(last)
         found = shuffles.before(self.graph, views, placed)
-        reason = shuffles.unfit(self.fused, region, found[0] if found else None)
+        reason = shuffles.unfit(self.fused, region, found[0] if found else None, self.homes)
         if shared:
             reason = "something else reads it, or what lies between, in its own order"
         if not self.switches.on(shuffles.RULE):

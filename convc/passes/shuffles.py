@@ -9,7 +9,7 @@ stride) pairs, its parts: k becomes k // 4 · 1 + k % 4 · 8, say. The kernel th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ..ir import Graph, Kind, Node, Value
@@ -67,8 +67,11 @@ def read_through(fused: FusedGraph, value: Value, source: Placement) -> Placemen
     return _placement(source, shape, parts)
 
 
-def unfit(fused: FusedGraph, region: Region, placed: Placement | None) -> str | None:
-    """Why a region cannot store its result where ``placed`` says, None for nowhere; None where it can."""
+def unfit(fused: FusedGraph, region: Region, placed: Placement | None, homes: Mapping[Value, Value]) -> str | None:
+    """Why a region cannot store its result where ``placed`` says, None for nowhere; None where it can.
+
+    homes: what is written straight into which concatenation.
+    """
     graph = fused.graph
     node = graph.node(region.output.node)
     if placed is None:
@@ -77,8 +80,10 @@ def unfit(fused: FusedGraph, region: Region, placed: Placement | None) -> str | 
         return "it would take the batch apart"
     if region.pool is not None or POOLED in region.rules:
         return "its kernel pools what it stores"
+    if node.op in ("ScatterElements", "ScatterND"):
+        return "its kernel stores where indices say"
     if node.op == "Concat":
-        return _unfit_slices(graph, node, placed)
+        return _unfit_slices(fused, node, placed, homes)
     conv = graph.node(region.anchor) if region.anchor is not None else node
     groups = int(conv.attributes.get("groups", 1))
     filters = placed.shape[1] // groups if conv.op in ("Conv", "ConvInteger") else 1
@@ -87,12 +92,18 @@ def unfit(fused: FusedGraph, region: Region, placed: Placement | None) -> str | 
     return None
 
 
-def _unfit_slices(graph: Graph, concat: Node, placed: Placement) -> str | None:
-    start, axis = 0, concat.attributes["axis"]
-    for value in graph.inputs(concat):
-        shape = tuple(int(dim) for dim in graph.type(value).shape)  # type: ignore[arg-type]
-        if sliced(placed, axis, start, shape) is None:
+def _unfit_slices(fused: FusedGraph, concat: Node, placed: Placement, homes: Mapping[Value, Value]) -> str | None:
+    """The same of a concatenation, and of those that write into it."""
+    start, axis, regions = 0, concat.attributes["axis"], fused.region_of()
+    for value in fused.graph.inputs(concat):
+        shape = tuple(int(dim) for dim in fused.graph.type(value).shape)  # type: ignore[arg-type]
+        part = sliced(placed, axis, start, shape)
+        if part is None:
             return "its slices do not divide into the parts of the channels"
+        if part.parts and homes.get(value) == Value(concat.id):
+            reason = unfit(fused, regions[value.node], part, homes)
+            if reason is not None:
+                return reason
         start += shape[axis]
     return None
 

@@ -123,6 +123,16 @@ def test_elements_put_in_place(op: str, cases: list[dict[str, Any]]) -> None:
     same(on_kernels(b), expected(b))
 
 
+def test_elements_put_in_place_in_front_of_a_shuffle() -> None:
+    """A channel shuffle is a copy then: places along the channels would not lie evenly."""
+    b = Builder()
+    indices = b.input(np.array([7, 0, 11]).reshape(1, 3, 1, 1))
+    x = b.add("ScatterElements", inside(b, 1, 12, 2, 2), indices, inside(b, 1, 3, 1, 1), axis=1)
+    y = b.add("Transpose", b.add("Reshape", x, shape=(1, 3, 4, 2, 2)), perm=(0, 2, 1, 3, 4))
+    b.output(b.add("Relu", b.add("Reshape", y, shape=(1, 12, 2, 2))))
+    same(on_kernels(b), expected(b))
+
+
 def test_sums_in_place_are_the_hosts() -> None:
     """Kernels would add up in any order."""
     b = Builder()

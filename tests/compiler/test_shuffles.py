@@ -257,14 +257,38 @@ def _batch(b: Builder) -> Value:
     return b.add("Abs", moved(b, _inside(b), (2, 2, 16, 8, 8), (1, 0, 2, 3, 4), (4, 16, 8, 8)))
 
 
+def _pooling(b: Builder, x: Value) -> Value:
+    y = conv(b, x, weights(8, 16, 3, 3), pads=(1,) * 4)
+    return b.add("MaxPool", y, **{**POOL, "kernel_shape": (2, 2), "pads": (0,) * 4})
+
+
 def _pooled(b: Builder) -> Value:
-    y = conv(b, _inside(b), weights(8, 16, 3, 3), pads=(1,) * 4)
-    return channel_shuffle(b, b.add("MaxPool", y, **{**POOL, "kernel_shape": (2, 2), "pads": (0,) * 4}))
+    return channel_shuffle(b, _pooling(b, _inside(b)))
 
 
 def _uneven_slices(b: Builder) -> Value:
     x = _inside(b)
     return channel_shuffle(b, b.add("Concat", b.add("Abs", x), conv(b, x, weights(8, 16, 1, 1)), axis=1))
+
+
+def _pooled_part(b: Builder) -> Value:
+    return channel_shuffle(b, b.add("Concat", *(_pooling(b, _inside(b)) for _ in range(2)), axis=2))
+
+
+def _uneven_slices_of_a_part(b: Builder) -> Value:
+    parts = (b.add("Concat", _inside(b, 4), _inside(b, 2), axis=1) for _ in range(2))
+    return channel_shuffle(b, b.add("Concat", *parts, axis=2))
+
+
+def _uneven_groups_of_a_part(b: Builder) -> Value:
+    parts = (conv(b, _inside(b, 48), weights(6, 16, 1, 1), groups=3) for _ in range(2))
+    return channel_shuffle(b, b.add("Concat", *parts, axis=2))
+
+
+def _put_in_place(b: Builder) -> Value:
+    return channel_shuffle(
+        b, b.add("ScatterND", _inside(b), b.constant(np.array([[1]])), b.input(weights(1, 16, 8, 8)))
+    )
 
 
 def _uneven_groups(b: Builder) -> Value:
@@ -278,6 +302,10 @@ REASONS: dict[str, tuple[str, Callable[[Builder], Value]]] = {
     "pooled": ("its kernel pools what it stores", _pooled),
     "slices": ("its slices do not divide", _uneven_slices),
     "groups": ("its groups do not divide", _uneven_groups),
+    "a pooled part": ("its kernel pools what it stores", _pooled_part),
+    "slices of a part": ("its slices do not divide", _uneven_slices_of_a_part),
+    "groups of a part": ("its groups do not divide", _uneven_groups_of_a_part),
+    "put in place": ("stores where indices say", _put_in_place),
 }
 
 
