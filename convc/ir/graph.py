@@ -64,7 +64,9 @@ class Payload:
     @cached_property
     def digest(self) -> str:
         """First 16 hexadecimal digits of the SHA-256 of dtype, shape and bytes."""
-        head = f"{self.array.dtype.str}{self.array.shape}".encode()
+        dtype = self.array.dtype
+        # NumPy spells all types of one byte that are not its own alike.
+        head = f"{dtype.name if dtype.kind == 'V' else dtype.str}{self.array.shape}".encode()
         return hashlib.sha256(head + np.ascontiguousarray(self.array).tobytes()).hexdigest()[:16]
 
 

@@ -118,6 +118,8 @@ def test_constants_are_not_copied_and_cannot_change() -> None:
         payload.array[0] = 2
     assert payload.digest == Payload(np.ones(3)).digest
     assert len({Payload(a).digest for a in (np.ones(3), np.ones((1, 3)), np.ones(3, np.int64), np.zeros(3))}) == 4
+    narrow = [dtype for dtype in DType if dtype.numpy.itemsize == 1]
+    assert len({Payload(np.ones(3, np.uint8).view(dtype.numpy)).digest for dtype in narrow}) == len(narrow) > 8
 
 
 def test_unknown_operators_and_attributes() -> None:
