@@ -105,9 +105,10 @@ def look_at_cache() -> dict[str, Any]:
 
     directory = default_directory()
     sizes = []
-    for path in directory.glob("??/*"):
-        with suppress(OSError):  # another process may have dropped it
-            sizes.append(path.stat().st_size)
+    with suppress(OSError):  # it may not be entered
+        for path in directory.glob("??/*"):
+            with suppress(OSError):  # another process may have dropped it
+                sizes.append(path.stat().st_size)
     return {"path": str(directory), "entries": len(sizes), "bytes": sum(sizes), "writable": _is_writable(directory)}
 
 

@@ -78,4 +78,7 @@ class PackWriter(KernelCache):
 def open_cache(directory: Path | None = None) -> KernelCache:
     """The cache at a directory, by default the user's: a pack where there is one."""
     directory = directory or default_directory()
-    return PackedKernels(directory) if (directory / LABEL).exists() else KernelCache(directory)
+    try:
+        return PackedKernels(directory) if (directory / LABEL).exists() else KernelCache(directory)
+    except OSError:  # one that may not be entered is done without
+        return KernelCache(directory)

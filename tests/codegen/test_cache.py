@@ -13,11 +13,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from convc.analysis.machine import look_at_cache
 from convc.codegen import pool
 from convc.codegen.cache import KernelCache
+from convc.codegen.packed import open_cache
 from convc.codegen.pool import Job, compile_kernels
 from convc.codegen.worker import Compiled, Request, TensorMap
 from convc.errors import CompileError
+from convc.targets import target
+from convc.targets.tuned import tables_of, user_directory
 from convc.workers import command
 
 REQUEST = Request("relu", "source", (("x", "*fp16", True), ("n", "i32", False)), 90, 4, 3)
@@ -93,6 +97,19 @@ def test_a_source_that_does_not_compile_names_the_layer(tmp_path: Path) -> None:
     with pytest.raises(CompileError, match=r"(?s)block3/relu.*undefined"):
         compile_kernels([Job(request, "block3/relu")], KernelCache(tmp_path))
     assert compile_kernels([], KernelCache(tmp_path)) == []
+
+
+def test_a_directory_that_may_not_be_entered_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A name that is too long stands in for it: root may enter any."""
+    monkeypatch.setenv("CONVC_CACHE_DIR", str(tmp_path / ("x" * 300)))
+    cache = open_cache()
+    assert cache.compiles and cache.get("ab12") is None
+    cache.put("ab12", compiled())
+    assert tables_of(target("sm_90"), [user_directory()]) == []
+    assert "not cached" in caplog.text and "left out the tables" in caplog.text
+    assert look_at_cache()["entries"] == 0 and not look_at_cache()["writable"]
 
 
 def test_entries_are_for_everyone_whom_the_folder_lets_in(tmp_path: Path) -> None:

@@ -110,8 +110,17 @@ def tables_of(target: Target, directories: Iterable[Path] | None = None) -> list
     """The tables of a target's GPUs, those of the first directory first."""
     if directories is None:
         directories = (user_directory(), PACKAGED)
-    paths = [path for folder in directories for path in sorted(folder.glob(f"{target.name}-*.json"))]
+    paths = [path for folder in directories for path in _files(folder, f"{target.name}-*.json")]
     return [table for path in paths if (table := read_table(path)) is not None and table.target == target.name]
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """Those of a folder, in order; none of one that may not be entered."""
+    try:
+        return sorted(folder.glob(pattern))
+    except OSError as error:
+        LOG.warning("left out the tables of measured tiles in %s: %s", folder, error.strerror or error)
+        return []
 
 
 def measured_of(target: Target, tables: Iterable[Table], triton: str, templates: str) -> Measured | None:
