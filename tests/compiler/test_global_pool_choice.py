@@ -68,6 +68,12 @@ def _another(b: Builder, x: Value) -> Value:
     return mean(b, y, op="ReduceMax")
 
 
+def _pooled_pixel(b: Builder, x: Value) -> Value:
+    y = conv(b, x, weights(8, 24, 3, 3))
+    b.output(b.add("Relu", y))
+    return mean(b, mean(b, y), op="ReduceMax")
+
+
 def _behind(b: Builder, x: Value) -> Value:
     return b.add("Sigmoid", mean(b, conv(b, x, weights(8, 24, 3, 3))))
 
@@ -89,6 +95,7 @@ def _two_products(b: Builder, x: Value) -> Value:
 REASONS: Reasons = {
     "two products": ("two convolutions one after the other", _two_products),
     "two poolings": ("another global pooling already", _another),
+    "what is pooled": ("another global pooling already", _pooled_pixel),
     "operators behind": ("operators behind the pooling", _behind),
     "another pooling": ("ends in another pooling", _pooled_convolution),
     "type": ("its operand is int32", _integers),
