@@ -60,7 +60,7 @@ class _Worker:
 def worker_count() -> int:
     """``$CONVC_JOBS``, or the processors that this process may use. Raises `UsageError` where it is no number."""
     given = os.environ.get("CONVC_JOBS", "")
-    if given and not (given.isdigit() and int(given)):
+    if given and not (given.isdecimal() and int(given)):
         raise errors.bad_jobs(given)
     return int(given) if given else len(os.sched_getaffinity(0))
 

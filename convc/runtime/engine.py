@@ -119,8 +119,8 @@ class Engine:
         arrays must be in host memory, and may be changed as soon as the next batch is asked for. Elsewhere batches run
         one by one.
 
-        Raises what `run` raises. A batch that cannot be used, or an error of ``batches`` itself, is raised behind the
-        results of the batches in front of it. The engine can be used meanwhile and afterwards.
+        Raises what `run` raises. What a batch raises, or ``batches`` itself, comes behind the results of the batches in
+        front of it, unless the GPU has become unusable. The engine can be used meanwhile and afterwards.
         """
         make = getattr(self.executor, "pipeline", None)
         if make is None:

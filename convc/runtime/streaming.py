@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from .. import errors
+
 LANES = 2
 """Batches that may be launched and not collected; a pipeline has buffers for so many."""
 
@@ -28,10 +30,11 @@ def overlapped(
 ) -> Iterator[list[Any]]:
     """The results of every batch, in order. in_use: entered for every step.
 
-    An error of ``batches`` is raised behind the results of the batches in front of it.
+    An error of ``batches``, and of a batch, is raised behind the results of the batches in front of it, as far as these
+    can still be had.
     """
     source, failure = iter(batches), None
-    while True:
+    while failure is None:
         try:
             batch = next(source)
         except StopIteration:
@@ -40,16 +43,24 @@ def overlapped(
             failure = error
             break
         results = None
-        with in_use:
-            pipeline.upload(batch)
-            if pipeline.pending == LANES:
-                results = pipeline.collect()
-            pipeline.launch()
+        try:
+            with in_use:
+                pipeline.upload(batch)
+                if pipeline.pending == LANES:
+                    results = pipeline.collect()
+                pipeline.launch()
+        except errors.ConvcError as error:
+            failure = error
         if results is not None:
             yield results
     while pipeline.pending:
-        with in_use:
-            results = pipeline.collect()
+        try:
+            with in_use:
+                results = pipeline.collect()
+        except errors.ConvcError:
+            if failure is None:
+                raise
+            break
         yield results
     if failure is not None:
         raise failure

@@ -235,6 +235,27 @@ def test_a_step_that_fails_leaves_the_engine_usable(
     assert fake.violations == []
 
 
+@pytest.mark.parametrize("bad", range(5))
+def test_a_step_that_fails_in_a_stream_comes_behind_the_results_before_it(
+    network: Hosted, on_fake: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch, bad: int
+) -> None:
+    engine, given, evaluate = on_fake(network), some_inputs(5), HostStep._evaluate
+
+    def refusing(self: HostStep, memory: Any, kept: Any) -> Any:
+        values = evaluate(self, memory, kept)
+        assert not any(np.array_equal(array, given[bad]) for array in values.values()), "the bad batch"
+        return values
+
+    results = engine.stream({"x": x} for x in given)
+    with monkeypatch.context() as patch:
+        patch.setattr(HostStep, "_evaluate", refusing)
+        for x in given[:bad]:
+            check(network, x, next(results))
+        with pytest.raises(errors.DeviceError, match="the bad batch"):
+            next(results)
+    check(network, given[bad], engine.run({"x": given[bad]}))
+
+
 @pytest.mark.parametrize("nth", [1, 2, 3])
 @pytest.mark.parametrize("name", ["cuMemcpyDtoHAsync", "cuStreamSynchronize", "cuGraphLaunch", "cuMemcpyHtoDAsync"])
 def test_any_call_may_fail(
