@@ -54,6 +54,9 @@ class HostProgram(HostSteps):
             if is_found(output):
                 self.found[index] = graph.inputs(node)[0]
                 _require(self.found[index] in known, f"the host does not make the output {output.name!r}")
+                type = graph.type(self.found[index])
+                fits = (type.dtype.value, len(type.shape)) == (output.dtype, len(output.shape))
+                _require(fits, f"the output {output.name!r} is {output.dtype}{list(output.shape)}, the host's {type}")
 
     def take(self, number: int, memory: Memory) -> None:
         self.steps[number].run(memory, self._kept)

@@ -338,6 +338,7 @@ def test_lying_steps(network: Hosted, lie: str) -> None:
 GRAPHS: dict[str, tuple[int, dict[str, Any], str]] = {
     "a node that is not there": (1, {"nodes": (4, 5, 99)}, "99"),
     "a value that is not there": (1, {"reads": tensor(node=98)}, "98"),
+    "a result that is not there": (1, {"reads": (*tensor(), *tensor(output=1))}, "out of range"),
     "nothing to read": (1, {"reads": ()}, "%4 reads %3, which the host does not have"),
     "nodes in the wrong order": (1, {"nodes": (5, 4, 6)}, "%5 reads %4, which the host does not have"),
     "what a later step makes": (0, {"nodes": (2, 5)}, "%5 reads %4, which the host does not have"),
@@ -357,6 +358,17 @@ def test_steps_that_do_not_fit_the_graph(
         on_fake(lied(network, number, **changes))
     gc.collect()
     assert fake.clean
+
+
+@pytest.mark.parametrize("lie", [{"dtype": "int32"}, {"shape": (m.FOUND_SIZE,)}])
+def test_an_output_of_another_type_than_the_host_makes(
+    network: Hosted, on_fake: Callable[..., Engine], lie: dict[str, Any]
+) -> None:
+    """Its array on the GPU would be too small for what is copied there."""
+    y, places = network.manifest.outputs
+    manifest = msgspec.structs.replace(network.manifest, outputs=(y, msgspec.structs.replace(places, **lie)))
+    with pytest.raises(errors.ArtifactError, match=r"the output 'places' is .*, the host's int64"):
+        on_fake(Hosted(manifest, network.blobs, network.weights))
 
 
 def test_a_text_that_is_no_graph(network: Hosted, on_fake: Callable[..., Engine]) -> None:
