@@ -42,5 +42,6 @@ def odd_type_in_fp32(graph: Graph, node: Node) -> DType | None:
 
 
 def odd_types_in_fp32(graph: Graph, nodes: Iterable[int]) -> list[DType]:
-    """What keeps nodes out of a kernel whose values are all fp32."""
-    return [odd for id in nodes if (odd := odd_type_in_fp32(graph, graph.node(id))) is not None]
+    """The element types that keep nodes out of a kernel whose values are all fp32; operators without a text apart."""
+    found = (odd_type_in_fp32(graph, graph.node(id)) for id in nodes)
+    return [odd for odd in found if odd is not None and not (odd.is_float and odd.itemsize <= 4)]
