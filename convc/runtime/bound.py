@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
+from .. import errors
 from .session import new_event, own, release
 
 if TYPE_CHECKING:
@@ -52,13 +53,19 @@ class Binding:
                 driver.synchronize(own)
                 return
             before, after = self._events
-            driver.record(before, own)
-            driver.wait(stream, before)
+            self._order(before, own, stream)
             try:
                 self._queue(stream)
-            finally:  # what has been queued uses the arena, even where the rest has not
-                driver.record(after, stream)
-                driver.wait(own, after)
+            except BaseException:  # what has been queued uses the arena, even where the rest has not
+                with suppress(errors.DeviceError):
+                    self._order(after, stream, own)
+                raise
+            self._order(after, stream, own)
+
+    def _order(self, event: Any, first: Any, then: Any) -> None:
+        """What is queued on one stream from now on waits for what is queued on another."""
+        self._driver.record(event, first)
+        self._driver.wait(then, event)
 
     def _queue(self, stream: Any) -> None:
         before, after = self._copies

@@ -175,6 +175,15 @@ def test_a_run_that_is_interrupted(network: Network, gpu: Gpu, x: np.ndarray, mo
     np.testing.assert_array_equal(gpu.engine(x), network.expected(x))
 
 
+def test_the_first_failure_is_told(gpu: Gpu, x: np.ndarray) -> None:
+    """Not one of the calls behind it, which fail as well."""
+    bound, stream = gpu.engine.bind({"x": gpu.array(x)}), gpu.stream()
+    gpu.fake.fail("cuGraphLaunch", 700)
+    gpu.fake.fail("cuEventRecord", 700, 2)
+    with pytest.raises(errors.DeviceError, match="cuGraphLaunch failed"):
+        bound(stream)
+
+
 def test_a_capture_that_is_interrupted(
     network: Network, gpu: Gpu, x: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
