@@ -167,13 +167,15 @@ def compiled(operator: Operator) -> str:
 # -- ONNX's operators -------------------------------------------------------------------------------------------------
 @cache
 def functions(adapter: Adapter) -> tuple[Callable[..., Any], ...]:
-    """An adapter and the functions that it calls, as far as they are named in its module."""
+    """An adapter, the functions that it calls, as far as its module names them, and classes of that module."""
     module = inspect.getmodule(adapter)
     found: list[Callable[..., Any]] = [adapter]
     for function in found:
         for node in ast.walk(_tree(function)):
             called = getattr(module, node.id, None) if isinstance(node, ast.Name) else None
-            if inspect.isfunction(called) and called not in found and called.__module__.startswith("convc.frontends"):
+            ours = inspect.isfunction(called) and called.__module__.startswith("convc.frontends")
+            ours |= inspect.isclass(called) and called.__module__ == adapter.__module__
+            if ours and called not in found:
                 found.append(called)
     return tuple(found)
 

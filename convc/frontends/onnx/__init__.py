@@ -22,6 +22,7 @@ from . import (  # noqa: F401  they enter themselves in the registry
     picking,
     pooling,
     quantization,
+    recurrent,
     reduction,
     resampling,
     sequences,
