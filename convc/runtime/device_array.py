@@ -100,7 +100,8 @@ def is_device_array(value: Any) -> bool:
 def view(value: Any, name: str, ordinal: int | None) -> DeviceView:
     """A view of an array in GPU memory. name: the input's. ordinal: the engine's GPU, None where it has none.
 
-    Raises `InputError` for another GPU, a dtype that convc does not know, and gaps between elements.
+    Raises `InputError` for another GPU (which ``__cuda_array_interface__`` does not tell), a dtype that convc does not
+    know, and gaps between elements.
     """
     if ordinal is None:
         raise errors.input_on_device(name, "the array is in GPU memory, but the engine does not run there; copy it")

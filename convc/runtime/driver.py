@@ -173,11 +173,6 @@ class Driver:
     def fill(self, pointer: int, byte: int, nbytes: int, stream: Any) -> None:
         self.call("cuMemsetD8Async", pointer, byte, nbytes, stream)
 
-    def pointer_device(self, pointer: int) -> int:
-        """The ordinal of the device whose memory a pointer is in."""
-        kind = self.raw.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
-        return int(self.call("cuPointerGetAttribute", kind, pointer))
-
     # -- Kernels
 
     def load_library(self, cubin: bytes) -> Any:

@@ -58,7 +58,6 @@ class FakeDriver(Kernels):
         CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK=THREADS_ATTRIBUTE,
         CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=SHARED_ATTRIBUTE,
     )
-    CUpointer_attribute = SimpleNamespace(CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL=9)
 
     def __init__(
         self,

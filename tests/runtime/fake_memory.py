@@ -112,6 +112,3 @@ class Memory:
         if stream is not None:
             stream.after_launch = False
         self.schedule.queue(stream, Work(action, host=host))
-
-    def _cuPointerGetAttribute(self, attribute: int, pointer: int) -> int:
-        return 0
