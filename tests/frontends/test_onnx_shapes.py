@@ -317,6 +317,36 @@ def test_a_symbolic_batch_stays_symbolic(name: str | None) -> None:
         import_onnx(model, dims={symbol: -1})
 
 
+@pytest.mark.parametrize("keepdims", [0, 1])
+def test_symbolic_sizes_are_reduced(keepdims: int) -> None:
+    """The number of elements, as exporters count them, and a tensor of as many as all sizes together."""
+    feeds = {"x": whole(3, 4, 5)}
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("ReduceProd", ["s"], ["p"], keepdims=keepdims),
+        helper.make_node("ReduceSum", ["s"], ["t"], keepdims=keepdims),
+        helper.make_node("Reshape", ["p", "vector"], ["count"]),
+        helper.make_node("Reshape", ["x", "count"], ["y"]),
+        helper.make_node("Reshape", ["t", "vector"], ["total"]),
+        helper.make_node("Expand", ["one", "total"], ["z"]),
+    ]
+    constants = {"vector": i64(-1), "one": whole(1)}
+    model = model_of(nodes, feeds, constants, results=["y", "z"], opset=13, shapes={"x": ["N", 4, 5]})
+    found = agree(model, feeds, exact=True)
+    assert [str(node.outputs[0].shape[0]) for node in found.graph_outputs] == ["20*N", "N+9"]
+
+
+def test_the_smallest_of_sizes_must_be_certain() -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("ReduceMin", ["s"], ["least"], name="least"),
+        helper.make_node("Expand", ["x", "least"], ["y"]),
+    ]
+    model = model_of(nodes, {"x": whole(1, 4)}, opset=13, shapes={"x": ["N", 4]})
+    with pytest.raises(errors.UnsupportedModelError, match=r"node 'least'.: its result depends on the symbolic size"):
+        import_onnx(model)
+
+
 def test_a_symbolic_size_converted_to_int32() -> None:
     feeds = {"x": whole(3, 4, 5)}
     nodes = [

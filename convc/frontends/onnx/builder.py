@@ -119,6 +119,8 @@ class Builder:
         self.within(result, limits.FOLDED_BYTES)
         if op in symbolic.ELEMENTWISE:
             array = symbolic.elementwise(op, arrays)
+        elif op in symbolic.REDUCTIONS:
+            array = symbolic.reduced(op, arrays[0], full["axes"], full["keepdims"])
         elif op in symbolic.MOVING:
             array = np.array(operator(op).evaluate(full, arrays)[0], dtype=object)
         elif op == "Cast" and result.dtype in (DType.INT64, DType.INT32):

@@ -99,6 +99,8 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "Equal": equal,
     "Where": lambda condition, a, b: a if condition else b,
 }
+REDUCTIONS = {"ReduceMax": "Max", "ReduceMin": "Min", "ReduceProd": "Mul", "ReduceSum": "Add"}
+"""The operators that reduce, with what each does with two elements."""
 MOVING = {"Reshape", "Transpose", "Slice", "Expand", "Concat", "Gather"}
 
 
@@ -107,3 +109,11 @@ def elementwise(op: str, arrays: Sequence[np.ndarray]) -> np.ndarray:
     function = np.frompyfunc(ELEMENTWISE[op], len(arrays), 1)
     operands = [array if array.dtype == object else array.astype(object) for array in arrays]
     return np.asarray(function(*operands), dtype=object)
+
+
+def reduced(op: str, array: np.ndarray, axes: Iterable[int], keepdims: bool) -> np.ndarray:
+    """``op`` over some axes."""
+    function = np.frompyfunc(ELEMENTWISE[REDUCTIONS[op]], 2, 1)
+    for axis in sorted(axes, reverse=True):
+        array = np.asarray(function.reduce(array, axis=axis, keepdims=keepdims), dtype=object)
+    return array
