@@ -28,6 +28,7 @@ from . import (  # noqa: F401  they enter themselves in the registry
     sequences,
     shape,
     shuffles,
+    signals,
 )
 from .files import open_source
 from .importer import Importer
