@@ -15,6 +15,8 @@ ROOT = Path(__file__).parent.parent / "convc"
 MODULES = {".".join(path.relative_to(ROOT.parent).with_suffix("").parts): path for path in ROOT.rglob("*.py")}
 
 CORE = {"numpy", "ml_dtypes"}
+STAGES = {"ir", "frontends", "targets", "passes", "codegen", "program", "planner", "compiler", "runtime"}
+BELOW_API = STAGES | {"specialise", "loading"}
 ROOMS: dict[str, tuple[set[str], set[str]]] = {
     # room: (rooms of convc that it may import, packages that it may import)
     "errors": (set(), set()),
@@ -32,39 +34,8 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "compiler": ({"ir", "targets", "passes", "codegen", "runtime", "program", "planner", "packing"}, CORE),
     "specialise": ({"ir", "passes", "runtime", "program", "planner", "compiler", "frontends"}, {"onnx"}),
     "loading": ({"runtime", "specialise"}, set()),
-    "api": (
-        {
-            "ir",
-            "targets",
-            "passes",
-            "codegen",
-            "runtime",
-            "program",
-            "planner",
-            "compiler",
-            "frontends",
-            "specialise",
-            "loading",
-        },
-        CORE | {"onnx"},
-    ),
-    "analysis": (
-        {
-            "ir",
-            "targets",
-            "passes",
-            "codegen",
-            "runtime",
-            "program",
-            "planner",
-            "compiler",
-            "frontends",
-            "specialise",
-            "loading",
-            "api",
-        },
-        CORE | {"networkx", "onnx", "jinja2", "rich"},
-    ),
+    "api": (BELOW_API, CORE | {"onnx"}),
+    "analysis": (BELOW_API | {"api"}, CORE | {"networkx", "onnx", "jinja2", "rich"}),
     "console": ({"analysis"}, {"click", "rich"}),
 }
 EVERYTHING = {*ROOMS, "convc", "cli", "backend"}
