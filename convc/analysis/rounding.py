@@ -35,6 +35,8 @@ _KEEP_WHOLE = frozenset(("Add", "Sub", "Neg", "Abs", "Max", "Min", "Relu", "Clip
 FUNCTION_UNITS = 16.0
 """Unit roundoffs of an elementwise function: up to four functions of the GPU in its text, each within two units in the
 last place (CUDA C++ Programming Guide, mathematical functions), each of which is two unit roundoffs."""
+PLACE_ROUNDINGS = 9
+"""Rounded operations from a coordinate to the element of an image: three to the place, six where it is mirrored."""
 CUBIC_WEIGHTS = 1.375
 """The largest sum of the absolute weights of cubic interpolation with a = −0.75, half-way between two elements."""
 
@@ -82,7 +84,7 @@ def carried(graph: Graph, node: Node, operands: Sequence[Known], mode: str) -> l
     if not node.outputs[0].dtype.is_float:
         inexact = node.op == "Cast" and not operands[0].exact
         return [Known(value, _jumps(operands[0]) if inexact else 0.0) for value in values]
-    rule = _sampled if node.op == "GridSample" else _BY_KIND.get(node.kind, _elementwise)
+    rule = _BY_KIND.get(node.kind, _elementwise)
     with np.errstate(all="ignore"):
         errors = [rule(graph, node, operands, value, unit) for value in values]
     return [
@@ -168,13 +170,13 @@ def _softmax(graph: Graph, node: Node, operands: Sequence[Known], value: np.ndar
 
 # -- sampling ---------------------------------------------------------------------------------------------------------
 def _sampled(graph: Graph, node: Node, operands: Sequence[Known], value: np.ndarray, unit: float) -> np.ndarray:
-    """Weights and the sum over neighbours, with the largest of them; and places, which at most four roundings move
-    along each dimension."""
+    """GridSample, the one opaque operator with a kernel of its own: weights and the sum over neighbours, with the
+    largest of them; and places, which `PLACE_ROUNDINGS` move along each dimension."""
     x, grid = operands
     weights = CUBIC_WEIGHTS ** (x.value.ndim - 2) if node.attributes["mode"] == "cubic" else 1.0
     largest, furthest = (float(np.max(array, initial=0.0)) for array in (np.abs(x.value) + x.errors, x.errors))
     error = np.full_like(value, weights * (FUNCTION_UNITS * U32 * largest + furthest))
-    moved = grid.errors + 4 * U32 * (np.abs(grid.value) + 1)
+    moved = grid.errors + PLACE_ROUNDINGS * U32 * (np.abs(grid.value) + 1)
     for dimension in range(grid.value.shape[-1]):
         along = np.where(np.arange(grid.value.shape[-1]) == dimension, moved, 0.0)
         error += _displaced(graph, node, [Known(x.value), Known(grid.value, along)], value)
@@ -255,6 +257,7 @@ _BY_KIND: dict[Kind, _Rule] = {
     Kind.REDUCTION: _by_operator,
     Kind.VIEW: _selected,
     Kind.MOVEMENT: _selected,
+    Kind.OPAQUE: _sampled,
 }
 
 

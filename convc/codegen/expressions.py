@@ -113,7 +113,9 @@ class Body:
             counted += f" + tl.zeros_like({self.row_name}){self.row_suffix}"
         if counted != at:
             at = f"{at}_from_0"
-            self.lines.append(f"{at} = {counted}")
+            if at not in self._loaded:
+                self._loaded.add(at)
+                self.lines.append(f"{at} = {counted}")
         masks.append(f"({at} >= 0) & ({at} < {pick.extent})")
         return scaled(f"{at}.to(tl.{'int64' if is_wide(self.problem) else 'int32'})", pick.stride)
 
