@@ -12,7 +12,7 @@ from .codegen.kernel import Argument as KernelArgument
 from .codegen.packed import open_cache
 from .codegen.pool import Job, compile_kernels
 from .codegen.worker import Compiled, Request
-from .ir import Dim, Node, Value, print_graph
+from .ir import Node, Value, print_graph
 from .ir.plan import HostStep, PackedWeight, Tile
 from .ir.problem import Operand, Problem
 from .packing import Weights, pack_constants
@@ -24,7 +24,6 @@ from .runtime.artifact import Artifact, build
 from .runtime.manifest import (
     FORMAT_MAJOR,
     FORMAT_MINOR,
-    FOUND_SIZE,
     Argument,
     Binary,
     BufferArgument,
@@ -40,6 +39,7 @@ from .runtime.manifest import (
     TensorMapArgument,
     TensorMapSpec,
     TensorSpec,
+    written_sizes,
 )
 from .targets import Target
 from .version import __version__
@@ -363,6 +363,5 @@ def _tensor_specs(nodes: Sequence[Node], images: Mapping[str, int]) -> tuple[Ten
     specs = []
     for node in nodes:
         name, type = node.attributes["name"], node.outputs[0]
-        shape = tuple(FOUND_SIZE if isinstance(dim, Dim) else int(dim) for dim in type.shape)
-        specs.append(TensorSpec(name, type.dtype.value, shape, images.get(name, 0)))
+        specs.append(TensorSpec(name, type.dtype.value, written_sizes(type.shape), images.get(name, 0)))
     return tuple(specs)

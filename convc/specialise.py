@@ -29,7 +29,7 @@ from .runtime.artifact import Artifact, build
 from .runtime.engine import Engine
 from .runtime.executor import Executor
 from .runtime.inputs import InputBinder
-from .runtime.manifest import FORMAT_MAJOR, FORMAT_MINOR, FOUND_SIZE, Manifest, OpenSpec, ProgramSpec, TensorSpec
+from .runtime.manifest import FORMAT_MAJOR, FORMAT_MINOR, Manifest, OpenSpec, ProgramSpec, TensorSpec, written_sizes
 from .runtime.network import CompiledNetwork, warn_of_host_steps
 from .version import __version__
 
@@ -219,7 +219,7 @@ def open_artifact(model: onnx.ModelProto, options: Options, dims: Mapping[str, i
 
 
 def _spec(name: str, dtype: str, shape: Sequence[Any]) -> TensorSpec:
-    return TensorSpec(name, dtype, tuple(size if isinstance(size, int) else FOUND_SIZE for size in shape))
+    return TensorSpec(name, dtype, written_sizes(shape))
 
 
 def _declared(info: onnx.ValueInfoProto) -> TensorSpec:

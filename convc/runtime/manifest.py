@@ -5,6 +5,8 @@ Every size is in bytes and every offset counts from the start of its buffer, unl
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from numbers import Integral
 from typing import Annotated, Union
 
 import msgspec
@@ -50,6 +52,11 @@ class WeightSpec(Record, frozen=True):
     name: Text
     offset: Natural
     nbytes: Natural
+
+
+def written_sizes(shape: Iterable[object]) -> tuple[int, ...]:
+    """A shape as a manifest has it: what is no number is a size that only the run finds out."""
+    return tuple(int(size) if isinstance(size, Integral) else FOUND_SIZE for size in shape)
 
 
 def is_found(spec: TensorSpec) -> bool:

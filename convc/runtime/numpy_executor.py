@@ -16,7 +16,7 @@ from ..ir import Dim, DType, Graph, Kind, Node, TensorType, Value, parse_graph
 from ..ir.graph import bind_attributes
 from .artifact import Artifact, load_weights
 from .batch import images_of, shape_of
-from .manifest import FOUND_SIZE, ProgramSpec, TensorSpec, ViewSpec
+from .manifest import ProgramSpec, TensorSpec, ViewSpec, written_sizes
 
 STORED = {"fp16": DType.FP16, "bf16": DType.BF16}
 """Numeric modes that store fp32 values in fewer bits."""
@@ -59,8 +59,7 @@ class NumpyExecutor:
 def _described(node: Node) -> tuple[str, str, tuple[int, ...]]:
     """Name, dtype and shape of an input or output of a graph, as the manifest has them."""
     type = node.outputs[0]
-    shape = tuple(FOUND_SIZE if isinstance(dim, Dim) else int(dim) for dim in type.shape)
-    return node.attributes["name"], type.dtype.value, shape
+    return node.attributes["name"], type.dtype.value, written_sizes(type.shape)
 
 
 def _filled_up(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
